@@ -1,0 +1,234 @@
+"""What llmc does, as functions: the Python interface, and all that the command line calls.  World.
+
+Owns how a build is put together from its parts, and nothing of what the parts do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmc_build.errors import (
+    Fault,
+    NoSuchTarget,
+    StoreError,
+    UsageError,
+    did_you_mean,
+)
+from llmc_build.model import BuildReport, TargetId, Workflow
+
+if TYPE_CHECKING:
+    from llmc_build.config import Config
+    from llmc_build.llm.models import ModelListing
+    from llmc_build.report import Reporter
+
+__all__ = [
+    "BuildReport",
+    "build",
+    "cache_path",
+    "cache_stats",
+    "clean",
+    "load",
+    "log",
+    "models",
+    "show",
+    "validate",
+]
+
+Files = Sequence[str | Path]
+
+
+def load(files: Files, *, workspace: Path | None = None) -> tuple[Workflow, ...]:
+    """The workflows of files, checked field by field.  Raises WorkflowError with every fault."""
+    from llmc_build.load import load_files
+
+    return load_files([Path(file) for file in files], workspace or _config(None, {}).workspace)
+
+
+def validate(files: Files = (), *, workspace: Path | None = None) -> tuple[int, int]:
+    """(workflows, steps) of files that could be built.  Raises WorkflowError with every fault."""
+    from llmc_build.load import load_program
+
+    config = _config(workspace, {})
+    program, _ = load_program(_files(files, config), config.workspace)
+    return len({target.step.workflow for target in program.targets.values()}), len(program.targets)
+
+
+def build(
+    files: Files = (),
+    *,
+    targets: Sequence[str] = (),
+    workspace: Path | None = None,
+    jobs: int | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    fail_fast: bool = False,
+    retries: int | None = None,
+    no_cache: bool = False,
+    offline: bool = False,
+    cache_dir: Path | None = None,
+    reporter: Reporter | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> BuildReport:
+    """Builds workflows; what `llmc build` does.
+
+    `files`: workflow files; none: those of llmc.yaml, else of the last build here, else workflow.yaml.
+    `targets`: patterns (`workflow.step`, `workflow`, globs); none: everything.  A step that fails is in the
+    report; raises WorkflowError, ConfigError, UsageError, NoSuchTarget, StoreError for what keeps the build
+    from starting.  In the main thread, SIGINT and SIGTERM end the build in order; the report says so.
+    """
+    from llmc_build.binder import Options
+    from llmc_build.load import load_program
+    from llmc_build.report import Silent
+    from llmc_build.session import Session, signals
+
+    flags = {"jobs": jobs, "retries": retries, "cache_dir": cache_dir}
+    config = _config(workspace, flags, environ)
+    reporter = reporter or Silent()
+    started = time.monotonic()
+    paths = _files(files, config)
+    program, graph = load_program(paths, config.workspace)
+    graph = graph.select(targets)
+    options = Options(force=force, offline=offline, dry_run=dry_run)
+    with signals() as stop, ExitStack() as stack:
+        session = Session(
+            config=config,
+            program=program,
+            graph=graph,
+            options=options,
+            no_cache=no_cache,
+            environ=os.environ if environ is None else environ,
+            reporter=reporter,
+            stack=stack,
+        )
+        reporter.started(len(graph), session.run.run_id, config.jobs)
+        found = session.execute(stop, fail_fast=fail_fast)
+        report = session.report(found, stop, wall_s=time.monotonic() - started)
+        session.keep(report, paths, whole=not targets)
+    reporter.finished(report)
+    return report
+
+
+def show(target: TargetId, *, workspace: Path | None = None) -> bytes:
+    """The value of a target, as the last build left it.  Raises NoSuchTarget."""
+    from llmc_build.outputs import value_path
+
+    home = _config(workspace, {}).workspace / ".llmc"
+    path = value_path(home, _one_target(target))
+    if path.is_symlink() or not path.is_file():
+        known = [f"{p.parent.name}.{p.name}" for p in (home / "out").glob("*/*")]
+        hint = did_you_mean(target, known) or "build it first: llmc build -t " + target
+        raise NoSuchTarget(Fault(headline=f"{target} has no value here", hint=hint))
+    return path.read_bytes()
+
+
+def log(target: TargetId, run: str = "latest", *, workspace: Path | None = None) -> Path:
+    """The folder with the logs of a target: of the run named, or of the newest run in which it ran.
+
+    Raises NoSuchTarget.
+    """
+    from llmc_build.store.runs import Runs
+
+    runs = Runs(_config(workspace, {}).workspace / ".llmc")
+    workflow, _, step = _one_target(target).partition(".")
+    places = runs.all() if run == "latest" else [found for found in (runs.find(run),) if found]
+    for place in places:
+        folder = place / workflow / step
+        if folder.is_dir():
+            return folder
+    if run != "latest" and not places:
+        raise NoSuchTarget(f"there is no run {run}", hint="runs are in .llmc/runs")
+    raise NoSuchTarget(f"{target} did not run{'' if run == 'latest' else f' in {run}'}, so it has no log")
+
+
+def clean(*, workspace: Path | None = None, expunge: bool = False) -> list[str]:
+    """Removes outputs, runs and state of the workspace, with `expunge` the store too.
+
+    Returns the outputs that stay because they were changed since llmc wrote them.
+    """
+    from llmc_build.outputs import Outputs
+    from llmc_build.session import throwaway_store
+    from llmc_build.store import Store, runs
+    from llmc_build.store.state import FileDigests
+
+    config = _config(workspace, {})
+    home = config.workspace / ".llmc"
+    kept: list[str] = []
+    if home.is_dir():
+        digests = FileDigests(home / "state" / "digests")
+        with throwaway_store(home) as store:
+            kept = Outputs(config.workspace, home, store, digests).remove_all()
+    runs.clean(home)
+    if expunge:
+        Store.expunge(config.cache_dir)
+    return kept
+
+
+def cache_stats(*, workspace: Path | None = None, cache_dir: Path | None = None) -> dict[str, int]:
+    """What the store holds: records, blobs, bytes, quarantined."""
+    from llmc_build.store import Store
+
+    config = _config(workspace, {"cache_dir": cache_dir})
+    if not config.cache_dir.is_dir():
+        raise StoreError(f"there is no store at {config.cache_dir} yet")
+    store = Store.open(config.cache_dir, note=lambda text: None)
+    try:
+        return store.stats()
+    finally:
+        store.close()
+
+
+def cache_path(*, workspace: Path | None = None, cache_dir: Path | None = None) -> Path:
+    """Where the store of the workspace is."""
+    return _config(workspace, {"cache_dir": cache_dir}).cache_dir
+
+
+def models(*, workspace: Path | None = None) -> Sequence[ModelListing]:
+    """The models that can be named here."""
+    from llmc_build.llm.models import list_models
+
+    config = _config(workspace, {})
+    return list_models(aliases=config.models, workspace=config.workspace)
+
+
+# ---------------------------------------------------------------- the parts of a build
+
+
+def _config(
+    workspace: Path | None, flags: Mapping[str, object], environ: Mapping[str, str] | None = None
+) -> Config:
+    from llmc_build.config import load_config
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    return load_config(workspace or Path.cwd(), os.environ if environ is None else environ, given)
+
+
+def _files(files: Files, config: Config) -> list[Path]:
+    """The files of a build, in the order given, each once."""
+    from llmc_build.store.state import read_last
+
+    if files:
+        found = [Path(file) for file in files]
+    elif config.workflows:
+        found = [config.workspace / file for file in config.workflows]
+    else:
+        found = [config.workspace / file for file in read_last(config.workspace / ".llmc" / "state")]
+        if not found or not all(path.is_file() for path in found):
+            found = [config.workspace / "workflow.yaml"]
+        if not found[0].is_file():
+            raise UsageError(
+                "no workflow file named, and there is no workflow.yaml here",
+                hint="llmc build FILE, or list the files under `workflows:` in llmc.yaml",
+            )
+    return list(dict.fromkeys(found))
+
+
+def _one_target(target: str) -> TargetId:
+    parts = target.split(".")
+    if len(parts) != 2 or not all(parts) or any("/" in part or part.startswith("-") for part in parts):
+        raise NoSuchTarget(f'"{target}" is not a target', hint="a target is written workflow.step")
+    return target

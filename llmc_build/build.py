@@ -1,0 +1,220 @@
+"""The one loop that joins plan, store and executor.  World.
+
+Owns the order of things within a build: commands are taken from the plan, targets are checked or submitted,
+what workers answer is made durable in groups and only then handed back to the plan and reported.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmc_build import plan as p
+from llmc_build.binder import Binder, Verified
+from llmc_build.environment import MissingSecret
+from llmc_build.errors import InternalError
+from llmc_build.execute.protocol import Done, Executor, Lane, Status
+from llmc_build.model import State, TargetId, TargetReport
+from llmc_build.outputs import Outputs
+from llmc_build.report import Reporter, TargetEvent
+from llmc_build.rules import BindError
+from llmc_build.store import Store
+
+CHECKS_A_TURN = 256  # targets looked at before the workers are looked after again
+PATIENCE_S = 0.2  # the longest wait: an interrupt that comes between two looks is seen by then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a build works with."""
+
+    plan: p.Plan
+    binder: Binder
+    store: Store
+    outputs: Outputs
+    executor: Executor
+    reporter: Reporter
+    logs: Callable[[TargetId], Path]  # the folder for a target's logs, made when called
+    retries: int = 0
+    dry_run: bool = False
+    interrupted: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+class Build:
+    """One run of a plan."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._a = around
+        self._todo: deque[p.Command] = deque()
+        self._tasks: dict[int, TargetId] = {}  # of the executor
+        self._numbers: dict[TargetId, int] = {}
+        self._started: dict[TargetId, float] = {}
+        self._verified: dict[TargetId, Verified] = {}
+        self._walls: dict[TargetId, float] = {}
+        self._lanes: dict[str, Lane] = {}  # the plan's name of a queue -> lane
+        self._count = 0
+        self._stopping = False
+        self.reports: dict[TargetId, TargetReport] = {}
+
+    def run(self) -> Mapping[TargetId, TargetReport]:
+        """Until every target has ended.  Raises StoreError, OSError; the executor is left to the caller."""
+        plan, clock = self._a.plan, self._a.clock
+        self._todo.extend(plan.start(clock()))
+        while not plan.finished:
+            self._obey(CHECKS_A_TURN)
+            self._feed()
+            self._listen(0.0 if self._todo else self._patience())
+            self._stuck()
+            self._todo.extend(plan.tick(clock()))
+            if self._a.interrupted() and not self._stopping:
+                self._stopping = True
+                self._todo.extend(plan.handle(p.Interrupted(), clock()))
+        self._obey(len(self._todo))
+        return self.reports
+
+    # ------------------------------------------------------------ commands of the plan
+
+    def _obey(self, most: int) -> None:
+        checks = 0
+        while self._todo and checks < most:
+            command = self._todo.popleft()
+            if isinstance(command, p.Check):
+                checks += 1
+                verdict = self._a.binder.check(command.target)
+                event = p.Checked(target=command.target, verdict=verdict)
+                # what follows from it comes first, so that an end is reported before the next check
+                self._todo.extendleft(reversed(self._a.plan.handle(event, self._a.clock())))
+            elif isinstance(command, p.Cancel):
+                if command.target in self._numbers:
+                    self._a.executor.cancel(self._numbers[command.target], "the build was stopped")
+            else:
+                self._ended(command)
+
+    def _ended(self, end: p.Ended) -> None:
+        a, target = self._a, end.target
+        if end.leader is not None:
+            a.binder.follow(target, end.leader)
+        if end.state in (State.FAILED, State.POISONED, State.SKIPPED) and not a.dry_run:
+            a.outputs.withdraw(target)
+        verified = self._verified.pop(target, None) or Verified()
+        result = a.binder.results.get(target)
+        report = TargetReport(
+            target=target,
+            status=State.RAN if target in a.binder.unknown else end.state,
+            reason=end.reason,
+            key=a.binder.keys.get(target),
+            output=result.value if result else None,
+            wall_s=round(self._walls.pop(target, 0.0), 6),
+            error=end.error,
+            caused_by=end.caused_by,
+            warnings=verified.warnings or a.binder.warnings.get(target, ()),
+            stderr_tail=verified.stderr_tail if end.state is State.FAILED else "",
+            stats=verified.stats,
+        )
+        self.reports[target] = report
+        a.reporter.target(
+            TargetEvent(
+                target=target,
+                state=report.status,
+                reason=report.reason,
+                wall_s=report.wall_s,
+                error=report.error,
+                caused_by=report.caused_by,
+                location=a.binder.location(target),
+                stats=report.stats,
+            )
+        )
+
+    # ------------------------------------------------------------ the executor
+
+    def _feed(self) -> None:
+        """Gives the workers what they have room for, most urgent first."""
+        plan, executor = self._a.plan, self._a.executor
+        for queue in plan.lanes:
+            room = executor.room(self._lanes[queue]) if queue in self._lanes else 1
+            while room > 0:
+                target = plan.take(queue)
+                if target is None:
+                    break
+                lane = self._submit(target)
+                if lane is not None:
+                    self._lanes[queue] = lane
+                    room = executor.room(lane)
+
+    def _submit(self, target: TargetId) -> Lane | None:
+        self._count += 1
+        try:
+            task = self._a.binder.task(target, self._count, self._a.logs(target))
+        except (BindError, MissingSecret) as error:
+            self._a.binder.release(target, kept=False)
+            self._finished(p.Finished(target=target, error=str(error)))
+            return None
+        self._tasks[task.id] = target
+        self._numbers[target] = task.id
+        self._started.setdefault(target, self._a.clock())
+        self._a.reporter.target(TargetEvent(target=target, state=State.RUNNING, reason=""))
+        self._a.executor.submit(task)
+        return task.lane
+
+    def _listen(self, timeout_s: float) -> None:
+        """What the workers say: results are made durable together, then the plan hears of them."""
+        if not self._a.executor.busy:
+            if timeout_s > 0 and not self._a.plan.finished:
+                self._a.sleep(timeout_s)  # only a clock can bring news
+            return
+        news = self._a.executor.wait(timeout_s)
+        ended: list[tuple[TargetId, Done, Verified]] = []
+        for item in news:
+            target = self._tasks.get(item.id)
+            if target is None:
+                continue
+            if isinstance(item, Done):
+                del self._tasks[item.id]
+                del self._numbers[target]
+                if not self._again(target, item):
+                    ended.append((target, item, self._a.binder.finish(target, item)))
+            else:
+                self._a.reporter.progress(target, item.stats)
+        records = [verified.record for _, _, verified in ended if verified.record is not None]
+        if records:
+            self._a.store.commit(records)
+        for target, done, verified in ended:
+            self._a.binder.release(target, kept=verified.record is not None)
+            self._verified[target] = verified
+            self._walls[target] = self._a.clock() - self._started.pop(target)
+            self._finished(
+                p.Finished(
+                    target=target,
+                    error=verified.error,
+                    cancelled=done.status is Status.CANCELLED,
+                    own_fault=done.status in (Status.TIMEOUT, Status.CRASHED),
+                )
+            )
+
+    def _finished(self, event: p.Finished) -> None:
+        self._todo.extend(self._a.plan.handle(event, self._a.clock()))
+
+    def _again(self, target: TargetId, done: Done) -> bool:
+        """Submits a failed target once more where it has attempts left."""
+        if self._stopping or not self._a.binder.may_retry(target, done, self._a.retries):
+            return False
+        self._a.reporter.note(f"{target}: {done.error}; trying again")
+        return self._submit(target) is not None
+
+    def _stuck(self) -> None:
+        """A plan that waits for nothing and is not finished would wait for ever: a bug, said aloud."""
+        plan = self._a.plan
+        waiting = self._todo or self._a.executor.busy or plan.lanes or plan.deadline is not None
+        if not waiting and not plan.finished:
+            raise InternalError("the plan is not finished and waits for nothing")
+
+    def _patience(self) -> float:
+        """How long to wait for the workers: until the next clock, or a moment while work is queued."""
+        deadline = self._a.plan.deadline
+        limit = PATIENCE_S
+        return limit if deadline is None else max(0.0, min(limit, deadline - self._a.clock()))

@@ -1,0 +1,90 @@
+"""How an error is told on standard error, and the exit code it gives.
+
+Owns the wording of usage errors and of internal ones; a `LlmcError` brings its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from llmc_build.cli import Session
+from llmc_build.errors import EXIT_INTERNAL, EXIT_USAGE, Fault, LlmcError, did_you_mean
+from llmc_build.report import words
+from llmc_build.report.console import choose_look
+
+
+def tell(error: Exception, session: Session) -> int:
+    """Prints `error`; only a bug in llmc, or `-v -v`, shows a traceback."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    faults, code = _faults(error)
+    look = choose_look(sys.stderr, os.environ, color=session.color)
+    paint = words.ansi if look.color else words.plain
+    for fault in faults:
+        text = words.printable(fault.render())
+        _write(f"{paint('error:', 'red')} {words.github_inert(text) if look.github else text}\n")
+        if look.github and fault.location:
+            at = fault.location
+            message = words.printable(fault.headline)
+            _write(words.github_error(message, file=at.file, line=at.line, title="llmc") + "\n")
+    if session.verbose >= 2:
+        _write(words.printable("".join(traceback.format_exception(error))))
+    return code
+
+
+def _write(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be there to read it; the exit code still tells
+        sys.stderr.write(text)
+
+
+def _faults(error: Exception) -> tuple[Sequence[Fault], int]:
+    if isinstance(error, LlmcError):
+        return sorted(error.faults, key=_place), error.exit_code
+    if isinstance(error, click.ClickException):
+        return (_usage(error),), EXIT_USAGE
+    return (_internal(error),), EXIT_INTERNAL
+
+
+def _place(fault: Fault) -> tuple[str, int, int]:
+    at = fault.location
+    return (at.file, at.line, at.column) if at else ("", 0, 0)
+
+
+def _usage(error: click.ClickException) -> Fault:
+    """A wrong command line, in the form of every other error."""
+    context = getattr(error, "ctx", None)
+    hint = f"{context.command_path if context else 'llmc'} --help"
+    headline = error.format_message().strip().rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        headline = f"there is no option {error.option_name}"
+        hint = did_you_mean(error.option_name, error.possibilities or ()) or hint
+    return Fault(headline=headline[:1].lower() + headline[1:], hint=hint)
+
+
+def _internal(error: Exception) -> Fault:
+    return Fault(
+        headline=f"internal error: {type(error).__name__}: {error}",
+        hint=f"this is a bug in llmc; please report it {_tracker()}, "
+        "with what the same command prints when -v -v is added",
+    )
+
+
+def _tracker() -> str:
+    from importlib import metadata
+
+    try:
+        urls = metadata.metadata("llmc_build").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        urls = []
+    for entry in urls:
+        label, _, url = entry.partition(", ")
+        if label.lower() in ("issues", "bug tracker", "tracker"):
+            return f"at {url}"
+    return "to whoever you have llmc from"

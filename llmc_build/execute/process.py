@@ -1,0 +1,186 @@
+"""One worker process as its parent sees it: started, spoken to, and buried with all that it started.
+
+Owns the command line and environment of workers, and their end.  Which tasks they get is `pool`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from llmc_build.execute import osdep
+from llmc_build.execute.channel import Channel, ChannelClosed
+from llmc_build.execute.protocol import Lane, Status, Task, signal_name
+from llmc_build.execute.sandbox import home_path, remove_tree
+from llmc_build.execute.supervise import GRACE_S, end_marked
+from llmc_build.execute.worker import BOOTSTRAP
+from llmc_build.model import Json
+
+BACKSTOP_S: Final = 5.0  # beyond a task's time and grace, before a shell worker counts as stuck
+_LINGER_S = 2.0  # for a worker whose connection is closed to be gone
+_TAIL_BYTES = 4096
+_TAIL_LINES = 12
+
+# What Python and the dynamic linker may need.  A step's environment is exact and comes with its request.
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+class Flight:
+    """A task that was sent to a worker."""
+
+    __slots__ = ("deadline", "ending", "reason", "sent", "task")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.sent = time.monotonic()
+        self.deadline = float("inf")  # when it is told to end, and when its worker is killed after that
+        self.ending: Status | None = None  # what it was told to end as
+        self.reason = ""
+
+
+class WorkerProcess:
+    """A running worker of a lane."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        runner: str,
+        config: Mapping[str, Json],
+        *,
+        environ: Mapping[str, str],
+        scratch: Path | None,
+    ) -> None:
+        """Starts it.  Raises OSError."""
+        self.lane = lane
+        self.flights: dict[int, Flight] = {}
+        self.capacity: int | None = None  # None until it says that it is ready
+        self._token = os.urandom(8).hex()
+        self._scratches: set[str] = set()
+        self._errors = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by `bury`
+        self.channel, theirs = Channel.pair()
+        os.set_inheritable(theirs.fileno(), True)
+        try:
+            self._process = subprocess.Popen(
+                _command_line(lane, theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=self._errors,
+                stderr=self._errors,
+                pass_fds=(theirs.fileno(),),
+                env=_environment(lane, environ),
+                start_new_session=True,  # the terminal's signals go to llmc alone
+            )
+        except OSError:
+            self.channel.close()
+            self._errors.close()
+            raise
+        finally:
+            theirs.close()
+        with contextlib.suppress(ChannelClosed):  # its end is noticed by reading
+            self.channel.post(
+                {
+                    "op": "start",
+                    "kind": lane.kind,
+                    "runner": runner,
+                    "config": {**config, "token": self._token},
+                    "parent": os.getpid(),
+                    # The signal comes when the thread that started the worker ends.
+                    "watch": threading.current_thread() is threading.main_thread(),
+                }
+            )
+
+    def send(self, task: Task) -> None:
+        """Gives it a task.  Raises ChannelClosed where it is dead."""
+        self.channel.post(
+            {"op": "run", "id": task.id, "request": dict(task.request), "timeout_s": task.timeout_s}
+        )
+        scratch = task.request.get("scratch")
+        if self.lane.kind == "shell" and isinstance(scratch, str):
+            self._scratches.add(scratch)
+        flight = self.flights[task.id] = Flight(task)
+        if self.capacity is not None:
+            self._start_clock(flight)
+
+    def is_ready(self, capacity: int) -> None:
+        """Its start is over; the time of the tasks that waited for that begins."""
+        self.capacity = max(1, capacity)
+        for flight in self.flights.values():
+            if flight.ending is None:
+                self._start_clock(flight)
+
+    def _start_clock(self, flight: Flight) -> None:
+        # The http lane keeps its own time, which doesn't run while a request stands in line for its server.
+        if flight.task.timeout_s is not None and self.lane.kind != "http":
+            # A shell worker keeps the time itself.
+            more = GRACE_S + BACKSTOP_S if self.lane.kind == "shell" else 0.0
+            flight.deadline = time.monotonic() + flight.task.timeout_s + more
+
+    # ------------------------------------------------------------ its end
+
+    def hang_up(self) -> None:
+        """Closes the connection, which tells it to end what runs, and itself."""
+        self.channel.close()
+
+    def ended_within(self, seconds: float) -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self._process.poll() is not None
+
+    def bury(self, *, at_once: bool = True) -> tuple[str, str]:
+        """Makes sure that nothing of it is left; (how it died, the end of what it wrote to stderr).
+
+        A living worker is killed, after a short time if not `at_once`.
+        """
+        known: list[int] = []
+        if not self.ended_within(0.0 if at_once else _LINGER_S):
+            known = self._kill()
+        code = self._process.wait()
+        if self.lane.kind == "shell" and code != 0:  # else it has ended its steps itself
+            end_marked(self._token, known=known)
+            for scratch in self._scratches:
+                remove_tree(home_path(scratch, self._process.pid))
+        tail = self._tail()
+        self._errors.close()
+        return f"the worker died: {_how(code)}", tail
+
+    def _kill(self) -> list[int]:
+        """Kills it with its descendants; returns those, which may live a moment longer."""
+        pid = self._process.pid
+        osdep.send(pid, signal.SIGSTOP)  # lest it start something while its descendants are listed
+        known = osdep.descendants(pid) if self.lane.kind == "shell" else []
+        for descendant in known:
+            osdep.send(descendant, signal.SIGKILL)
+        osdep.send(pid, signal.SIGKILL)
+        return known
+
+    def _tail(self) -> str:
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - _TAIL_BYTES))
+        lines = self._errors.read().decode("utf-8", "replace").rstrip().splitlines()
+        return "\n".join(lines[-_TAIL_LINES:])
+
+
+def _command_line(lane: Lane, fd: int) -> list[str]:
+    if lane.kind == "shell":  # needs the standard library only, and starts faster without the rest
+        return [sys.executable, "-I", "-S", "-c", BOOTSTRAP, str(fd), _PACKAGE_PARENT]
+    found = [os.path.abspath(path) for path in sys.path if path]
+    return [sys.executable, "-I", "-c", BOOTSTRAP, str(fd), *found, _PACKAGE_PARENT]
+
+
+def _environment(lane: Lane, environ: Mapping[str, str]) -> dict[str, str]:
+    if lane.kind == "shell":
+        return {name: environ[name] for name in _KEPT if name in environ}
+    return dict(environ)
+
+
+def _how(code: int) -> str:
+    return f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,332 @@
+"""Runs one script and keeps hold of every process that comes of it.
+
+Owns the life of a step's processes: how they are started, awaited and ended.  What the script is, where
+its output goes and what its end means is `shellrun`.
+
+Theory of operation
+-------------------
+A *step* is a script's process and all its descendants.  The promise is that none of them outlives the
+step, however the step ends: by itself, by a timeout, by cancellation, by the death of its worker or of
+llmc.  Killing the process group is not enough: a child may call `setsid`, or fork twice and lose its
+parent.  Three things together hold them:
+
+1. *Adoption.*  A shell worker is a child subreaper: a descendant whose parent dies becomes a child of
+   the worker and not of init.  So every living descendant has a living chain of parents up to the worker,
+   and a worker without children (`waitpid` says ECHILD) has no descendants.  That is the check after
+   every step, and it costs one system call.  While there are children, the tree is read from the process
+   table, each process is sent SIGKILL, the dead are reaped, and again, until ECHILD.  A process that
+   forks while it is listed is found by the next round; one that was killed can't fork.
+   The worker runs one step at a time and starts no other processes, so all its children are the step's.
+
+2. *Connection.*  A worker whose connection to llmc closes ends its step and then itself; PDEATHSIG
+   (SIGTERM) says the same where the system has it.  llmc itself may die by SIGKILL.
+
+3. *Mark.*  Should a worker be killed, its step is adopted by the next subreaper above, which is llmc: the
+   pool makes it one while it is open.  llmc may be a library in somebody's program with children of its
+   own, so the pool may kill only what is marked as a step's: the variable LLMC_STEP_TOKEN, random for
+   each worker, in the environment with which a process was started (`end_marked`), and all descendants
+   of such a process.  What evades this must have left its parents *and* have been started with a cleared
+   environment *and* lose its worker to a SIGKILL before the step's end.
+
+Signals are sent by process id.  The ids of a worker's own children can't be reused before it reaps them;
+those of deeper descendants could be in the microseconds between listing and signalling, as with every
+tool that isn't a container.
+
+Without subreapers (macOS) the members of a step are its process group, the descendants by ancestry, and,
+when the step is ended by force, whatever carries the mark; a child that left its group, lost its parent
+and outlived a script that ended well is not found.
+
+A step that ends by itself and leaves processes behind (`server &`) gives them `LEFTOVER_S` to end alone,
+as `exec > >(tee log)` needs; then they are asked (SIGTERM), then killed.
+
+Waiting is `poll` on the wake-up pipe that SIGCHLD and SIGTERM write to, and on the connection to llmc.
+Output goes to files, so nothing is ever read from a pipe that a descendant could hold open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Final, Self
+
+from llmc_build.execute import osdep
+
+TOKEN_VARIABLE: Final = "LLMC_STEP_TOKEN"
+GRACE_S: Final = 2.0  # between SIGTERM and SIGKILL
+LEFTOVER_S: Final = 0.5  # for what a script left behind: to end alone, and again after SIGTERM
+_KILL_LIMIT_S = 5.0  # after which processes that don't die of SIGKILL are given up and reported
+_TICK_S = 0.2  # between two calls of `check`
+
+# Python ignores some signals, and ignored signals are inherited.
+_DEFAULTED = (
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One process to start."""
+
+    argv: tuple[str | bytes, ...]  # the first is the path of the executable
+    env: Mapping[bytes, bytes]
+    cwd: str
+    stdout: int  # file descriptors
+    stderr: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a step ended.  Nothing of it runs any more, but for `survivors`."""
+
+    exit_code: int | None  # None where a signal ended the script
+    signal: int | None
+    stopped: str | None  # why it was made to end; None: it ended by itself
+    left: int  # processes that it left behind and that had to be ended
+    survivors: tuple[int, ...]  # processes that couldn't be killed
+    wall_s: float
+
+
+class Supervisor:
+    """Runs steps, one at a time, in a process that has no other children.
+
+    Only for a process's main thread, since it handles signals.
+    """
+
+    def __init__(self, *, token: str = "", interrupt_fd: int | None = None) -> None:
+        """`interrupt_fd`: readable when `interrupt` of `run` may have something to say."""
+        self._token = token
+        self._adopts = False
+        self._wake_read, self._wake_write = os.pipe()
+        self._children = select.poll()
+        self._children.register(self._wake_read, select.POLLIN)
+        self._anything = select.poll()
+        self._anything.register(self._wake_read, select.POLLIN)
+        if interrupt_fd is not None:
+            self._anything.register(interrupt_fd, select.POLLIN)
+        self._statuses: dict[int, int] = {}
+
+    def __enter__(self) -> Self:
+        for fd in (self._wake_read, self._wake_write):
+            os.set_blocking(fd, False)
+        signal.signal(signal.SIGCHLD, _ignore)  # a handler, or no wake-up would be written
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        osdep.adopt_orphans(True)
+        self._adopts = osdep.adopts_orphans()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def run(
+        self,
+        command: Command,
+        *,
+        timeout_s: float | None = None,
+        interrupt: Callable[[], str | None] = lambda: None,
+        check: Callable[[], str | None] = lambda: None,
+        grace_s: Callable[[str], float] = lambda reason: GRACE_S,
+    ) -> Ending:
+        """Runs a command to its end and ends all that it started.
+
+        `interrupt` is asked after every event and `check` a few times a second; a reason that one of them
+        gives ends the step and is handed back as `stopped`, as "timeout" is when the time is over.
+        Raises OSError where the process can't be started.
+        """
+        started = time.monotonic()
+        os.chdir(command.cwd)
+        pid = _spawn(command)
+        stopped = self._await_exit(pid, started, timeout_s, interrupt, check)
+        left = 0
+        survivors: tuple[int, ...] = ()
+        if stopped is not None:
+            survivors = self._end(pid, grace_s(stopped))
+        elif self._alive(pid):
+            left, survivors = self._end_leftovers(pid)
+        status = self._statuses.pop(pid, None)
+        self._statuses.clear()
+        code = None if status is None else os.waitstatus_to_exitcode(status)
+        return Ending(
+            exit_code=code if code is not None and code >= 0 else None,
+            signal=-code if code is not None and code < 0 else None,
+            stopped=stopped,
+            left=left,
+            survivors=survivors,
+            wall_s=time.monotonic() - started,
+        )
+
+    # ------------------------------------------------------------ waiting
+
+    def _await_exit(
+        self,
+        pid: int,
+        started: float,
+        timeout_s: float | None,
+        interrupt: Callable[[], str | None],
+        check: Callable[[], str | None],
+    ) -> str | None:
+        """Waits until the script's own process ended (None) or has to end (why)."""
+        deadline = float("inf") if timeout_s is None else started + timeout_s
+        next_check = started + _TICK_S
+        while True:
+            now = time.monotonic()
+            self._anything.poll(max(0.0, min(deadline, next_check) - now) * 1000)
+            self._drain()
+            if self._exited(pid):
+                return None
+            reason = interrupt()
+            now = time.monotonic()
+            if reason is None and now >= next_check:
+                reason, next_check = check(), now + _TICK_S
+            if reason is None and now >= deadline:
+                reason = "timeout"
+            if reason is not None:
+                return reason
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
+    def _exited(self, pid: int) -> bool:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            self._statuses[pid] = status
+        return bool(done)
+
+    def _alive(self, group: int) -> bool:
+        """Reaps what has died; whether anything of the step is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return not self._adopts and osdep.send_group(group, 0)
+            if pid == 0:
+                return True
+            self._statuses[pid] = status
+
+    def _gone_within(self, group: int, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self._alive(group):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            # Without adoption, the death of what is no child wakes nobody.
+            self._children.poll((left if self._adopts else min(left, 0.02)) * 1000)
+            self._drain()
+        return True
+
+    # ------------------------------------------------------------ ending
+
+    def _end_leftovers(self, group: int) -> tuple[int, tuple[int, ...]]:
+        if self._gone_within(group, LEFTOVER_S):
+            return 0, ()
+        left = len(self._members(group))
+        return left, self._end(group, LEFTOVER_S)
+
+    def _end(self, group: int, grace_s: float) -> tuple[int, ...]:
+        """Asks all of the step to end, kills what doesn't; returns what can't be killed."""
+        if not self._alive(group):
+            return ()
+        for process in self._members(group):
+            if process.group != group:
+                osdep.send(process.pid, signal.SIGTERM)
+        osdep.send_group(group, signal.SIGTERM)
+        osdep.send_group(group, signal.SIGCONT)  # a stopped process would sleep through the grace
+        if not self._gone_within(group, grace_s):
+            self._kill(group)
+        if not self._adopts and self._token:
+            for pid in osdep.with_variable(TOKEN_VARIABLE, self._token):
+                osdep.send(pid, signal.SIGKILL)
+        return tuple(process.pid for process in self._members(group)) if self._alive(group) else ()
+
+    def _kill(self, group: int) -> None:
+        deadline = time.monotonic() + _KILL_LIMIT_S
+        while time.monotonic() < deadline:
+            osdep.send_group(group, signal.SIGKILL)
+            for process in self._members(group):
+                osdep.send(process.pid, signal.SIGKILL)
+            if self._gone_within(group, 0.05):
+                return
+
+    def _members(self, group: int) -> list[osdep.Process]:
+        listed = osdep.processes()
+        tree = set(osdep.descendants(os.getpid(), listed))
+        return [p for p in listed if not p.zombie and (p.pid in tree or p.group == group)]
+
+
+def end_marked(token: str, *, known: Sequence[int] = ()) -> tuple[int, ...]:
+    """Kills the steps that lost their worker: all that carries the mark, with its descendants.
+
+    `known` are processes known to be a step's, for a caller that listed them before.  Those that became
+    children of this process are reaped; no other child is touched.  Returns what couldn't be killed.
+    """
+    ours, deadline = set(known), time.monotonic() + _KILL_LIMIT_S
+    while True:
+        listed = osdep.processes()
+        living = {process.pid for process in listed if not process.zombie}
+        if osdep.LINUX:
+            ours.update(osdep.with_variable(TOKEN_VARIABLE, token, living))
+        else:
+            ours.update(osdep.with_variable(TOKEN_VARIABLE, token))
+        for pid in tuple(ours & living):
+            ours.update(osdep.descendants(pid, listed))
+        for pid in ours & living:
+            osdep.send(pid, signal.SIGKILL)
+        _reap(ours)
+        if not ours & living or time.monotonic() > deadline:
+            return tuple(sorted(ours & living))
+        time.sleep(0.005)
+
+
+def _reap(pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def _spawn(command: Command) -> int:
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, command.stdout, 1),
+        (os.POSIX_SPAWN_DUP2, command.stderr, 2),
+    ]
+    try:
+        return os.posix_spawn(
+            command.argv[0],
+            command.argv,
+            command.env,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_DEFAULTED,
+        )
+    except NotImplementedError:  # a C library without POSIX_SPAWN_SETSID
+        return os.posix_spawn(
+            command.argv[0],
+            command.argv,
+            command.env,
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=_DEFAULTED,
+        )
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Nothing: what was signalled is found by asking."""

@@ -1,0 +1,108 @@
+"""Brings values to a script: each in the step's environment, or in a file where it is large.
+
+Owns where a value's bytes travel, and what can't be brought to a script at all.  What a script must say
+to take them in is `shellcode`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from llmc_build.execute.protocol import content_data
+from llmc_build.placeholder import apply_filters
+from llmc_build.shellcode.prelude import Load, with_prelude
+
+# Linux takes 128 KiB in one string of the environment; macOS takes 1 MiB for all of it with the arguments.
+ONE_IN_ENVIRONMENT: Final = 96 * 1024  # bytes
+ALL_IN_ENVIRONMENT: Final = 384 * 1024  # bytes
+
+
+class ValueRefused(Exception):
+    """A value can't be brought to the script.  One line."""
+
+
+Place = tuple[str, Literal["environment", "file", "path"], str]  # see `shellcode.Load`
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a script finds when it starts."""
+
+    env: dict[bytes, bytes] = field(default_factory=dict)  # to be added to the step's environment
+    places: list[Place] = field(default_factory=list)  # one for each shell variable
+
+    def script(self, text: str) -> str:
+        """The script that takes the values in before it begins."""
+        if not self.places:
+            return text
+        return with_prelude(text, [Load(variable=v, kind=k, source=s) for v, k, s in self.places])
+
+
+def load(variables: Sequence[Mapping[str, Any]], dash: Sequence[Sequence[str]], folder: str) -> Loaded:
+    """Places every value of a request; files go into `folder`.  Raises ValueRefused."""
+    found, total = Loaded(), 0
+    commands = {check[0]: check[1] for check in dash}
+    for entry in variables:
+        variable, name = str(entry["variable"]), str(entry.get("name") or entry["variable"])
+        value = _filtered(entry, name)
+        if entry.get("path"):
+            found.places.append((variable, "path", _write(found, folder, variable, name, value)))
+            continue
+        if b"\0" in value:
+            raise ValueRefused(f"value of {{{{{name}}}}} holds a NUL byte: use {{{{{name} | path}}}}")
+        if variable in commands and value.startswith(b"-"):
+            raise ValueRefused(
+                f'value of {{{{{name}}}}} begins with "-", which "{commands[variable]}" would take for an '
+                "option: write `--` before it"
+            )
+        if len(value) <= ONE_IN_ENVIRONMENT and total + len(value) <= ALL_IN_ENVIRONMENT:
+            total += len(value)
+            carrier = f"LLMC_VALUE_{variable}"
+            found.env[carrier.encode()] = value
+            found.places.append((variable, "environment", carrier))
+        else:
+            found.places.append((variable, "file", _write(found, folder, variable, name, value)))
+    return found
+
+
+def _filtered(entry: Mapping[str, Any], name: str) -> bytes:
+    filters = [*(entry.get("filters") or ()), *(("path",) if entry.get("path") else ())]
+    try:
+        return apply_filters(_bytes(entry["content"], name), tuple(filters))
+    except ValueError as error:
+        raise ValueRefused(f"value of {{{{{name}}}}}: {error}") from None
+
+
+def _bytes(content: Mapping[str, Any], name: str) -> bytes:
+    path = content.get("file")
+    if path is None:
+        data = content_data(content)
+        if data is None:
+            raise ValueRefused(f"value of {{{{{name}}}}} is missing")
+        return data
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise ValueRefused(f"value of {{{{{name}}}}} can't be read: {error.strerror}") from None
+    if "hash" in content and hashlib.sha256(data).hexdigest() != content["hash"]:
+        raise ValueRefused(f"value of {{{{{name}}}}} was damaged in the store: build again")
+    return data
+
+
+def _write(found: Loaded, folder: str, variable: str, name: str, value: bytes) -> str:
+    """Writes a value's file, for nobody else to read, and tells programs below the script where it is."""
+    path = f"{folder}/{variable}"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb", buffering=0) as file:
+        view = memoryview(value)
+        while view:
+            view = view[file.write(view) :]
+    exported = re.sub(r"[^A-Z0-9]", "_", name.upper())
+    found.env[f"LLMC_{exported}_FILE".encode("ascii")] = os.fsencode(path)
+    return path

@@ -1,0 +1,69 @@
+"""What a worker process does from its start: takes its place, imports its runner, and serves.
+
+Owns the table of runners and what holds for every worker: it never outlives llmc.  What requests mean is
+the runner's business; a runner is a module with `serve(channel, config)`.
+
+Whoever starts a worker sends {"op": "start", "kind", "runner", "config", "parent", "watch"} first: the
+kind of lane, the name of the runner's module, its settings, the process id of llmc, and whether a signal
+may tell of its death.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from llmc_build.execute import osdep
+from llmc_build.execute.channel import Channel, ChannelClosed
+
+RUNNERS: Final[Mapping[str, str]] = {  # kind of lane -> module
+    "shell": "llmc_build.execute.shellrun",
+    "model": "llmc_build.llm.serve",
+    "http": "llmc_build.llm.http",
+}
+# Executed by `python -I -c`: the worker finds the package where its parent found it.
+BOOTSTRAP: Final = (
+    "import sys; sys.path += [p for p in sys.argv[2:] if p not in sys.path]; "
+    "from llmc_build.execute.worker import main; main(int(sys.argv[1]))"
+)
+_PATIENCE_S = 2.0  # for a runner to end by itself once the connection is closed
+
+
+def main(fd: int) -> None:
+    """Serves one lane over the socket that the parent passed on, until it is closed."""
+    os.set_inheritable(fd, False)  # what a step inherited would keep the connection open
+    channel = Channel.from_fd(fd)
+    try:
+        start = channel.recv()
+    except ChannelClosed:
+        return
+    assert start is not None
+    if start["watch"]:
+        osdep.signal_on_parent_death(signal.SIGTERM)
+        if os.getppid() != start["parent"]:  # it died before the signal was asked for
+            return
+    if start["kind"] != "shell":
+        # A shell worker watches its connection itself and has processes to end; others may be deep in
+        # native code when llmc dies.
+        threading.Thread(target=_end_with, args=(fd,), daemon=True).start()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    importlib.import_module(start["runner"]).serve(channel, start["config"])
+
+
+def _end_with(fd: int) -> None:
+    """Ends this process soon after the other end of its connection is closed."""
+    poll = select.poll()
+    poll.register(fd, select.POLLHUP)
+    try:
+        while not any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll()):
+            time.sleep(0.1)
+    except OSError:
+        pass
+    time.sleep(_PATIENCE_S)
+    os._exit(1)

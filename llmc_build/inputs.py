@@ -1,0 +1,134 @@
+"""Which files of the workspace an action reads, and what is in them.  World.
+
+Owns the meaning of `inputs` (globs, folders, names) and of plain words that name files.  A file that another
+step writes is seen only by steps that come after that step, so that what an old build left behind is never an
+input: an incremental build sees what a clean one would.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmc_build.keys import Files
+from llmc_build.model import Action, Digest, TargetId
+from llmc_build.store.state import FileDigests
+
+_MAGIC = frozenset("*?[")
+
+
+class InputError(Exception):
+    """A declared input can't be had.  One line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    files: dict[str, tuple[Digest, bool]]  # path -> content, executable
+    warnings: tuple[str, ...] = ()
+
+
+class Inputs:
+    """`writers`: declared output path -> the target that writes it; `after(target, other)`: runs after it."""
+
+    def __init__(
+        self,
+        workspace: Path,
+        digests: FileDigests,
+        writers: Mapping[str, TargetId],
+        after: Callable[[TargetId, TargetId], bool],
+        hidden: Iterable[Path],
+    ) -> None:
+        self._workspace = workspace
+        self._digests = digests
+        self._writers = writers
+        self._after = after
+        self._hidden = tuple(
+            path.relative_to(workspace).as_posix() + "/"
+            for path in hidden
+            if path.is_relative_to(workspace) and path != workspace
+        )
+
+    def find(self, action: Action) -> Found:
+        """Every declared file of an action.  Raises InputError."""
+        files: dict[str, tuple[Digest, bool]] = {}
+        warnings = []
+        for pattern in action.inputs:
+            before = len(files)
+            paths = set(self._expand(pattern))
+            for path in paths:
+                if path not in files and self._visible(action.target, path):
+                    entry = self._entry(path)
+                    if entry is not None:
+                        files[path] = entry
+            if not _MAGIC.isdisjoint(pattern):
+                if len(files) == before and not paths:
+                    warnings.append(f"inputs: {pattern} matches no file")
+            elif not any(p == pattern or p.startswith(f"{pattern}/") for p in files):
+                raise InputError(self._missing(action.target, pattern))
+        for word in action.words:
+            if word not in files and self._visible(action.target, word):
+                entry = self._entry(word) if self._is_plain_file(word) else None
+                if entry is not None:
+                    files[word] = entry
+        return Found(files=dict(sorted(files.items())), warnings=tuple(warnings))
+
+    def offers(self, target: TargetId, path: str) -> bool:
+        """Whether something of that name is in the workspace that the step could have been given."""
+        try:
+            return (self._workspace / path).exists() and self._visible(target, path)
+        except (OSError, ValueError):
+            return False
+
+    def changed(self, files: Files) -> list[str]:
+        """Which of the files hold something else by now."""
+        return [path for path, entry in files.items() if self._entry(path) != entry]
+
+    def _visible(self, target: TargetId, path: str) -> bool:
+        writer = self._writers.get(path)
+        if writer is not None and (writer == target or not self._after(target, writer)):
+            return False
+        return not any(path.startswith(folder) for folder in self._hidden)
+
+    def _is_plain_file(self, path: str) -> bool:
+        try:
+            return (self._workspace / path).is_file()
+        except (OSError, ValueError):
+            return False
+
+    def _entry(self, path: str) -> tuple[Digest, bool] | None:
+        full = self._workspace / path
+        try:
+            digest = self._digests.digest(full)
+            return None if digest is None else (digest, os.access(full, os.X_OK))
+        except (OSError, ValueError) as error:
+            raise InputError(f"input {path} can't be read: {error}") from None
+
+    def _expand(self, pattern: str) -> Iterator[str]:
+        if _MAGIC.isdisjoint(pattern):
+            if (self._workspace / pattern).is_dir():
+                yield from self._below(pattern)
+            elif (self._workspace / pattern).exists():
+                yield pattern
+            return
+        for path in glob.iglob(pattern, root_dir=self._workspace, recursive=True, include_hidden=False):
+            if (self._workspace / path).is_file():
+                yield path
+
+    def _below(self, folder: str) -> Iterator[str]:
+        for place, folders, names in os.walk(self._workspace / folder):
+            folders.sort()
+            for name in names:
+                path = Path(place, name)
+                if path.is_file():
+                    yield path.relative_to(self._workspace).as_posix()
+
+    def _missing(self, target: TargetId, pattern: str) -> str:
+        writer = self._writers.get(pattern)
+        if writer is not None and writer != target and not self._after(target, writer):
+            return f"input {pattern} is written by {writer}, which does not come before this step"
+        if (self._workspace / pattern).is_dir():
+            return f"input {pattern} is a folder with no files in it"
+        return f"input {pattern} does not exist in the workspace"

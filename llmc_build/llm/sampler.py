@@ -1,0 +1,54 @@
+"""How the next token is chosen: llama.cpp's own sampler chain, made from a step's parameters.
+
+Owns the order of the stages and their fixed settings.  A change here changes answers: raise the version of
+the rule `local_llm` with it.  A parameter that is not set adds no stage; the order is llama.cpp's default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from llmc_build.llm.native import lib
+from llmc_build.model import Sampling
+
+PENALTY_WINDOW = 64  # tokens that `repeat_penalty` looks back on, those of the prompt included
+_MIN_KEEP = 1
+
+
+class Sampler:
+    """A sampler chain of one request; `close` frees it."""
+
+    def __init__(self, sampling: Sampling, n_vocab: int, prompt: Iterable[int]) -> None:
+        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        for stage in _stages(sampling, n_vocab):
+            lib.llama_sampler_chain_add(self._chain, stage)  # the chain owns the stage from here on
+        if sampling.repeat_penalty is not None:
+            for token in list(prompt)[-PENALTY_WINDOW:]:
+                lib.llama_sampler_accept(self._chain, token)
+
+    def sample(self, context: object, row: int) -> int:
+        """The next token, from the logits of that row of the last batch."""
+        return int(lib.llama_sampler_sample(self._chain, context, row))
+
+    def close(self) -> None:
+        chain, self._chain = self._chain, None
+        if chain is not None:
+            lib.llama_sampler_free(chain)
+
+
+def _stages(sampling: Sampling, n_vocab: int) -> list[object]:
+    stages = []
+    if sampling.repeat_penalty is not None:
+        stages.append(
+            lib.llama_sampler_init_penalties(n_vocab, PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
+        )
+    if sampling.temperature <= 0:
+        return [*stages, lib.llama_sampler_init_greedy()]
+    if sampling.top_k is not None:
+        stages.append(lib.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.top_p is not None:
+        stages.append(lib.llama_sampler_init_top_p(sampling.top_p, _MIN_KEEP))
+    if sampling.min_p is not None:
+        stages.append(lib.llama_sampler_init_min_p(sampling.min_p, _MIN_KEEP))
+    stages.append(lib.llama_sampler_init_temp(sampling.temperature))
+    return [*stages, lib.llama_sampler_init_dist(sampling.seed)]

@@ -1,0 +1,266 @@
+"""The model worker: requests from a channel, answers back.
+
+Owns the conversation with the pool and the logs of a request.  How answers are computed is `engine`; what
+is kept of them is the build's business.
+
+One thread does everything.  While a request is being answered the channel is looked at between any two
+steps of the engine, so a new request joins, and a cancel or a timeout takes effect, after at most one call
+of llama.cpp.  A model that can't be loaded is no reason to die: each request is told why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from llmc_build.execute.channel import Channel, ChannelClosed
+from llmc_build.execute.protocol import pack_content
+from llmc_build.model import Json, Sampling
+
+if TYPE_CHECKING:
+    from llmc_build.llm.engine import Engine, Event, Request, Sequence
+    from llmc_build.store.cas import Cas
+
+PROGRESS_S = 0.2  # at most so often does a request report its progress
+_NO_ENGINE = "llama-cpp-python is not installed; pip install 'llmc_build[local]'"
+
+
+def serve(channel: Channel, config: Mapping[str, Json]) -> None:
+    """Loads the model that the lane names and answers requests until the channel closes."""
+    engine, why = _load(config)
+    capacity = 1 if engine is None else engine.room
+    try:
+        channel.send({"op": "ready", "capacity": capacity})
+        if engine is None:
+            _refuse_all(channel, why)
+        else:
+            _Worker(channel, engine, config).run()
+    except ChannelClosed:
+        pass
+    finally:
+        if engine is not None:
+            engine.close()
+
+
+def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
+    """The engine, or None and why there is none."""
+    try:
+        from llmc_build.llm.engine import Engine, LoadError, Settings
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0] in ("llama_cpp", "numpy")
+        return None, _NO_ENGINE if missing else f"llama.cpp can't be used: {error}"
+    except (OSError, RuntimeError) as error:  # a shared library that is missing or does not fit
+        return None, f"llama.cpp can't be used: {_line(error)}"
+    settings = Settings(
+        path=str(config["path"]),
+        context=_whole(config.get("context")),
+        threads=_whole(config.get("threads")),
+        gpu_layers=_whole(config.get("gpu_layers")),
+        parallel=_whole(config.get("parallel")) or 1,
+    )
+    try:
+        return Engine(settings), ""
+    except LoadError as error:
+        return None, str(error)
+
+
+def _refuse_all(channel: Channel, why: str) -> None:
+    while True:
+        message = channel.recv(None)
+        if message is not None and message["op"] == "run":
+            channel.send(_done(message["id"], "failed", error=why))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """A request that is being answered."""
+
+    id: int
+    sequence: Sequence
+    log: TextIO | None  # the answer as it comes
+    started: float  # monotonic
+    deadline: float | None  # monotonic
+    text: list[str] = field(default_factory=list)
+    reported: float = 0.0  # when its progress was last sent, monotonic
+
+
+class _Worker:
+    def __init__(self, channel: Channel, engine: Engine, config: Mapping[str, Json]) -> None:
+        self._channel = channel
+        self._engine = engine
+        self._config = config
+        self._cas: Cas | None = None
+        self._queue: deque[dict[str, Any]] = deque()  # messages "run" that found no room
+        self._jobs: dict[Sequence, _Job] = {}
+
+    def run(self) -> None:
+        """Until the channel closes."""
+        while True:
+            self._listen()
+            while self._queue and self._engine.room:
+                self._start(self._queue.popleft())
+            for event in self._engine.step():
+                self._on_event(event)
+            self._expire()
+
+    def _listen(self) -> None:
+        """Takes every message that is there; waits for one where there is nothing to do."""
+        wait: float | None = 0.0 if self._jobs or self._queue else None
+        while (message := self._channel.recv(wait)) is not None:
+            if message["op"] == "run":
+                self._queue.append(message)
+            elif message["op"] == "cancel":
+                self._cancel(int(message["id"]), str(message.get("reason") or "cancelled"))
+            wait = 0.0
+
+    # ------------------------------------------------------------ the life of a request
+
+    def _start(self, message: dict[str, Any]) -> None:
+        from llmc_build.llm.engine import RequestError
+
+        started = time.monotonic()
+        task, timeout_s = int(message["id"]), message.get("timeout_s")
+        try:
+            sequence = self._engine.admit(_request(message["request"]))
+        except RequestError as error:
+            self._channel.send(_done(task, "failed", error=str(error)))
+            return
+        self._jobs[sequence] = _Job(
+            id=task,
+            sequence=sequence,
+            log=_open_logs(message["request"].get("logs"), sequence.prompt.text),
+            started=started,
+            deadline=None if timeout_s is None else started + timeout_s,
+        )
+
+    def _on_event(self, event: Event) -> None:
+        job = self._jobs[event.sequence]
+        if event.text:
+            job.text.append(event.text)
+            if job.log is not None:
+                with contextlib.suppress(OSError):  # a log that can't be written spoils no answer
+                    job.log.write(event.text)
+        if event.error is not None:
+            self._end(job, "failed", error=event.error)
+        elif event.finish is not None:
+            value = "".join(job.text).encode("utf-8", "replace")
+            stats: dict[str, Json] = {**event.sequence.stats(), "finish": event.finish.value}
+            try:
+                packed = self._pack(value)
+            except OSError as error:
+                self._end(job, "failed", error=f"the answer can't be stored: {_line(error)}")
+            else:
+                self._end(job, "ok", reply={"value": packed, "stderr": self._pack(b""), "stats": stats})
+        else:
+            self._report(job)
+
+    def _report(self, job: _Job) -> None:
+        now = time.monotonic()
+        if now - job.reported >= PROGRESS_S:
+            job.reported = now
+            stats: dict[str, Json] = {"tokens": job.sequence.generated}
+            self._channel.send({"op": "progress", "id": job.id, "stats": stats})
+            if job.log is not None:
+                with contextlib.suppress(OSError):
+                    job.log.flush()
+
+    def _cancel(self, task: int, reason: str) -> None:
+        for message in list(self._queue):
+            if message["id"] == task:
+                self._queue.remove(message)
+                self._channel.send(_done(task, "cancelled", error=reason))
+                return
+        for job in list(self._jobs.values()):
+            if job.id == task:
+                self._end(job, "cancelled", error=reason)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for job in list(self._jobs.values()):
+            if job.deadline is not None and now >= job.deadline:
+                seconds = round(job.deadline - job.started, 3)
+                self._end(job, "timeout", error=f"timed out after {seconds:g} s")
+
+    def _end(
+        self, job: _Job, status: str, *, reply: dict[str, Json] | None = None, error: str | None = None
+    ) -> None:
+        self._engine.retire(job.sequence)
+        del self._jobs[job.sequence]
+        if job.log is not None:
+            with contextlib.suppress(OSError):
+                job.log.close()
+        wall_s = time.monotonic() - job.started
+        if reply is None:
+            stats: dict[str, Json] = {**job.sequence.stats()}
+            reply = {"stats": stats}
+        self._channel.send(_done(job.id, status, reply=reply, error=error, wall_s=wall_s))
+
+    def _pack(self, data: bytes) -> dict[str, Json]:
+        return pack_content(data, self._put)
+
+    def _put(self, data: bytes) -> None:
+        if self._cas is None:
+            from llmc_build.store.cas import Cas
+
+            spill = self._config.get("spill")  # where blobs go when the store can't be written
+            self._cas = Cas(Path(str(self._config["cas"])), spill=Path(str(spill)) if spill else None)
+        self._cas.put_bytes(data)
+
+
+# ---------------------------------------------------------------- messages and logs
+
+
+def _request(request: Mapping[str, Any]) -> Request:
+    from llmc_build.llm.engine import Request
+
+    sampling = dict(request.get("sampling") or {})
+    sampling["stop"] = tuple(sampling.get("stop") or ())
+    messages = tuple(
+        {"role": str(message["role"]), "content": str(message["content"])} for message in request["messages"]
+    )
+    return Request(messages=messages, chat=request.get("chat"), sampling=Sampling(**sampling))
+
+
+def _done(
+    task: int,
+    status: str,
+    *,
+    reply: dict[str, Json] | None = None,
+    error: str | None = None,
+    wall_s: float = 0.0,
+) -> dict[str, Json]:
+    return {
+        "op": "done",
+        "id": task,
+        "status": status,
+        "reply": reply or {},
+        "error": error,
+        "wall_s": round(wall_s, 6),
+    }
+
+
+def _open_logs(folder: object, prompt: str) -> TextIO | None:
+    """Writes the prompt and opens the file for the answer; None where nothing is to be, or can be, logged."""
+    if not isinstance(folder, str):
+        return None
+    place = Path(folder)
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (place / "prompt").write_text(prompt, encoding="utf-8", errors="replace", newline="")
+        return open(place / "stdout", "w", encoding="utf-8", errors="replace", newline="")
+    except OSError:
+        return None
+
+
+def _whole(value: Json) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _line(error: BaseException) -> str:
+    """An error's text in one line."""
+    return " ".join(str(error).split())

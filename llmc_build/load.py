@@ -1,0 +1,143 @@
+"""Workflow files and prompt files from disk.  World.
+
+Owns reading: what the text means is `workflow`.  Faults of all files are raised together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from llmc_build import workflow
+from llmc_build.errors import Fault, WorkflowError
+from llmc_build.graph import ActionGraph
+from llmc_build.model import Step, Workflow
+from llmc_build.resolve import Program, resolve_all, unordered_inputs
+from llmc_build.workflow import Draft
+
+MAX_FILE_BYTES = 256 * 1024 * 1024
+
+
+def load_files(files: Sequence[Path], workspace: Path) -> tuple[Workflow, ...]:
+    """Every workflow of the files, with the texts of prompt files in place.  Raises WorkflowError."""
+    draft = _read_all(files, workspace)
+    if draft.faults:
+        raise WorkflowError(draft.faults)
+    return draft.workflows
+
+
+def load_program(files: Sequence[Path], workspace: Path) -> tuple[Program, ActionGraph]:
+    """The targets and edges of the files.
+
+    Raises WorkflowError with the faults of every kind together: those of the fields, of the names and of the
+    graph.  Names are not checked where a fault may hide one that is defined.
+    """
+    draft = _read_all(files, workspace)
+    program, faults = resolve_all(draft.workflows)
+    found = [*draft.faults, *(faults if draft.names_known else ())]
+    try:
+        graph = ActionGraph(tuple(program.targets), program.edges)
+    except WorkflowError as error:
+        raise WorkflowError([*found, *error.faults]) from None
+    found += unordered_inputs(program, graph.comes_after)
+    if found:
+        raise WorkflowError(dict.fromkeys(found))
+    return program, graph
+
+
+def _read_all(files: Sequence[Path], workspace: Path) -> Draft:
+    faults: list[Fault] = []
+    workflows: list[Workflow] = []
+    names_known = True
+    for file in files:
+        name = _shown(file)
+        try:
+            draft = workflow.read(_read(file), name)
+        except _Unreadable as error:
+            faults.append(Fault(headline=f"{name}: {error}", hint=_near(file)))
+            names_known = False
+            continue
+        if not draft.workflows and not draft.faults:
+            hint = "a workflow is a YAML document with `name` and `steps`"
+            faults.append(Fault(headline=f"{name}: holds no workflow", hint=hint))
+        faults += draft.faults
+        names_known &= draft.names_known
+        workflows += [_with_prompts(one, workspace, faults) for one in draft.workflows]
+    return Draft(workflows=tuple(workflows), faults=tuple(faults), names_known=names_known)
+
+
+class _Unreadable(Exception):
+    """Why a file can't be read.  One line."""
+
+
+def _read(file: Path) -> bytes:
+    """The bytes of a regular file; never blocks on a device or a pipe."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _Unreadable(_why(error)) from None
+    with open(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise _Unreadable("is a folder")
+        if not stat.S_ISREG(status.st_mode):
+            raise _Unreadable("is not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise _Unreadable(f"is larger than {MAX_FILE_BYTES // 1024**2} MiB")
+        return stream.read(MAX_FILE_BYTES + 1)
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+
+
+def _near(file: Path) -> str | None:
+    if file.suffix in (".yaml", ".yml"):
+        other = file.with_suffix(".yml" if file.suffix == ".yaml" else ".yaml")
+        if other.is_file():
+            return f"there is a {other.name}"
+    return None
+
+
+def _shown(file: Path) -> str:
+    """The path as the user would write it: relative to the current folder where it lies below it."""
+    try:
+        return str(file.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(file)
+
+
+def _with_prompts(found: Workflow, workspace: Path, faults: list[Fault]) -> Workflow:
+    if all(step.prompt_file is None for step in found.steps):
+        return found
+    return dataclasses.replace(found, steps=tuple(_with_prompt(s, workspace, faults) for s in found.steps))
+
+
+def _with_prompt(step: Step, workspace: Path, faults: list[Fault]) -> Step:
+    if step.prompt_file is None:
+        return step
+    place = step.place("prompt_file")
+    path = workspace / step.prompt_file
+    try:
+        text = _read(path).decode("utf-8")
+    except _Unreadable as error:
+        faults.append(Fault(headline=f"prompt_file {step.prompt_file}: {error}", location=place))
+        return step
+    except UnicodeDecodeError as error:
+        faults.append(
+            Fault(headline=f"prompt_file {step.prompt_file}: not UTF-8 at byte {error.start}", location=place)
+        )
+        return step
+    # faults in the text are shown at their place in the prompt file itself
+    start = dataclasses.replace(place, file=_shown(path), line=1, column=1)
+    return dataclasses.replace(
+        step,
+        prompt=text,
+        places={**step.places, "prompt": start},
+        blocks={**step.blocks, "prompt": (1, 0)},
+    )

@@ -1,0 +1,217 @@
+"""`{{ name }}`, `{{ workflow.step }}` and `{{ name | filter }}` in text.  Pure.
+
+Owns the grammar of a placeholder, the positions of all references of a text, and what a filter does
+to a value.  It knows neither what a name stands for (`resolve`) nor what surrounds it: shell scripts
+are `shellcode`'s, expressions `condition`'s, Jinja2 blocks `promptdoc`'s.
+
+    placeholder := "{{" ws ( reference | quoted ) ws "}}"
+    reference   := ( variable | workflow "." step ) ( ws "|" ws filter )*
+    quoted      := "'" text without ' "'"  |  '"' text without " '"'
+
+A quoted placeholder is its own text, without escapes of any kind: `{{ '{{' }}` is how a literal `{{`
+is written.  A `}}` outside of a placeholder is text.  Where several readings are possible the one that
+makes a whole placeholder is taken, so that the JSON text `{"a":{{x}}}` holds the placeholder `{{x}}`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from llmc_build.errors import did_you_mean
+
+FILTERS = ("raw", "trim", "json", "path")  # in the only order in which they may follow each other
+ESCAPE_HINT = "for a literal {{ write {{ '{{' }}"
+FORM_HINT = f"write {{{{ name }}}} or {{{{ workflow.step }}}}; {ESCAPE_HINT}"
+
+# Possessive quantifiers: a hostile text costs one pass, since nothing is ever tried again.
+PLACEHOLDER = re.compile(
+    r"""\{\{ \s*+
+        (?: (?P<quote>['"]) (?P<literal> (?:(?!(?P=quote)).)*+ ) (?P=quote)
+          | (?: (?P<one> [A-Za-z_][A-Za-z0-9_-]*+ ) (?! [.] )
+              | (?P<workflow> [A-Za-z0-9_-]++ ) [.] (?P<step> [A-Za-z0-9_-]++ )
+            ) (?P<filters> (?: \s*+ \| \s*+ \w++ )*+ )
+        )
+        \s*+ \}\}""",
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+_FILTER = re.compile(r"\w+", re.ASCII)
+_BRACES = re.compile(r"\{\{+|\}\}")
+_QUOTED = 60  # characters of a faulty placeholder that a message quotes
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in a text: what it is, where (a character offset), and the way out."""
+
+    message: str
+    offset: int
+    hint: str | None = None
+
+
+class TemplateError(Exception):
+    """A text that can't be used, with every problem found in it, in the order of their places."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda problem: problem.offset))
+        super().__init__("; ".join(problem.message for problem in self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A reference to a value: ("variable",) or ("workflow", "step")."""
+
+    names: tuple[str, ...]
+    filters: tuple[str, ...] = ()  # none: trailing newlines are dropped
+    start: int = 0  # offset in the source of the first character: of "{{", or of a name in an expression
+    end: int = 0  # offset behind the last character
+
+    @property
+    def text(self) -> str:
+        """The reference as it is written, without filters: `workflow.step`."""
+        return ".".join(self.names)
+
+
+class PromptError(ValueError):
+    """A prompt that can't be rendered with these values.  `ref`: the reference at fault, where it is one."""
+
+    def __init__(self, message: str, ref: Ref | None = None) -> None:
+        self.ref = ref
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A text cut at its placeholders.
+
+    Text parts may stand side by side: a quoted placeholder is a part of its own (an empty one, where
+    nothing is quoted), so that a text part as long as its span is a verbatim piece of the source.
+    """
+
+    source: str
+    parts: tuple[str | Ref, ...]
+    spans: tuple[tuple[int, int], ...] = field(compare=False)  # of each part in the source; they tile it
+
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """Every reference, in the order of the text; the same value may be referred to more than once."""
+        return tuple(part for part in self.parts if isinstance(part, Ref))
+
+
+def parse(source: str) -> Template:
+    """Cut a text at its placeholders; TemplateError names everything in `{{ }}` that is none."""
+    parts: list[str | Ref] = []
+    spans: list[tuple[int, int]] = []
+    problems: list[Problem] = []
+
+    def add(part: str | Ref, start: int, end: int) -> None:
+        if end > start:
+            parts.append(part)
+            spans.append((start, end))
+
+    at = 0
+    for match in PLACEHOLDER.finditer(source):
+        problems += _stray(source, at, match.start())
+        add(source[at : match.start()], at, match.start())
+        found = _read(match)
+        if isinstance(found, Ref):
+            problems += _filter_problems(found, source)
+        add(found, *match.span())
+        at = match.end()
+    problems += _stray(source, at, len(source))
+    add(source[at:], at, len(source))
+    if problems:
+        raise TemplateError(problems)
+    return Template(source, tuple(parts), tuple(spans))
+
+
+def apply_filters(value: bytes, filters: tuple[str, ...]) -> bytes:
+    """The bytes that a placeholder stands for.
+
+    Without a filter trailing newlines are dropped, as `$(...)` drops them.  `raw`, and `path` alone, keep the
+    value whole; `trim` drops ASCII white space at both ends; `json` gives the text as a JSON string.
+    Raises ValueError where `json` is asked for a value that is not UTF-8.
+    """
+    if "trim" in filters:
+        value = value.strip(b" \t\n\r\v\f")
+    elif "raw" not in filters and filters != ("path",):
+        value = value.rstrip(b"\n")
+    if "json" not in filters:
+        return value
+    try:
+        return json.dumps(value.decode("utf-8"), ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the value is not UTF-8 (byte {error.start}), so JSON can't hold it") from None
+
+
+def refuse_path(refs: Iterable[Ref]) -> list[Problem]:
+    """What to say of the filter `path` where the text is no command."""
+    return [
+        Problem(
+            "the filter `path` works in `command` only", ref.start, "leave it out: the value itself is used"
+        )
+        for ref in refs
+        if "path" in ref.filters
+    ]
+
+
+def _read(match: re.Match[str]) -> str | Ref:
+    if match["quote"]:
+        return str(match["literal"])
+    names = (match["one"],) if match["one"] else (match["workflow"], match["step"])
+    filters = _FILTER.findall(match["filters"])
+    return Ref(names, tuple(filters), *match.span())
+
+
+def _filter_problems(ref: Ref, source: str) -> list[Problem]:
+    problems = []
+    at = source.find("|", ref.start)
+    for name in ref.filters:
+        at = source.index(name, at)
+        if name not in FILTERS:
+            hint = did_you_mean(name, FILTERS) or f"there are {', '.join(FILTERS)}"
+            problems.append(Problem(f'unknown filter "{name}"', at, hint))
+        at += len(name)
+    return problems or _misfits(ref)
+
+
+def _misfits(ref: Ref) -> list[Problem]:
+    if {"raw", "trim"} <= set(ref.filters):
+        return [Problem("the filters `raw` and `trim` exclude each other", ref.start, "keep one of them")]
+    if len(set(ref.filters)) < len(ref.filters):
+        return [Problem("a filter is given twice", ref.start, "give it once")]
+    proper = [name for name in FILTERS if name in ref.filters]
+    if proper != list(ref.filters):
+        hint = f"write {{{{ {' | '.join([ref.text, *proper])} }}}}"
+        return [Problem("the filters are in the wrong order", ref.start, hint)]
+    return []
+
+
+def _stray(source: str, start: int, end: int) -> list[Problem]:
+    """What to say of each `{{` in a stretch of text that holds no placeholder."""
+    problems = []
+    opened: int | None = None
+    for brace in _BRACES.finditer(source, start, end):
+        if brace[0] == "}}":
+            if opened is not None:
+                problems.append(_explain(source[opened : brace.end()], opened))
+            opened = None
+        else:
+            if opened is not None:
+                problems.append(Problem("`{{` is not closed by `}}`", opened, ESCAPE_HINT))
+            opened = brace.start()
+    if opened is not None:
+        problems.append(Problem("`{{` is not closed by `}}`", opened, ESCAPE_HINT))
+    return problems
+
+
+def _explain(text: str, at: int) -> Problem:
+    inside = text[2:-2].strip()
+    quoted = text if len(text) <= _QUOTED else text[:_QUOTED] + "..."
+    if not inside:
+        return Problem("an empty placeholder `{{ }}`", at, FORM_HINT)
+    if re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2,}", inside):
+        return Problem(f'"{inside}" has too many parts', at, "a reference is `name` or `workflow.step`")
+    return Problem(f"`{' '.join(quoted.split())}` is not a reference", at, FORM_HINT)

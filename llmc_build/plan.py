@@ -1,0 +1,347 @@
+"""The build as a state machine: events in, commands out.  Pure: time comes in as a number.
+
+Theory of operation.  Every target is in one `State` (model.py says what holds in each), and `_set` makes
+every transition.  A target starts WANTED with a count of the producers it still waits for.  When a producer
+ends well the counts of its consumers fall; when it does not, its consumers are poisoned at once, and theirs.
+A target whose count has reached zero is READY and the plan commands a `Check`.  The answer ends it (served,
+skipped, failed), or puts it into the queue of its lane, ordered by critical path, from which the caller takes
+it with `take` when a worker is free.  `Finished` ends it.
+
+Wait edges with a timeout are counted apart.  Their clocks start when nothing else is waited for; a target
+that still waits when one runs out fails.  It occupied nothing meanwhile, and the producer goes on.
+
+Equal actions: while an action runs, a target that checks to the same key follows its leader instead of
+running.  A follower ends as its leader does, but where the leader was stopped by its own time limit or by
+the death of its worker the first follower runs itself.
+
+What is in no state: results, keys, digests, processes.  The caller has those.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from llmc_build.graph import ActionGraph
+from llmc_build.model import EdgeKind, State, TargetId
+
+# ---------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """Find out what is to be done for a target; answer with a Checked event."""
+
+    target: TargetId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """End what runs for a target; its Finished event is still expected."""
+
+    target: TargetId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A target has ended; say so to whoever listens."""
+
+    target: TargetId
+    state: State
+    reason: str
+    error: str | None = None
+    caused_by: TargetId | None = None  # of a poisoned target: the failure at the root
+    leader: TargetId | None = None  # of a follower: the target whose result it shares
+
+
+Command: TypeAlias = Check | Cancel | Ended
+
+# ---------------------------------------------------------------- verdicts and events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skip:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """The check itself failed: a missing input, a condition that can't be evaluated."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """It must run, on a lane."""
+
+    reason: str
+    lane: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Same:
+    """An equal action is running for another target of this build."""
+
+    leader: TargetId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """Another process runs the same action; look again in a while."""
+
+    again_in_s: float
+
+
+Verdict: TypeAlias = Hit | Skip | Broken | Miss | Same | Elsewhere
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    target: TargetId
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A target's action is over.  `error` None: it ran well and its result is durable."""
+
+    target: TargetId
+    error: str | None = None
+    cancelled: bool = False
+    own_fault: bool = False  # it failed by its own time limit or its worker's death, not by what it does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupted:
+    """The user asked for the end: start nothing more, end what runs."""
+
+
+Event: TypeAlias = Checked | Finished | Interrupted
+
+
+class Plan:
+    """Decides what happens next.  `graph` holds exactly the targets to build."""
+
+    def __init__(self, graph: ActionGraph, *, fail_fast: bool = False) -> None:
+        self._graph = graph
+        self._fail_fast = fail_fast
+        self._stopping = False  # nothing more starts
+        self._cancelling = False  # and what runs is being ended
+        self._states: dict[TargetId, State] = dict.fromkeys(graph.order, State.WANTED)
+        self._open = len(graph)
+        self._height = graph.heights()
+        self._counts: dict[TargetId, int] = {}  # producers still waited for, but timed ones
+        self._timed: dict[TargetId, dict[TargetId, float]] = {}  # producer -> limit, of timed wait edges
+        self._reasons: dict[TargetId, str] = {}
+        self._queues: dict[str, list[tuple[int, TargetId]]] = {}  # lane -> heap, longest way down first
+        self._lane: dict[TargetId, str] = {}
+        self._followers: dict[TargetId, list[TargetId]] = {}
+        self._clocks: list[tuple[float, TargetId, TargetId]] = []  # when a wait edge runs out
+        self._again: list[tuple[float, TargetId]] = []  # when to check once more
+        for target in graph.order:
+            count = 0
+            for producer, link in graph.producers(target):
+                if EdgeKind.WAIT in link.kinds and link.timeout_s is not None:
+                    self._timed.setdefault(target, {})[producer] = link.timeout_s
+                else:
+                    count += 1
+            self._counts[target] = count
+
+    # ------------------------------------------------------------ what the caller asks
+
+    @property
+    def finished(self) -> bool:
+        return self._open == 0
+
+    @property
+    def lanes(self) -> Sequence[str]:
+        """Lanes with something in their queue."""
+        return [lane for lane, queue in self._queues.items() if queue]
+
+    @property
+    def deadline(self) -> float | None:
+        """When `tick` is to be called next, or None."""
+        times = [heap[0][0] for heap in (self._clocks, self._again) if heap]
+        return min(times, default=None)
+
+    def state(self, target: TargetId) -> State:
+        return self._states[target]
+
+    def take(self, lane: str) -> TargetId | None:
+        """The most urgent target of a lane's queue; it is RUNNING now."""
+        queue = self._queues.get(lane, [])
+        while queue:
+            target = heapq.heappop(queue)[1]
+            if self._states[target] is State.READY:
+                self._set(target, State.RUNNING)
+                return target
+        return None
+
+    def put_back(self, target: TargetId) -> None:
+        """Undo a `take`: the executor could not start it now."""
+        self._set(target, State.READY)
+        self._enqueue(target)
+
+    # ------------------------------------------------------------ what happens
+
+    def start(self, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for target in self._graph.order:
+            self._advance(target, now, commands)
+        return commands
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        commands: list[Command] = []
+        if isinstance(event, Checked):
+            self._checked(event, now, commands)
+        elif isinstance(event, Finished):
+            self._over(event, now, commands)
+        else:
+            self._stop(commands, cancel=True)
+        return commands
+
+    def tick(self, now: float) -> list[Command]:
+        """Clocks that have run out by now."""
+        commands: list[Command] = []
+        while self._clocks and self._clocks[0][0] <= now:
+            _, target, producer = heapq.heappop(self._clocks)
+            if self._states[target] is State.WANTED and producer in self._timed.get(target, {}):
+                limit = self._timed[target][producer]
+                link = dict(self._graph.producers(target))[producer]
+                place = f" (wait_for at {link.location})" if link.location else ""
+                self._fail(target, f"waited {limit:g} s for {producer}, which has not ended{place}", commands)
+        while self._again and self._again[0][0] <= now:
+            _, target = heapq.heappop(self._again)
+            if self._states[target] is State.READY:
+                commands.append(Check(target=target))
+        return commands
+
+    # ------------------------------------------------------------ transitions
+
+    def _set(self, target: TargetId, state: State) -> None:
+        was = self._states[target]
+        if was.ended:
+            raise AssertionError(f"{target} was {was.value}, it can't become {state.value}")
+        self._states[target] = state
+        if state.ended:
+            self._open -= 1
+
+    def _advance(self, target: TargetId, now: float, commands: list[Command]) -> None:
+        """A WANTED target with nothing more to wait for becomes READY; or its clocks start."""
+        if self._states[target] is not State.WANTED or self._counts[target]:
+            return
+        timed = self._timed.get(target)
+        if not timed:
+            self._set(target, State.READY)
+            commands.append(Check(target=target))
+            return
+        if target not in self._reasons:
+            self._reasons[target] = "waiting"  # its clocks run
+            for producer, limit in timed.items():
+                heapq.heappush(self._clocks, (now + limit, target, producer))
+
+    def _checked(self, event: Checked, now: float, commands: list[Command]) -> None:
+        target, verdict = event.target, event.verdict
+        if self._states[target] is not State.READY:
+            return  # cancelled while it was checked
+        if isinstance(verdict, Hit):
+            self._end_well(target, State.CACHED, verdict.reason, now, commands)
+        elif isinstance(verdict, Skip):
+            self._end_well(target, State.SKIPPED, verdict.reason, now, commands)
+        elif isinstance(verdict, Broken):
+            self._fail(target, verdict.error, commands)
+        elif isinstance(verdict, Same):
+            self._set(target, State.RUNNING)
+            self._followers.setdefault(verdict.leader, []).append(target)
+        elif isinstance(verdict, Elsewhere):
+            heapq.heappush(self._again, (now + verdict.again_in_s, target))
+        else:
+            self._reasons[target] = verdict.reason
+            self._lane[target] = verdict.lane
+            self._enqueue(target)
+
+    def _enqueue(self, target: TargetId) -> None:
+        heapq.heappush(self._queues.setdefault(self._lane[target], []), (-self._height[target], target))
+
+    def _over(self, event: Finished, now: float, commands: list[Command]) -> None:
+        target = event.target
+        followers = self._followers.pop(target, [])
+        if event.cancelled or (self._cancelling and event.error is not None):
+            for one in (target, *followers):
+                self._end(one, State.CANCELLED, "the build was stopped", commands)
+        elif event.error is None:
+            self._end_well(target, State.RAN, self._reasons[target], now, commands)
+            for one in followers:
+                self._set(one, State.CACHED)
+                commands.append(
+                    Ended(target=one, state=State.CACHED, reason=f"equal to {target}", leader=target)
+                )
+                self._release(one, now, commands)
+        else:
+            self._fail(target, event.error, commands)
+            for one in followers:
+                if self._stopping:
+                    self._end(one, State.CANCELLED, "the build was stopped", commands)
+                elif event.own_fault:  # says nothing about the action: the first of them runs it again
+                    self._set(one, State.READY)
+                    commands.append(Check(target=one))
+                else:
+                    self._fail(one, f"{event.error} (the same action as {target})", commands)
+
+    def _end_well(
+        self, target: TargetId, state: State, reason: str, now: float, commands: list[Command]
+    ) -> None:
+        self._set(target, state)
+        commands.append(Ended(target=target, state=state, reason=reason))
+        self._release(target, now, commands)
+
+    def _release(self, target: TargetId, now: float, commands: list[Command]) -> None:
+        for consumer in self._graph.consumers(target):
+            if self._timed.get(consumer, {}).pop(target, None) is None:
+                self._counts[consumer] -= 1
+            self._advance(consumer, now, commands)
+
+    def _end(self, target: TargetId, state: State, reason: str, commands: list[Command]) -> None:
+        self._set(target, state)
+        commands.append(Ended(target=target, state=state, reason=reason))
+
+    def _fail(self, target: TargetId, error: str, commands: list[Command]) -> None:
+        self._set(target, State.FAILED)
+        commands.append(Ended(target=target, state=State.FAILED, reason="failed", error=error))
+        self._poison(target, commands)
+        if self._fail_fast:
+            self._stop(commands, cancel=False)
+
+    def _poison(self, root: TargetId, commands: list[Command]) -> None:
+        stack = [root]
+        while stack:
+            for consumer in self._graph.consumers(stack.pop()):
+                if self._states[consumer] is State.WANTED:
+                    self._set(consumer, State.POISONED)
+                    commands.append(
+                        Ended(
+                            target=consumer,
+                            state=State.POISONED,
+                            reason=f"{root} failed",
+                            caused_by=root,
+                        )
+                    )
+                    stack.append(consumer)
+
+    def _stop(self, commands: list[Command], *, cancel: bool) -> None:
+        """Nothing more starts; with `cancel`, what runs is ended too."""
+        self._stopping = True
+        self._cancelling = self._cancelling or cancel
+        for target, state in self._states.items():
+            if state in (State.WANTED, State.READY):
+                self._end(target, State.CANCELLED, "the build was stopped", commands)
+            elif state is State.RUNNING and cancel:
+                commands.append(Cancel(target=target))

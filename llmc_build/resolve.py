@@ -1,0 +1,371 @@
+"""Names to targets: workflows become targets with actions, and the edges between them.  Pure.
+
+Owns what a name means (DESIGN, "Values"): `{{ name }}` is the variable of the nearest earlier step of the
+workflow that sets it (in a `dataflow` workflow, of the one step that does), else a constant of `vars`;
+`{{ workflow.step }}` is any step's value.  Where no step has that name, the workflow's variable of that
+name will do, as in files of the original program; the last step that sets it counts.
+
+Every fault of all workflows is found in one pass and raised together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from llmc_build.errors import Fault, WorkflowError, did_you_mean
+from llmc_build.model import Action, Edge, EdgeKind, Location, Order, Step, TargetId, ValueUse, Workflow
+from llmc_build.rules import rule
+from llmc_build.template import Condition, Ref, TemplateError, parse_condition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A step with its names resolved."""
+
+    id: TargetId
+    step: Step
+    action: Action
+    condition: Condition | None = None
+    condition_values: Mapping[tuple[str, ...], ValueUse] = field(default_factory=dict)  # by names of a Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """All targets in the order of the files, and all edges between them."""
+
+    targets: Mapping[TargetId, Target]
+    edges: tuple[Edge, ...]
+
+
+def resolve(workflows: Sequence[Workflow]) -> Program:
+    """Raises WorkflowError with every fault."""
+    program, faults = resolve_all(workflows)
+    if faults:
+        raise WorkflowError(faults)
+    return program
+
+
+def resolve_all(workflows: Sequence[Workflow]) -> tuple[Program, list[Fault]]:
+    """The program as far as names mean something, and every fault."""
+    faults: list[Fault] = []
+    names = _Names(workflows, faults)
+    targets: dict[TargetId, Target] = {}
+    edges: list[Edge] = []
+    for workflow in workflows:
+        view = _View(workflow, names)
+        before: Step | None = None
+        for step in workflow.steps:
+            view.enter(step)
+            target, found = _target(step, view, faults)
+            targets[target.id] = target
+            edges += found
+            if before is not None and workflow.order is Order.SEQUENTIAL:
+                edges.append(Edge(producer=before.id, target=step.id, kind=EdgeKind.ORDER))
+            before = step
+            view.leave(step)
+    _refuse_shared_outputs(targets.values(), faults)
+    return Program(targets=targets, edges=tuple(edges)), faults
+
+
+def _target(step: Step, view: _View, faults: list[Fault]) -> tuple[Target, list[Edge]]:
+    scope = _Scope(step, view, faults)
+    action = rule(step.rule).lower(step, scope)
+    edges = list(scope.edges)
+    condition, condition_values = _condition(step, view, faults, edges)
+    for wait in step.waits:
+        producer = view.step(wait.target, "waits for", wait.location, step, faults)
+        if producer:
+            edges.append(
+                Edge(
+                    producer=producer,
+                    target=step.id,
+                    kind=EdgeKind.WAIT,
+                    timeout_s=wait.timeout_s,
+                    location=wait.location,
+                )
+            )
+    for need in step.needs:
+        producer = view.step(need.target, "needs", need.location, step, faults)
+        if producer:
+            edges.append(Edge(producer=producer, target=step.id, kind=EdgeKind.ORDER, location=need.location))
+    target = Target(
+        id=step.id, step=step, action=action, condition=condition, condition_values=condition_values
+    )
+    return target, edges
+
+
+def _condition(
+    step: Step, view: _View, faults: list[Fault], edges: list[Edge]
+) -> tuple[Condition | None, dict[tuple[str, ...], ValueUse]]:
+    if step.condition is None:
+        return None, {}
+    scope = _Scope(step, view, faults)
+    condition = None
+    slots: dict[tuple[str, ...], str] = {}
+    with scope.reading("if", step.condition):
+        condition = parse_condition(step.condition)
+        slots = {ref.names: scope.slot(ref) for ref in condition.refs}
+    edges += scope.edges
+    uses = {use.slot: use for use in scope.values()}
+    return condition, {names: uses[slot] for names, slot in slots.items() if slot in uses}
+
+
+class _Names:
+    """Every name of all workflows."""
+
+    def __init__(self, workflows: Sequence[Workflow], faults: list[Fault]) -> None:
+        self.steps: dict[str, dict[str, Step]] = {}
+        self.setters: dict[str, dict[str, list[Step]]] = {}  # workflow -> variable -> steps, in order
+        folded: dict[str, Workflow] = {}
+        for workflow in workflows:
+            first = folded.setdefault(workflow.name.casefold(), workflow)
+            if first is not workflow:
+                faults.append(
+                    Fault(
+                        headline=f'workflow "{workflow.name}" is defined twice',
+                        location=workflow.location,
+                        facts=(("first", f'"{first.name}" at {first.location}'),),
+                        hint="names of workflows are unique over all files of a build, whatever their case",
+                    )
+                )
+                continue
+            self.steps[workflow.name] = {step.name: step for step in workflow.steps}
+            setters: dict[str, list[Step]] = {}
+            for step in workflow.steps:
+                if step.output:
+                    setters.setdefault(step.output, []).append(step)
+            self.setters[workflow.name] = setters
+
+    def find(self, workflow: str, name: str) -> Step | None:
+        """The step `workflow.name`, or the last step that sets the variable of that name."""
+        step = self.steps.get(workflow, {}).get(name)
+        if step is not None:
+            return step
+        setters = self.setters.get(workflow, {}).get(name)
+        return setters[-1] if setters else None
+
+    def qualified(self) -> Iterator[str]:
+        return (f"{workflow}.{step}" for workflow, steps in self.steps.items() for step in steps)
+
+
+class _View:
+    """What the steps of one workflow can see, as the steps are walked in order."""
+
+    def __init__(self, workflow: Workflow, names: _Names) -> None:
+        self.workflow = workflow
+        self.names = names
+        self.setters = names.setters.get(workflow.name, {})
+        self.earlier: dict[str, Step] = {}  # variable -> the nearest earlier step that sets it
+        self.current: Step | None = None
+
+    def enter(self, step: Step) -> None:
+        self.current = step
+
+    def leave(self, step: Step) -> None:
+        if step.output:
+            self.earlier[step.output] = step
+
+    def variable(self, name: str) -> Step | str | Fault:
+        """The step or the constant that a name means, or what is wrong with it (without a place)."""
+        assert self.current is not None
+        setters = self.setters.get(name, [])
+        if self.workflow.order is Order.SEQUENTIAL:
+            step = self.earlier.get(name)
+            if step is not None:
+                return step
+        else:
+            others = [step for step in setters if step is not self.current]
+            if len(others) > 1:
+                return Fault(
+                    headline=f'{self._who()} refers to "{name}", which several steps set',
+                    facts=tuple((step.name, str(step.location)) for step in others),
+                    hint="in a `dataflow` workflow one step sets a variable; or name the step: "
+                    f"{{{{ {self.workflow.name}.{others[0].name} }}}}",
+                )
+            if others:
+                return others[0]
+        if name in self.workflow.vars:
+            return self.workflow.vars[name]
+        return self._unknown(name, setters)
+
+    def _who(self) -> str:
+        assert self.current is not None
+        return f'step "{self.current.name}"'
+
+    def _unknown(self, name: str, setters: Sequence[Step]) -> Fault:
+        headline = f'{self._who()} refers to "{name}", which nothing defines'
+        if setters and setters[0] is self.current:
+            return Fault(headline=f'{self._who()} refers to "{name}", which it sets itself')
+        if setters:
+            return Fault(
+                headline=f'{self._who()} refers to "{name}", which only a later step sets',
+                facts=(("set by", f"{setters[0].name} at {setters[0].location}"),),
+                hint="move that step up, or say `order: dataflow` in the workflow",
+            )
+        if name in self.names.steps.get(self.workflow.name, {}):
+            return Fault(
+                headline=headline,
+                hint=f"{name} is a step: give it `output: {name}`, or write "
+                f"{{{{ {self.workflow.name}.{name} }}}}",
+            )
+        known = [*self.earlier, *self.workflow.vars]
+        if self.workflow.order is Order.DATAFLOW:
+            known += self.setters
+        return Fault(headline=headline, hint=did_you_mean(name, known) or _known(known))
+
+    def step(
+        self, target: str, verb: str, place: Location, step: Step, faults: list[Fault]
+    ) -> TargetId | None:
+        """The target that `wait_for` or `needs` names, or None with a fault."""
+        workflow, dot, name = target.partition(".")
+        if not dot:
+            workflow, name = self.workflow.name, target
+        found = self.names.find(workflow, name)
+        if found is not None and found.id != step.id:
+            return found.id
+        headline = f'step "{step.name}" {verb} "{target}", which does not exist'
+        hint = self.hint(workflow, name) if dot else did_you_mean(target, self.names.steps[workflow])
+        if found is not None:
+            headline, hint = f'step "{step.name}" {verb} itself', None
+        elif not dot and target in self.names.steps:
+            hint = f'"{target}" is a workflow: name one of its steps, such as ' + next(
+                (f"{target}.{s}" for s in reversed(self.names.steps[target])), target
+            )
+        faults.append(Fault(headline=headline, location=place, hint=hint))
+        return None
+
+    def hint(self, workflow: str, name: str) -> str | None:
+        """How to write a `workflow.name` that does not exist."""
+        if workflow in self.names.steps:
+            near = did_you_mean(name, [*self.names.steps[workflow], *self.names.setters[workflow]])
+            if near:
+                return near.replace('"', f'"{workflow}.', 1)
+            return f"workflow {workflow} has the steps {', '.join(list(self.names.steps[workflow])[:8])}"
+        return did_you_mean(f"{workflow}.{name}", self.names.qualified()) or did_you_mean(
+            workflow, self.names.steps
+        )
+
+
+def _known(names: Iterable[str]) -> str | None:
+    found = sorted(set(names))
+    return f"known here: {', '.join(found[:8])}" if found else "no variable is set before this step"
+
+
+class _Scope:
+    """`rules.Scope` for one step: gives out slots and notes the edges."""
+
+    def __init__(self, step: Step, view: _View, faults: list[Fault]) -> None:
+        self._step = step
+        self._view = view
+        self._faults = faults
+        self._uses: dict[tuple[str, str], ValueUse] = {}  # ("step" | "const", id or text) -> use
+        self._field = ("", "")
+        self._told: set[Location] = set()  # places of unknown names: a rule may ask for one twice
+        self.edges: list[Edge] = []
+
+    def slot(self, ref: Ref) -> str:
+        field_name, source = self._field
+        place = self._step.place_in(field_name, source, ref.start)
+        means = self._means(ref)
+        if isinstance(means, Fault):
+            if place not in self._told:
+                self._told.add(place)
+                self._faults.append(
+                    Fault(headline=means.headline, location=place, facts=means.facts, hint=means.hint)
+                )
+            return "v0"
+        is_step = isinstance(means, Step)
+        identity = ("step", means.id) if isinstance(means, Step) else ("const", means)
+        use = self._uses.get(identity)
+        if use is None:
+            use = ValueUse(
+                slot=f"v{len(self._uses)}",
+                name=ref.text,
+                producer=identity[1] if is_step else None,
+                constant=None if is_step else identity[1],
+            )
+            self._uses[identity] = use
+            if is_step:
+                self.edges.append(
+                    Edge(producer=identity[1], target=self._step.id, kind=EdgeKind.DATA, location=place)
+                )
+        return use.slot
+
+    def _means(self, ref: Ref) -> Step | str | Fault:
+        if len(ref.names) == 1:
+            return self._view.variable(ref.names[0])
+        workflow, name = ref.names[0], ref.names[1]
+        found = self._view.names.find(workflow, name)
+        if found is None:
+            return Fault(
+                headline=f'step "{self._step.name}" refers to "{ref.text}", which does not exist',
+                hint=self._view.hint(workflow, name),
+            )
+        if found.id == self._step.id:
+            return Fault(headline=f'step "{self._step.name}" refers to its own value')
+        return found
+
+    @contextmanager
+    def reading(self, name: str, source: str) -> Iterator[None]:
+        outer, self._field = self._field, (name, source)
+        try:
+            yield
+        except TemplateError as error:
+            for problem in error.problems:
+                self._faults.append(
+                    Fault(
+                        headline=problem.message,
+                        location=self._step.place_in(name, source, problem.offset),
+                        hint=problem.hint,
+                    )
+                )
+        finally:
+            self._field = outer
+
+    def values(self) -> tuple[ValueUse, ...]:
+        return tuple(self._uses.values())
+
+
+def unordered_inputs(program: Program, comes_after: Callable[[TargetId, TargetId], bool]) -> list[Fault]:
+    """A fault for each step that does not come after the step that writes one of its inputs."""
+    writers = {path: target for target in program.targets.values() for path in target.action.outputs}
+    faults = []
+    for target in program.targets.values():
+        for path in target.action.inputs:
+            writer = writers.get(path)
+            if writer is not None and not comes_after(target.id, writer.id):
+                headline = f'step "{target.step.name}" reads {path}, which step "{writer.id}" writes'
+                hint = f"let it come after that step: needs: {writer.id}"
+                if writer is target:
+                    headline = f'step "{target.step.name}" reads {path}, which it writes itself'
+                    hint = "a step's output can't be its input: write to another file"
+                faults.append(Fault(headline=headline, location=target.step.place("inputs"), hint=hint))
+    return faults
+
+
+def _refuse_shared_outputs(targets: Iterable[Target], faults: list[Fault]) -> None:
+    """Two steps must not write one file, nor a file where another writes a folder."""
+    writers: dict[str, tuple[Target, str]] = {}
+    folders: dict[str, tuple[Target, str]] = {}
+    for target in targets:
+        for path in target.action.outputs:
+            other, other_path = writers.setdefault(path.casefold(), (target, path))
+            if other is not target:
+                faults.append(_conflict(target, path, other, other_path))
+            parts = path.casefold().split("/")
+            for i in range(1, len(parts)):
+                folders.setdefault("/".join(parts[:i]), (target, path))
+    for folded, (target, path) in writers.items():
+        if folded in folders:
+            faults.append(_conflict(*folders[folded], target, path))
+
+
+def _conflict(target: Target, path: str, other: Target, other_path: str) -> Fault:
+    return Fault(
+        headline=f'step "{target.step.name}" writes {path}, but step "{other.id}" writes {other_path}',
+        location=target.step.place("outputs"),
+        facts=(("other", str(other.step.place("outputs"))),),
+        hint="a file has one step that writes it",
+    )

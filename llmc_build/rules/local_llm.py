@@ -1,0 +1,51 @@
+"""The rule `local_llm`: a prompt answered by a model file on this machine.  Pure.
+
+Owns how such a step becomes an action, what of it enters the key, and the message for the model worker.
+How prompts get their values is `prompting`; how they are answered is `llm.engine`.
+
+The key has the context that llmc.yaml gives the model, since some models compute otherwise in a longer one,
+and the layers on a GPU where there is one.  It has neither threads nor width: they do not change an answer.
+"""
+
+from __future__ import annotations
+
+from llmc_build.model import Action, Json, Step
+from llmc_build.rules import BindError, Bound, ModelId, Scope, action_of
+from llmc_build.rules.prompting import as_json, messages_of, prompt_params
+
+_NO_GPU = " cpu"  # how the engine's name ends where llama.cpp has no other backend
+
+
+class LocalLlm:
+    name = "local_llm"
+    version = 1  # also of how `llm.prompts` and `llm.sampler` turn a request into an answer
+    lane = "model"
+
+    def lower(self, step: Step, scope: Scope) -> Action:
+        params: dict[str, Json] = {"model": step.model, **prompt_params(step, scope)}
+        return action_of(self, step, scope, params)
+
+    def bind(self, action: Action, bound: Bound) -> dict[str, Json]:
+        model = _file(bound)
+        return {
+            "messages": as_json(messages_of(action, bound)),
+            "chat": action.params["chat"],
+            "sampling": action.params["sampling"],
+            "model": model.hash,
+            "engine": model.engine,
+            "context": model.context,
+            "gpu_layers": None if model.engine.endswith(_NO_GPU) else model.gpu_layers,
+        }
+
+    def request(self, action: Action, bound: Bound) -> dict[str, Json]:
+        return {
+            "messages": as_json(messages_of(action, bound)),
+            "chat": action.params["chat"],
+            "sampling": action.params["sampling"],
+        }
+
+
+def _file(bound: Bound) -> ModelId:
+    if bound.model is None or bound.model.hash is None:
+        raise BindError("a step of type `local_llm` needs a model file: name one in `model`")
+    return bound.model

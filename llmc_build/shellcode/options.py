@@ -1,0 +1,229 @@
+"""Reads the arguments of a command: options, their values, operands, a command inside.  Pure.
+
+Owns how an argument list is cut up, by what `table` says of a command.  Words may hold placeholders and
+expansions: an option is known by the literal text that a word begins with.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from llmc_build.shellcode.table import (
+    COMMANDS,
+    PERL,
+    WRAPPER_OPERANDS,
+    WRAPPERS,
+    Command,
+    Operands,
+    base_name,
+)
+from llmc_build.shellcode.tree import Expansion, Text, Word
+
+ASSIGNED = re.compile(r"([A-Za-z_]\w*)\+?=", re.ASCII)
+_EXEC = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
+_CONTAINERS = frozenset({"docker", "podman", "kubectl", "nsenter", "lxc", "bwrap", "entr", "parallel"})
+_SHELL_CODE = re.compile(r"-\w*c\Z")
+_SPLIT_STRING = re.compile(r"-\w*S|--split-string")
+
+
+class Role(enum.Enum):
+    """What a command takes an argument for."""
+
+    OPTION = "an option, or data that could be taken for one"
+    VALUE = "the value of an option: never taken for an option itself"
+    PASSED = "handed on as it is: behind the code of a shell, or behind --"
+    CODE = "parsed as code"
+    FILE = "the name of code: a file, a module"
+
+
+def roles(command: Command, arguments: Sequence[Word]) -> tuple[list[tuple[Role, Word]], bool]:
+    """What each argument is for, and whether the command reads its code from standard input."""
+    reader = _Reader(command, list(arguments))
+    found = list(reader.read())
+    return found, command.stdin and not reader.given
+
+
+class _Reader:
+    """Goes through arguments as getopt would; `given` tells whether code was found among them."""
+
+    def __init__(self, command: Command, arguments: list[Word]) -> None:
+        self.command = command
+        self.rest = arguments
+        self.given = False
+        self._dashed = False  # after "--" nothing is an option
+        self._from_input = False  # "-" or -s: the code comes from standard input, arguments are its own
+        self._flags = ""  # letters of short options seen, for shells and perl
+
+    def read(self) -> Iterator[tuple[Role, Word]]:
+        options = True
+        seen = 0
+        while self.rest:
+            word = self.rest.pop(0)
+            text = word.prefix
+            if word.literal == "--" and not self._dashed:
+                options, self._dashed = False, True
+                yield Role.OPTION, word
+            elif options and text[:1] in ("-", "+") and len(text) > 1:
+                yield from self._option(word, text)
+            elif word.literal == "-" and self.command.stdin and not self.given:
+                self._from_input = True
+                yield Role.OPTION, word
+            else:
+                yield self._operand(seen), word
+                seen += 1
+                if self.command.operands in (Operands.SCRIPT, Operands.AFTER_FIRST):
+                    options = False
+
+    def _operand(self, seen: int) -> Role:
+        operands = self.command.operands
+        if self.command.shell and "c" in self._flags and not self.given:
+            self.given = True
+            return Role.CODE
+        if operands is Operands.ALL_CODE or (operands is Operands.AFTER_FIRST and seen):
+            self.given = True
+            return Role.CODE
+        if self._from_input or (self.command.shell and "s" in self._flags):
+            return Role.PASSED
+        if operands in (Operands.CODE, Operands.SCRIPT) and not self.given:
+            self.given = True
+            return Role.CODE if operands is Operands.CODE else Role.FILE
+        if self.command is PERL and set(self._flags) & {"n", "p"}:
+            return Role.FILE  # perl opens "command |" as a pipe
+        if self._dashed or (self.command.shell and "c" in self._flags):
+            return Role.PASSED
+        return Role.OPTION
+
+    def _option(self, word: Word, text: str) -> Iterator[tuple[Role, Word]]:
+        name, equals, _ = text.partition("=")
+        if name in self.command.pairs:
+            yield Role.OPTION, word
+            yield from self._values(2, Role.VALUE)
+        elif name in self._taking:
+            yield (self._role(name) if equals else Role.OPTION), word
+            if not equals:
+                yield from self._values(1, self._role(name))
+        elif text.startswith("--") or (word.literal is None and len(text) < 2):
+            yield Role.OPTION, word
+        else:
+            yield from self._cluster(word, text)
+
+    def _cluster(self, word: Word, text: str) -> Iterator[tuple[Role, Word]]:
+        """Short options in one word: the first that takes a value takes the rest, or the next word."""
+        for at, letter in enumerate(text[1:], start=1):
+            self._flags += letter
+            name = text[0] + letter
+            if name in self.command.suffix:
+                break
+            if name in self._taking:
+                attached = at + 1 < len(text) or word.literal is None
+                yield (self._role(name) if attached else Role.OPTION), word
+                if not attached:
+                    yield from self._values(1, self._role(name))
+                return
+        yield Role.OPTION, word
+
+    @property
+    def _taking(self) -> frozenset[str]:
+        return self.command.code | self.command.files | self.command.values
+
+    def _role(self, name: str) -> Role:
+        if name in self.command.values:
+            return Role.VALUE
+        self.given = True
+        return Role.CODE if name in self.command.code else Role.FILE
+
+    def _values(self, count: int, role: Role) -> Iterator[tuple[Role, Word]]:
+        for _ in range(count):
+            if self.rest:
+                yield role, self.rest.pop(0)
+
+
+class Wrapped:
+    """A command that runs another: `own` are its own arguments, `inner` is the command that it runs."""
+
+    def __init__(self, name: str, arguments: Sequence[Word]) -> None:
+        self.own: list[Word] = []
+        self.assigned: list[tuple[str, Word]] = []  # name=value arguments of `env`
+        self.inner = list(arguments)
+        self.splits = False  # `env -S`: arguments are cut into a command
+        self._replaced: str | None = None  # what `xargs -I` replaces
+        takes, operands = WRAPPERS[name], WRAPPER_OPERANDS.get(name, 0)
+        while self.inner:
+            text = self.inner[0].prefix
+            if name in ("env", "sudo", "doas") and (assigned := ASSIGNED.match(text)):
+                self.assigned.append((assigned[1], self._take()))
+            elif text.startswith("-"):
+                self._option(name, text, takes)
+            elif operands:
+                operands -= 1
+                self._take()
+            else:
+                return
+
+    def _take(self) -> Word:
+        self.own.append(self.inner.pop(0))
+        return self.own[-1]
+
+    def _option(self, name: str, text: str, takes: frozenset[str]) -> None:
+        self.splits = self.splits or (name == "env" and bool(_SPLIT_STRING.match(text)))
+        self._take()
+        if text in takes and self.inner:
+            self._take()
+        if text == "-I":
+            self._replaced = self.own[-1].literal or "{}"
+        elif text.startswith(("-I", "-i", "--replace")):
+            self._replaced = text.partition("=")[2] if "=" in text else text[2:] if text[1] != "-" else ""
+            self._replaced = self._replaced or "{}"
+
+    def fed(self, is_value: Callable[[Word], bool]) -> list[Word]:
+        """The inner command as xargs builds it from an input that is a value."""
+        value = Expansion("tainted", "")
+        if not self.inner:
+            return []
+        if self._replaced is None:
+            at = self.inner[0].start
+            return [*self.inner, Word(pieces=(value,), start=at, end=at)]
+        return [
+            word
+            if is_value(word) or self._replaced not in (word.literal or "")
+            else Word(
+                pieces=(Text(word.prefix.partition(self._replaced)[0], True), value),
+                start=word.start,
+                end=word.end,
+            )
+            for word in self.inner
+        ]
+
+
+def _before(word: Word, text: str) -> str:
+    return word.prefix.partition(text)[0]
+
+
+def executed_by_find(arguments: Sequence[Word]) -> Iterator[list[Word]]:
+    """The commands that `find` runs for what it finds."""
+    for at, word in enumerate(arguments):
+        if word.literal in _EXEC:
+            inner = list(arguments[at + 1 :])
+            ends = [n for n, end in enumerate(inner) if end.literal in (";", "+")]
+            yield inner[: ends[0]] if ends else inner
+
+
+def interpreter_within(name: str, arguments: Sequence[Word]) -> int | None:
+    """Where, among the arguments of a command that is not in the table, one begins that is given code.
+
+    That of a container may also read its code from the input.
+    """
+    if name in COMMANDS and name not in _CONTAINERS:
+        return None
+    for at, word in enumerate(arguments):
+        known = COMMANDS.get(base_name(word.literal or ""))
+        follows = arguments[at + 1].prefix if at + 1 < len(arguments) else ""
+        if known and (
+            name in _CONTAINERS
+            or (known.shell and _SHELL_CODE.match(follows))
+            or (follows and follows.startswith(tuple(known.code)))
+        ):
+            return at
+    return None

@@ -1,0 +1,194 @@
+"""What a shell script is made of: words, commands and the places of values.  Pure data.
+
+Owns the types that `word` and `scan` build and that `lint` and `shellcode` read.
+Owns no parsing.  Offsets (`start`, `end`) count in the *scanned text*, in which every placeholder is
+the one character `HOLE`; `shellcode` maps them back to the template.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+HOLE = "\0"  # stands for a placeholder; a script can't hold a NUL otherwise
+NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+# What a shell reads as a name or as a special parameter, for finding which variables a text mentions.
+# Numbers, @ and * are parameters only behind a dollar sign: elsewhere they may be arithmetic.
+_MENTION = re.compile(r"[A-Za-z_]\w*|(?:(?<=\$)|(?<=\$\{)|(?<=\$\{[!#]))(?:[0-9]+|[@*])", re.ASCII)
+
+_LENGTH = re.compile(r"\$\{#\w+\}")  # a number, whatever the variable holds
+
+
+class Context(enum.Enum):
+    """The quoting around a placeholder; each has one form of expansion that is safe in it."""
+
+    BARE = "bare"
+    DOUBLE = "in double quotes"
+    SINGLE = "in single quotes"
+    BODY = "in a here-document"
+    COMMENT = "in a comment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Something that can't be accepted, at an offset of the scanned text."""
+
+    message: str
+    offset: int
+    hint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Literal characters, quotes removed."""
+
+    text: str
+    quoted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A placeholder."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """`$x`, `${...}`, `$((...))` or backquotes."""
+
+    kind: str  # "parameter", "brace", "arithmetic", "backquote"
+    text: str  # as written
+    inner: tuple[Piece, ...] = ()  # expansions found inside
+
+    @property
+    def mentions(self) -> frozenset[str]:
+        """Every name in the text that could be a variable's; positional parameters are "@"."""
+        found = _MENTION.findall(_LENGTH.sub("", self.text))
+        return frozenset("@" if name == "*" or name[0].isdigit() else name for name in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Sub:
+    """Commands whose output (or a pipe to them) stands in the word: `$(...)`, `<(...)`."""
+
+    body: Sequence_
+
+
+Piece: TypeAlias = "Text | Hole | Expansion | Sub"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """One word as the shell reads it."""
+
+    pieces: tuple[Piece, ...]
+    start: int
+    end: int
+
+    @property
+    def literal(self) -> str | None:
+        """The word's text where nothing in it is expanded by a parameter or a command."""
+        return self.prefix if all(isinstance(piece, Text) for piece in self.pieces) else None
+
+    @property
+    def prefix(self) -> str:
+        """The literal text before the first expansion or placeholder."""
+        out = []
+        for piece in self.pieces:
+            if not isinstance(piece, Text):
+                break
+            out.append(piece.text)
+        return "".join(out)
+
+    @property
+    def unquoted(self) -> str:
+        """The literal characters that stand outside quotes."""
+        return "".join(piece.text for piece in self.pieces if isinstance(piece, Text) and not piece.quoted)
+
+    @property
+    def holes(self) -> tuple[int, ...]:
+        """Offsets of the placeholders that stand in the word itself, not in a `$(...)` of it."""
+        return tuple(piece.offset for piece in self.pieces if isinstance(piece, Hole))
+
+    @property
+    def leading_holes(self) -> tuple[int, ...]:
+        """Offsets of the placeholders that the word begins with: more than one, as the first may be empty."""
+        found = []
+        for piece in self.pieces:
+            if isinstance(piece, Hole):
+                found.append(piece.offset)
+            elif not isinstance(piece, Text) or piece.text:
+                break
+        return tuple(found)
+
+
+@dataclass(slots=True, kw_only=True)
+class Redirect:
+    """A redirection.  Not frozen: the body of a here-document is read lines after its operator."""
+
+    operator: str
+    word: Word  # the target, or the body of a here-document
+    start: int
+
+    @property
+    def is_document(self) -> bool:
+        return self.operator in ("<<", "<<-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A here-document whose operator was read and whose body was not."""
+
+    redirect: Redirect
+    delimiter: str
+    quoted: bool
+    start: int  # of the delimiter as written
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """`name=value`, `name[subscript]+=value` or `name=(element ...)`."""
+
+    name: str
+    subscript: str  # as written, "" where there is none
+    values: tuple[Word, ...]
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simple:
+    """A simple command."""
+
+    assignments: tuple[Assignment, ...]
+    words: tuple[Word, ...]
+    redirects: tuple[Redirect, ...]
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compound:
+    """`( )`, `{ }`, `if`, `while`, `until`, `for`, `select`, `case`, `[[ ]]`, `(( ))`, `coproc`."""
+
+    kind: str  # the word or character that opens it
+    head: tuple[Word, ...] = ()  # words of `for`, subject of `case`, words of `[[ ]]`
+    patterns: tuple[Word, ...] = ()  # of `case`
+    variable: str | None = None  # of `for` and `select`
+    bodies: tuple[Sequence_, ...] = ()
+    redirects: tuple[Redirect, ...] = ()
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    name: str
+    body: Node
+    start: int
+
+
+Node: TypeAlias = "Simple | Compound | Function"
+Pipeline: TypeAlias = "tuple[Node, ...]"
+Sequence_: TypeAlias = "tuple[Pipeline, ...]"

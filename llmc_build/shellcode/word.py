@@ -1,0 +1,413 @@
+"""Scans the words of a shell script: quotes, expansions, and where placeholders stand in them.  Pure.
+
+Theory of operation.  The scanned text has the one character HOLE for each placeholder.  The scanner
+follows the quoting rules that dash and bash share, and notes for every HOLE the context it stands in.
+Where shells differ, or where a value would be evaluated rather than expanded, it notes a `Found`
+instead; a script with placeholders is then refused as a whole, so a wrong guess about what follows
+can't do harm.  A script without placeholders is scanned *leniently*: nothing is noted, and the scan
+serves only to find the script's words.  What can't be scanned at all raises `Stop`.
+
+Owns words.  The commands around them, and the commands inside `$(...)`, are `scan`'s: `sequence`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llmc_build.shellcode.tree import (
+    HOLE,
+    NAME,
+    Context,
+    Document,
+    Expansion,
+    Found,
+    Hole,
+    Piece,
+    Sequence_,
+    Sub,
+    Text,
+    Word,
+)
+
+BLANKS = " \t"
+METACHARACTERS = frozenset(" \t\n;&|<>()")
+NESTING = 40  # levels of nesting accepted; shells accept more, but our recursion is Python's
+
+_PLAIN = re.compile(r"""[^ \t\n;&|<>()\\'"`$\0]+""")
+_IN_DOUBLE = re.compile(r'[^"\\`$\0]+')
+_IN_BODY = re.compile(r"[^\\`$\0]+")
+_SPECIAL = re.compile(r"[0-9@*#?$!-]")
+_DOLLAR_NAME = re.compile(r"\$\w*\Z")
+
+_OWN_VARIABLE = "assign it to a variable before (y={{ x }}) and write the expansion with $y"
+
+
+class Stop(Exception):
+    """The rest of the script can't be scanned."""
+
+
+class WordScanner(ABC):
+    """A cursor over the script, and what was learnt on the way."""
+
+    def __init__(self, text: str, *, strict: bool) -> None:
+        self.text = text
+        self.pos = 0
+        self.end = len(text)  # nearer while the body of a here-document is scanned
+        self.strict = strict
+        self.found: list[Found] = []
+        self.contexts: dict[int, Context] = {}
+        self.edits: list[tuple[int, int, str]] = []  # (start, end, replacement) besides placeholders
+        self.pending: list[Document] = []
+        self.substitutions = 0  # how many $(...) are open
+        self._forbidden: list[tuple[str, str]] = []
+        self._depth = 0
+
+    @abstractmethod
+    def sequence(self, stops: frozenset[str]) -> Sequence_:
+        """Scan commands up to a word of `stops`, a `)` or the end."""
+
+    # ------------------------------------------------------------ the cursor
+
+    def peek(self, ahead: int = 0) -> str:
+        """A character from here, or "" past the end."""
+        at = self.pos + ahead
+        return self.text[at] if at < self.end else ""
+
+    def at(self, text: str) -> bool:
+        return self.text.startswith(text, self.pos, self.end)
+
+    def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        return pattern.match(self.text, self.pos, self.end)
+
+    def refuse(self, message: str, offset: int, hint: str | None = None) -> None:
+        if self.strict:
+            self.found.append(Found(message=message, offset=offset, hint=hint))
+
+    def stop(self, message: str, offset: int, hint: str | None = None) -> Stop:
+        """To be raised by the caller, so that readers and type checkers see the way out."""
+        self.refuse(message, offset, hint)
+        return Stop()
+
+    @contextmanager
+    def nested(self) -> Iterator[None]:
+        self._depth += 1
+        if self._depth > NESTING:
+            raise self.stop("commands are nested too deeply", self.pos, "move the inner ones into a function")
+        yield
+        self._depth -= 1
+
+    @contextmanager
+    def forbidding(self, message: str, hint: str) -> Iterator[None]:
+        """Placeholders met inside are refused for this reason."""
+        self._forbidden.append((message, hint))
+        yield
+        self._forbidden.pop()
+
+    # ------------------------------------------------------------ words and their pieces
+
+    def word(self) -> Word:
+        """The word that begins here; it may be empty."""
+        start = self.pos
+        pieces: list[Piece] = []
+        while (char := self.peek()) and char not in METACHARACTERS:
+            pieces += self._piece(char)
+        word = Word(pieces=tuple(pieces), start=start, end=self.pos)
+        if word.holes and re.search(r"\{.*\.\..*\}", word.unquoted):
+            self.refuse("a placeholder in a {..} sequence", start, "count with a loop, or with seq {{ x }}")
+        return word
+
+    def hole(self, context: Context) -> list[Piece]:
+        offset = self.pos
+        self.pos += 1
+        self.contexts[offset] = context
+        if self._forbidden and context is not Context.COMMENT:
+            message, hint = self._forbidden[-1]
+            self.refuse(message, offset, hint)
+        return [Hole(offset)]
+
+    def _piece(self, char: str) -> list[Piece]:
+        match char:
+            case "\\":
+                return self._backslash()
+            case "'":
+                return self._single()
+            case '"':
+                return self._double()
+            case "`":
+                return self._backquotes()
+            case "$":
+                return self._dollar(Context.BARE)
+            case _ if char == HOLE:
+                return self.hole(Context.BARE)
+        plain = self.match(_PLAIN)
+        assert plain is not None
+        self.pos = plain.end()
+        return [Text(plain.group(), quoted=False)]
+
+    def _backslash(self) -> list[Piece]:
+        if self.peek(1) == "\n":
+            self.continuation()
+            return []
+        escaped = self._escaped()
+        return [Text(escaped, quoted=True)] if escaped else []
+
+    def _escaped(self) -> str:
+        """The character after a backslash, "" where that is a placeholder (which is refused)."""
+        following = self.peek(1)
+        if following == HOLE:
+            self.refuse("a backslash directly before a placeholder", self.pos, "write the backslash as '\\'")
+            self.pos += 1
+            return ""
+        self.pos += 2 if following else 1
+        return following or "\\"
+
+    def continuation(self) -> None:
+        """A backslash and a newline outside quotes; shells remove them before they look for words."""
+        before = self.text[self.pos - 1] if self.pos else "\n"
+        if before not in BLANKS + "\n;&|":
+            self.refuse(
+                "a line ends with a backslash in the middle of a word", self.pos, "put a space before it"
+            )
+        self.pos += 2
+
+    def _single(self) -> list[Piece]:
+        opened = self.pos
+        self.pos += 1
+        pieces: list[Piece] = [Text("", quoted=True)]
+        while True:
+            stop = min(self._index("'"), self._index(HOLE))
+            if stop == self.end:
+                raise self.stop("this ' is never closed", opened)
+            self._literal(stop, pieces)
+            if self.peek() == "'":
+                self.pos += 1
+                return pieces
+            pieces += self.hole(Context.SINGLE)
+
+    def _index(self, char: str) -> int:
+        found = self.text.find(char, self.pos, self.end)
+        return self.end if found < 0 else found
+
+    def _literal(self, stop: int, pieces: list[Piece]) -> None:
+        text = self.text[self.pos : stop]
+        if "\n" in text:
+            self.inside_line()
+        self.pos = stop
+        if text:
+            pieces.append(Text(text, quoted=True))
+
+    def inside_line(self) -> None:
+        """A newline that does not end a line of commands: no here-document may wait for its body."""
+        if self.pending:
+            raise self.stop(
+                "a here-document must begin on the line after its <<",
+                self.pending[0].redirect.start,
+                "close every quote and every $( on the line of the <<",
+            )
+
+    def _double(self) -> list[Piece]:
+        opened = self.pos
+        self.pos += 1
+        pieces: list[Piece] = [Text("", quoted=True)]
+        while char := self.peek():
+            if char == '"':
+                self.pos += 1
+                return pieces
+            pieces += self.inner(char, Context.DOUBLE)
+        raise self.stop('this " is never closed', opened)
+
+    def inner(self, char: str, context: Context) -> list[Piece]:
+        """What begins here inside double quotes, or inside a here-document."""
+        match char:
+            case "\\" if self.peek(1) == "\n":
+                return self._joined_lines(context)
+            case "\\":
+                escaped = self._escaped()
+                return [Text(escaped, quoted=True)] if escaped else []
+            case "`":
+                return self._backquotes()
+            case "$":
+                return self._dollar(context)
+            case _ if char == HOLE:
+                return self.hole(context)
+        plain = self.match(_IN_BODY if context is Context.BODY else _IN_DOUBLE)
+        if plain is None:  # a double quote where the caller gives it no meaning
+            self.pos += 1
+            return [Text(char, quoted=True)]
+        pieces: list[Piece] = []
+        self._literal(plain.end(), pieces)
+        return pieces
+
+    def _joined_lines(self, context: Context) -> list[Piece]:
+        self.inside_line()
+        if context is Context.BODY:
+            self.refuse(
+                "a line of a here-document ends with a backslash: shells differ on where the document ends",
+                self.pos,
+                "write the line in one piece, or quote the delimiter (<<'EOF')",
+            )
+        elif _DOLLAR_NAME.search(self.text, 0, self.pos):
+            self.refuse(
+                "a line ends with a backslash inside the name of a variable", self.pos, "join the lines"
+            )
+        self.pos += 2
+        return []
+
+    # ------------------------------------------------------------ expansions
+
+    def _dollar(self, context: Context) -> list[Piece]:
+        following = self.peek(1)
+        if following == "(":
+            return [self._arithmetic() if self.peek(2) == "(" else self._substitution()]
+        if following == "{":
+            return [self._brace(context)]
+        if following == "'" and context is Context.BARE:
+            return self._ansi()
+        name = NAME.match(self.text, self.pos + 1, self.end) or _SPECIAL.match(
+            self.text, self.pos + 1, self.end
+        )
+        if name:
+            text = self.text[self.pos : name.end()]
+            self.pos = name.end()
+            return [Expansion("parameter", text)]
+        self._odd_dollar(following, context)
+        self.pos += 1
+        return [Text("$", quoted=context is not Context.BARE)]
+
+    def _odd_dollar(self, following: str, context: Context) -> None:
+        """Refuse what some shell reads as more than a dollar sign."""
+        if following == HOLE:
+            self.refuse("$ directly before a placeholder", self.pos, "write a dollar sign as '$'")
+        elif following == "[":
+            self.refuse("$[ is arithmetic in bash", self.pos, "write $(( )), or '$[' for the characters")
+        elif following == '"' and context is Context.BARE:
+            self.refuse('$"..." means different things to different shells', self.pos, 'write "..."')
+        elif following == "\\" and self.peek(2) == "\n":
+            self.refuse("a line ends with $ and a backslash", self.pos, "join the lines")
+
+    def _ansi(self) -> list[Piece]:
+        self.refuse(
+            "$'...' means different things to different shells",
+            self.pos,
+            "write '...', or use printf for escapes",
+        )
+        ends = re.compile(r"\$'((?:[^\\']|\\.)*)'", re.DOTALL)
+        if self.strict or not (whole := self.match(ends)):
+            raise Stop
+        self.pos = whole.end()
+        return [Expansion("ansi", "")]
+
+    def _substitution(self) -> Sub:
+        opened = self.pos
+        self.pos += 2
+        if self.at("\\\n"):
+            self.refuse("a line ends with a backslash after $(", self.pos, "leave the backslash out")
+        return self.commands(opened, "this $( is never closed")
+
+    def commands(self, opened: int, never_closed: str) -> Sub:
+        """The commands up to the `)` that closes what was opened at `opened`."""
+        outer, self.pending = self.pending, []
+        self.substitutions += 1
+        with self.nested():
+            body = self.sequence(frozenset())
+        if self.peek() != ")":
+            raise self.stop(never_closed, opened)
+        self.pos += 1
+        if self.pending:
+            raise self.stop(
+                "this here-document is still open at the end of $( )",
+                self.pending[0].redirect.start,
+                "put the closing ) on a line after the document",
+            )
+        self.substitutions -= 1
+        self.pending = outer
+        if "\n" in self.text[opened : self.pos]:
+            self.inside_line()
+        return Sub(body)
+
+    def _brace(self, context: Context) -> Expansion:
+        opened = self.pos
+        self.pos += 2
+        if self.peek() in {" ", "\t", "\n", "|", "(", "\\"}:
+            self.refuse("${ must be followed by a name", opened)
+        inner: list[Piece] = []
+        with self.forbidding("a placeholder inside ${...}", _OWN_VARIABLE), self.nested():
+            while (char := self.peek()) != "}":
+                if not char:
+                    raise self.stop("this ${ is never closed", opened)
+                inner += self._in_brace(char, context)
+        self.pos += 1
+        return Expansion("brace", self.text[opened : self.pos], tuple(inner))
+
+    def _in_brace(self, char: str, context: Context) -> list[Piece]:
+        if char in "'\"" and context is not Context.BARE:
+            self.refuse(
+                'quotes inside "${...}" mean different things to different shells',
+                self.pos,
+                "use a variable that holds the text, or move the expansion out of the quotes",
+            )
+            self.pos += 1
+            return []
+        if char == "\\" or (char == '"' and context is Context.BARE) or char in "`$" or char == HOLE:
+            return self.inner(char, context) if char != '"' else self._double()
+        if char == "'":
+            return self._single()
+        if char == "\n":
+            self.inside_line()
+        if char in "<>" and self.peek(1) == "(":
+            self.refuse("process substitution inside ${...}", self.pos, _OWN_VARIABLE)
+        self.pos += 1
+        return []
+
+    def _arithmetic(self) -> Expansion:
+        opened = self.pos
+        self.pos += 3
+        depth = 0
+        inner: list[Piece] = []
+        with (
+            self.forbidding("a placeholder inside $((...)), which evaluates text as code", _EXPR),
+            self.nested(),
+        ):
+            while depth or not self.at("))"):
+                char = self.peek()
+                if not char:
+                    raise self.stop("this $(( is never closed", opened)
+                if char == ")" and not depth:
+                    raise self.stop("$(( is closed by a single )", opened, "write $( ( for a subshell")
+                if char in "'\"":
+                    self.refuse("quotes inside $((...))", self.pos, "leave them out")
+                depth += (char == "(") - (char == ")")
+                inner += self._in_arithmetic(char)
+        self.pos += 2
+        return Expansion("arithmetic", self.text[opened : self.pos], tuple(inner))
+
+    def _in_arithmetic(self, char: str) -> list[Piece]:
+        if char in "\\`$" or char == HOLE:
+            return self.inner(char, Context.DOUBLE)
+        if char == "\n":
+            self.inside_line()
+        self.pos += 1
+        return []
+
+    def _backquotes(self) -> list[Piece]:
+        """Text up to the next backquote without a backslash before it; quotes do not matter to shells."""
+        opened = self.pos
+        self.pos += 1
+        while (char := self.peek()) != "`":
+            if not char:
+                raise self.stop("this ` is never closed", opened)
+            if char == HOLE:
+                with self.forbidding("a placeholder inside backquotes", "write $(...) instead of backquotes"):
+                    self.hole(Context.BARE)
+                continue
+            if char == "\n":
+                self.inside_line()
+            self.pos += 2 if char == "\\" and self.peek(1) not in ("", HOLE) else 1
+        self.pos += 1
+        return [Expansion("backquote", self.text[opened : self.pos])]
+
+
+_EXPR = "let expr calculate (n=$(expr {{ x }} + 1)): it only ever sees a value as data"

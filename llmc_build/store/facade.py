@@ -1,0 +1,325 @@
+"""`Store`: results by key and contents by digest, as the build sees them.
+
+Owns: what counts as a hit, the order of writes (blobs before the record that names them), and going on
+where the disk does not.  Not: files (`cas`), the database (`index`), the bytes of a record (`record`).
+
+A store that can't be written goes on: what is still readable is served, and what this build makes is kept in
+memory and in a throwaway folder (`spill`) until the build ends.  That is said once, through `note`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from llmc_build.errors import StoreError
+from llmc_build.model import ActionResult, Digest
+from llmc_build.store import files
+from llmc_build.store.cas import Cas, digest_of
+from llmc_build.store.index import DiskIndex, Index, IndexUnavailableError, MemoryIndex
+from llmc_build.store.locks import KeyLocks
+from llmc_build.store.record import INLINE, Record, decode, digests, encode
+
+VERSION = b"llmc-store/1\n"
+
+# The marker goes last: what was not removed whole can be removed again.
+_CONTENTS = ("cas", "tmp", "quarantine", "index", "index.lock", "lock", "VERSION")
+
+Note = Callable[[str], None]
+
+
+class Store:
+    """The cache of one build.  Used by one thread; any number of processes may share the folder."""
+
+    def __init__(
+        self,
+        cas: Cas,
+        index: Index,
+        *,
+        note: Note,
+        locks: KeyLocks | None = None,
+        spill: Path | None = None,
+        broken: str | None = None,
+    ) -> None:
+        """`spill`: a folder of this store's own, removed at the end.  `broken`: why it can't be written."""
+        self.cas = cas
+        self.spill = spill  # to be given to every Cas that workers open
+        self._index = index
+        self._note = note
+        self._locks = locks
+        self._broken: str | None = None
+        self._unreadable = False
+        self._small: dict[str, bytes] = {}  # contents up to INLINE bytes, by hash: seen or added
+        self._ours = MemoryIndex()  # records that could not be written
+        if broken is not None:
+            self._give_up(broken)
+
+    # ------------------------------------------------------------ opening and closing
+
+    @classmethod
+    def open(cls, cache_dir: Path, note: Note) -> Store:
+        """The store in a folder, made where it lacks; one that goes on uncached where that can't be."""
+        root = Path(os.path.abspath(cache_dir))
+        spill = _spill_folder()
+        locks, broken = None, None
+        try:
+            _prepare(root)
+            locks = KeyLocks(root / "lock")
+        except OSError as error:
+            broken = f"{root}: {error.strerror or error}"
+        except _OtherVersionError as error:
+            return cls(Cas(spill, durable=False), MemoryIndex(), note=note, spill=spill, broken=str(error))
+        index = DiskIndex(root, note=note, read_only=locks is None)
+        return cls(Cas(root, spill=spill), index, note=note, locks=locks, spill=spill, broken=broken)
+
+    @classmethod
+    def memory(cls, scratch: Path) -> Store:
+        """A store that remembers nothing beyond this process; large contents are kept in `scratch`."""
+        return cls(Cas(scratch, durable=False), MemoryIndex(), note=lambda text: None)
+
+    @staticmethod
+    def expunge(cache_dir: Path) -> bool:
+        """Remove a store, and its folder where nothing else is in it; False where there is none.
+
+        Raises StoreError for a folder that is no store, OSError where something can't be removed.
+        """
+        root = Path(os.path.abspath(cache_dir))
+        if not root.exists():
+            return False
+        if not is_store(root):
+            raise StoreError(f"{root} does not look like a store of llmc; nothing was removed")
+        with files.open_folder(root) as folder:
+            for name in _CONTENTS:
+                files.remove_tree(folder, name)
+        if not root.is_symlink():
+            with contextlib.suppress(OSError):
+                root.rmdir()
+        return True
+
+    @property
+    def root(self) -> Path:
+        """The folder of the store."""
+        return self.cas.root
+
+    @property
+    def cas_root(self) -> Path:
+        """Where workers put large contents: the store, or the throwaway folder while it can't be written."""
+        return self.cas.root if self._broken is None or self.spill is None else self.spill
+
+    def close(self) -> None:
+        """Release everything, locks too, and remove what was thrown away."""
+        self._index.close()
+        if self._locks is not None:
+            self._locks.close()
+        if self.spill is not None:
+            with contextlib.suppress(OSError), files.open_folder(self.spill.parent) as folder:
+                files.remove_tree(folder, self.spill.name)
+
+    # ------------------------------------------------------------ results
+
+    def lookup(self, key: str, *, verify: bool = True) -> Record | None:
+        """The result stored under a key, if every byte of it is there.
+
+        `verify` false: its blobs are there with the right sizes, unread.
+        """
+        return self.lookup_many([key], verify=verify).get(key)
+
+    def lookup_many(self, keys: Iterable[str], *, verify: bool = True) -> dict[str, Record]:
+        """As `lookup`, for the keys that hit."""
+        found: dict[str, Record] = {}
+        for key, data in self._get_many(list(keys)).items():
+            decoded = decode(key, data)
+            if decoded is None:
+                self._set_aside(key, data)
+                continue
+            record, contents = decoded
+            self._small.update(contents)
+            if self.verify(record) if verify else self._has_all(record.result):
+                found[key] = record
+        return found
+
+    def verify(self, record: Record) -> bool:
+        """Whether every byte of a result is there; blobs already read by this process are not read again."""
+        return all(self._verify(digest) for digest in digests(record.result))
+
+    def commit(self, entries: Sequence[Record]) -> None:
+        """Store some results, all or none; durable on return, unless the store can't be written.
+
+        Their contents were added before, or put into the CAS by a worker: StoreError names one that lacks.
+        """
+        items: list[tuple[str, bytes]] = []
+        spilled: list[tuple[str, bytes]] = []
+        for record in entries:
+            data = encode(record, self._contents(record))
+            (items if self._is_durable(record.result) else spilled).append((record.key, data))
+        self._ours.put_many(spilled)
+        if items and self._broken is None:
+            try:
+                self._index.put_many(items)
+                return
+            except IndexUnavailableError as error:
+                self._give_up(str(error))
+        self._ours.put_many(items)
+
+    def forget(self, key: str) -> None:
+        """Drop the result of a key, whose content turned out to be wrong."""
+        self._ours.delete(key)
+        if self._broken is None:
+            with contextlib.suppress(IndexUnavailableError):
+                self._index.delete(key)
+
+    # ------------------------------------------------------------ contents
+
+    def add(self, data: bytes) -> Digest:
+        """Keep some bytes: small ones in memory until a record takes them, large ones in the CAS."""
+        digest = digest_of(data)
+        if digest.size <= INLINE:
+            self._small[digest.hash] = data
+            return digest
+        return self._put(lambda: self.cas.put_bytes(data))
+
+    def add_file(self, path: Path, *, consume: bool) -> Digest:
+        """Keep the content of a plain file; `consume`: the file is gone afterwards."""
+        return self._put(lambda: self.cas.put_file(path, consume=consume))
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the content is there, unread."""
+        return digest.hash in self._small or self.cas.has(digest)
+
+    def file(self, digest: Digest) -> Path | None:
+        """A file that holds a large content, verified; None for a small one, or one that is not there."""
+        return None if digest.hash in self._small else self.cas.find(digest)
+
+    def read(self, digest: Digest) -> bytes | None:
+        """The content, verified; None where it is absent or was wrong."""
+        small = self._small.get(digest.hash)
+        return small if small is not None else self.cas.read(digest)
+
+    def place(self, digest: Digest, dest: Path, executable: bool = False) -> bool:
+        """Put a verified copy at `dest`, atomically; False where it is absent or was wrong.
+
+        Raises OSError where `dest` can't be written.
+        """
+        with files.open_folder(dest.parent, create=True) as folder:
+            return self.place_at(digest, folder, dest.name, executable=executable)
+
+    def place_at(self, digest: Digest, folder: int, name: str, *, executable: bool = False) -> bool:
+        """As `place`, into a folder that is open."""
+        small = self._small.get(digest.hash)
+        if small is None:
+            return self.cas.place_at(digest, folder, name, executable=executable)
+        files.write_at(folder, name, small, mode=0o755 if executable else 0o644)
+        return True
+
+    # ------------------------------------------------------------ locks and figures
+
+    def try_lock(self, key: str) -> bool:
+        """Whether this process may run the action now; False: another one is running it.
+
+        After a lock that was not free at first, look up again: the other has probably stored it.
+        """
+        return self._locks is None or self._locks.try_lock(key)
+
+    def unlock(self, key: str) -> None:
+        if self._locks is not None:
+            self._locks.unlock(key)
+
+    def stats(self) -> dict[str, int]:
+        """records; blobs and their bytes; quarantined: how many things have been set aside."""
+        sizes = [size for _, size in self.cas.blobs()]
+        try:
+            records = len(self._index)
+        except IndexUnavailableError:
+            records = 0
+        return {
+            "records": records,
+            "blobs": len(sizes),
+            "bytes": sum(sizes),
+            "quarantined": self.cas.quarantined(),
+        }
+
+    # ------------------------------------------------------------ inside
+
+    def _get_many(self, keys: list[str]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        if not self._unreadable:
+            try:
+                found = self._index.get_many(keys)
+            except IndexUnavailableError as error:
+                self._unreadable = True
+                self._give_up(str(error))
+        found.update(self._ours.get_many(keys))
+        return found
+
+    def _verify(self, digest: Digest) -> bool:
+        return digest.hash in self._small or self.cas.verify(digest)
+
+    def _has_all(self, result: ActionResult) -> bool:
+        return all(self.has(digest) for digest in digests(result))
+
+    def _contents(self, record: Record) -> Mapping[str, bytes]:
+        """The small contents of a result; StoreError where any content, small or large, lacks."""
+        found: dict[str, bytes] = {}
+        for digest in digests(record.result):
+            if digest.size > INLINE:
+                data = b"" if self.cas.has(digest) else None
+            else:
+                data = self.read(digest)
+            if data is None:
+                raise StoreError(f"a result names a content that is not in the store: sha256 {digest.hash}")
+            if digest.size <= INLINE:
+                found[digest.hash] = data
+        return found
+
+    def _is_durable(self, result: ActionResult) -> bool:
+        """Whether every blob of a result is in the store itself, and none only in the throwaway folder."""
+        return all(digest.size <= INLINE or self.cas.owns(digest) for digest in digests(result))
+
+    def _put(self, put: Callable[[], Digest]) -> Digest:
+        digest = put()
+        if self._broken is None and not self.cas.owns(digest):
+            self._give_up("no content can be written")
+        return digest
+
+    def _set_aside(self, key: str, data: bytes) -> None:
+        """A record that can't be believed: keep its bytes for whoever wants to know, and drop it."""
+        if self._broken is None:
+            with contextlib.suppress(OSError):
+                self.cas.quarantine(f"record.{key}", data)
+        self.forget(key)
+
+    def _give_up(self, why: str) -> None:
+        if self._broken is None:
+            self._broken = why
+            self._note(f"the store can't be written ({why}): the build goes on uncached")
+
+
+class _OtherVersionError(Exception):
+    """The folder holds a store of a format that this program does not know."""
+
+
+def _prepare(root: Path) -> None:
+    """Make the folder and its marker.  Raises OSError, or _OtherVersionError."""
+    if not root.is_dir():
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    marker = root / "VERSION"
+    found = files.read_regular(marker, 64)
+    if found is None or not found:
+        files.write_atomic(marker, VERSION, durable=True)
+    elif found != VERSION:
+        raise _OtherVersionError(
+            f"{root} holds a store of another version, {found.decode('ascii', 'replace').strip()!r}"
+        )
+
+
+def is_store(root: Path) -> bool:
+    """Whether a folder is marked as a store, of whatever version."""
+    return (files.read_regular(root / "VERSION", 64) or b"").startswith(b"llmc-store/")
+
+
+def _spill_folder() -> Path:
+    """A name for the throwaway folder, which is made when something has to go there."""
+    base = os.environ.get("TMPDIR") or "/tmp"
+    return Path(os.path.abspath(base)) / f"llmc-spill-{os.getpid()}-{os.urandom(8).hex()}"

@@ -1,0 +1,180 @@
+"""`.llmc/runs/`: one folder for each run, its record, and where its logs go.
+
+Owns: run ids, `latest`, the ignore file, which old runs go, and what `llmc clean` removes.  Not: the
+form of `run.json` (`record`), values put into place (`outputs`).
+
+Nothing here follows a symlink below `.llmc`: a step that ran without a sandbox may have made one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from llmc_build.errors import Fault, StoreError
+from llmc_build.model import Json, TargetId
+from llmc_build.store import files
+
+KEPT = 50  # runs kept
+LEFTOVER_AGE_S = 3600.0  # how old the scratch folder of a dead build must be before it goes
+
+_RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{3}Z-(\d{1,10})(?:-\d+)?")
+
+
+class Run:
+    """One run, whose folder exists."""
+
+    def __init__(self, home: Path, run_id: str) -> None:
+        self.run_id = run_id
+        self.folder = home / "runs" / run_id
+        self._home = home
+
+    def step_folder(self, target: TargetId) -> Path:
+        """The folder for the logs of a target, made when first asked for."""
+        parts = _target_parts(target)
+        with files.open_beneath(self._home, ("runs", self.run_id, *parts), create=True):
+            return self.folder.joinpath(*parts)
+
+    def write_step(self, target: TargetId, name: str, data: bytes) -> None:
+        """A file beside the logs of a target."""
+        parts = _target_parts(target)
+        with files.open_beneath(self._home, ("runs", self.run_id, *parts), create=True) as folder:
+            files.write_at(folder, files.check_name(name), data)
+
+    def finish(self, record: Mapping[str, Json]) -> None:
+        """Write `run.json`, durably."""
+        with files.open_beneath(self._home, ("runs", self.run_id)) as folder:
+            files.write_at(folder, "run.json", _json(record), durable=True)
+
+
+class Runs:
+    """The runs of one workspace; `home` is its folder `.llmc`."""
+
+    def __init__(self, home: Path, *, keep: int = KEPT) -> None:
+        self.home = home
+        self._keep = keep
+
+    def create(self) -> Run:
+        """Begin a run: its folder is there, `latest` links to it, the oldest runs have gone.
+
+        Raises OSError where nothing can be written.
+        """
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with files.open_folder(self.home) as home:
+            if files.read_regular(self.home / ".gitignore") is None:
+                files.write_at(home, ".gitignore", b"*\n", mode=0o644)
+        with files.open_beneath(self.home, ("runs",), create=True) as folder:
+            run_id = _make(folder)
+            link = files.temp_name()
+            os.symlink(run_id, link, dir_fd=folder)
+            os.rename(link, "latest", src_dir_fd=folder, dst_dir_fd=folder)
+            self._prune(folder)
+        self._sweep()
+        return Run(self.home, run_id)
+
+    def all(self) -> list[Path]:
+        """The folders of all runs, the newest first."""
+        with contextlib.suppress(OSError), files.open_beneath(self.home, ("runs",)) as folder:
+            return [self.home / "runs" / name for name in reversed(_run_ids(folder))]
+        return []
+
+    def find(self, run_id: str) -> Path | None:
+        """The folder of a run; `latest`: of the newest."""
+        found = self.all()
+        if run_id == "latest":
+            return found[0] if found else None
+        return next((path for path in found if path.name == run_id), None)
+
+    def _prune(self, folder: int) -> None:
+        for name in _run_ids(folder)[: -self._keep]:
+            if not _is_going_on(folder, name):
+                with contextlib.suppress(OSError):
+                    files.remove_tree(folder, name)
+
+    def _sweep(self) -> None:
+        """Remove the scratch folders of builds that were killed."""
+        with contextlib.suppress(OSError), files.open_beneath(self.home, ("tmp",)) as folder:
+            for name in os.listdir(folder):
+                age = time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
+                if age > LEFTOVER_AGE_S and not files.alive(_pid(name)):
+                    files.remove_tree(folder, name)
+
+
+def clean(home: Path) -> None:
+    """Remove outputs, runs, state and scratch of a workspace; a store that lies in `home` stays.
+
+    Raises StoreError where `home` is a symlink, OSError where something can't be removed.
+    """
+    if home.is_symlink():
+        raise StoreError(
+            Fault(
+                headline=f"{home} is a symlink: what it points to is left alone",
+                hint="remove what is in it yourself",
+            )
+        )
+    if home.is_dir():
+        with files.open_beneath(home.parent, (home.name,)) as folder:
+            for name in ("out", "runs", "state", "tmp"):
+                files.remove_tree(folder, name)
+
+
+def _make(folder: int) -> str:
+    """A new run folder, named by the time and this process."""
+    now = time.time_ns() // 1_000_000
+    moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 1000)) + f".{now % 1000:03}Z"
+    for name in _names(f"{moment}-{os.getpid()}"):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=folder)
+            return name
+    raise AssertionError("unreachable: the names don't end")
+
+
+def _names(name: str) -> Iterator[str]:
+    yield name
+    count = 2
+    while True:
+        yield f"{name}-{count}"
+        count += 1
+
+
+def _run_ids(folder: int) -> list[str]:
+    """The ids of the runs in a folder, the oldest first."""
+
+    def order(name: str) -> tuple[str, int]:
+        moment, _, rest = name.partition("Z-")
+        return moment, int(rest.partition("-")[2] or 1)
+
+    return sorted((name for name in os.listdir(folder) if _RUN_ID.fullmatch(name)), key=order)
+
+
+def _is_going_on(folder: int, run_id: str) -> bool:
+    """Whether a run has no record yet and its process lives."""
+    try:
+        os.stat(f"{run_id}/run.json", dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return files.alive(_pid(run_id))
+    return False
+
+
+def _pid(run_id: str) -> int:
+    """The process of a run; a number that no process has where the name is no run's."""
+    found = _RUN_ID.fullmatch(run_id)
+    return int(found[1]) if found else 2**31 - 1
+
+
+def _target_parts(target: TargetId) -> tuple[str, str]:
+    workflow, _, step = target.partition(".")
+    return files.check_name(workflow), files.check_name(step)
+
+
+def _json(record: Mapping[str, Json]) -> bytes:
+    """Readable JSON; in ASCII where a text is not Unicode, as of a file name in another encoding."""
+    try:
+        return (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(record, indent=1) + "\n").encode()

@@ -1,0 +1,10 @@
+"""YAML text -> workflows, every fault with its place.  Pure.
+
+The modules behind it, from the bottom up: `nodes` (plain data with places), `yamltext` (text to nodes, within
+budgets), `kinds` and `compound` (what a field's value may be), `fields` (the one table of the language, which
+also makes the JSON Schema in `schema`), `parts` and `reader` (fields to steps).
+"""
+
+from llmc_build.workflow.reader import Draft, parse, read
+
+__all__ = ["Draft", "parse", "read"]

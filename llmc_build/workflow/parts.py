@@ -1,0 +1,107 @@
+"""A step while it is read: the values found so far, and the Step that they make.  Pure.
+
+Owns how defaults and a step's own fields add up.  What the values may be is `kinds` and `compound`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmc_build.model import Env, Location, Need, Sampling, Step, Wait
+from llmc_build.workflow.fields import Field
+from llmc_build.workflow.kinds import Site
+from llmc_build.workflow.nodes import Map, Node, Scalar
+
+_MERGED = ("env", "secrets")  # fields whose names add up; every other field of a step replaces the default
+_SAMPLING = Sampling()
+
+
+class Values:
+    """What has been read of a step, or what steps begin with."""
+
+    __slots__ = ("blocks", "plain", "sampling", "spots")
+
+    def __init__(self) -> None:
+        self.plain: dict[str, Any] = {}  # attributes of Step
+        self.sampling: dict[str, Any] = {}  # attributes of Sampling
+        self.spots: dict[str, tuple[int, int]] = {}  # field -> line, column
+        self.blocks: dict[str, tuple[int, int]] = {}
+
+    def copy(self) -> Values:
+        other = Values()
+        other.plain, other.sampling = self.plain.copy(), self.sampling.copy()
+        other.spots, other.blocks = self.spots.copy(), self.blocks.copy()
+        return other
+
+    def put(self, field: Field, value: Any, node: Node) -> None:
+        name = field.name
+        if field.sampling:
+            self.sampling[name] = value
+            return
+        if name in _MERGED:
+            value = {**self.plain.get(name, {}), **value}
+        self.plain[field.attribute] = value
+        if field.placed:
+            self.spots[name] = (node.line, node.column)
+        if field.text:
+            self.blocks.pop(name, None)
+            if isinstance(node, Scalar) and node.block is not None:
+                self.blocks[name] = node.block
+
+    def drop(self, field: Field) -> None:
+        """Forgets a field, and the default that it replaced."""
+        self.plain.pop(field.attribute, None)
+        self.sampling.pop(field.attribute, None)
+        self.spots.pop(field.name, None)
+        self.blocks.pop(field.name, None)
+
+    def step(
+        self, site: Site, *, workflow: str, name: str, rule: str, waits: tuple[Wait, ...], node: Map
+    ) -> Step:
+        """The step that they make; they are used up."""
+        plain = self.plain
+        for group in _MERGED:
+            if group in plain:
+                plain[group] = _sorted(plain[group])
+        if "needs" in plain:
+            plain["needs"] = tuple(
+                Need(target=need.name, location=site.at(need.line, need.column)) for need in plain["needs"]
+            )
+        return Step(
+            workflow=workflow,
+            name=name,
+            rule=rule,
+            location=site.at(node.line, node.column),
+            sampling=Sampling(**self.sampling) if self.sampling else _SAMPLING,
+            waits=waits,
+            places=_Places(site.file, self.spots),
+            blocks=self.blocks,
+            **plain,
+        )
+
+
+def _sorted(names: dict[str, str | None]) -> Env:
+    return tuple(sorted(names.items()))
+
+
+class _Places(Mapping[str, Location]):
+    """Where the values of a step's fields begin; a Location is made when it is asked for."""
+
+    __slots__ = ("_file", "_spots")
+
+    def __init__(self, file: str, spots: dict[str, tuple[int, int]]) -> None:
+        self._file, self._spots = file, spots
+
+    def __getitem__(self, name: str) -> Location:
+        line, column = self._spots[name]
+        return Location(file=self._file, line=line, column=column)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spots)
+
+    def __len__(self) -> int:
+        return len(self._spots)
+
+    def __repr__(self) -> str:
+        return f"_Places({self._file!r}, {self._spots!r})"

@@ -1,0 +1,811 @@
+"""The http lane against real servers on 127.0.0.1, most of which misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmc_build.execute.channel import Channel
+from llmc_build.execute.pool import Pool
+from llmc_build.execute.protocol import Done, Lane, Status, Task
+from llmc_build.llm import http
+from llmc_build.llm.openai import Limiter
+from llmc_build.model import Digest
+from llmc_build.store.cas import Cas
+
+pytest.importorskip("httpx")
+Gate = pytest.importorskip("llmc_build.llm.talk").Gate
+
+KEY = "sk-canary-5f1d0c9be2a74"
+MESSAGES: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi ✓"}]
+SAMPLING: dict[str, Any] = {"max_tokens": 5, "temperature": 0.0, "seed": 0, "top_k": None, "stop": []}
+
+
+# ---------------------------------------------------------------- a server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    line: str
+    headers: dict[str, str]
+    body: bytes
+
+
+Behaviour = Callable[[socket.socket, Request], None]  # returns with the connection to be closed
+
+
+@dataclass
+class Server:
+    """Answers the n-th request as the n-th behaviour says, and all further ones as the last."""
+
+    script: list[Behaviour]
+    requests: list[Request] = field(default_factory=list)
+    dropped: threading.Event = field(default_factory=threading.Event)  # a client went away unanswered
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.base_url = f"http://{self.host}/v1"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                conn, _ = self._listener.accept()
+                threading.Thread(target=self._converse, args=(conn,), daemon=True).start()
+
+    def _converse(self, conn: socket.socket) -> None:
+        with conn, contextlib.suppress(OSError):
+            request = _read_request(conn)
+            if request is None:
+                return
+            with self._lock:
+                self.requests.append(request)
+                behave = self.script[min(len(self.requests), len(self.script)) - 1]
+            try:
+                behave(conn, request)
+            except OSError:
+                self.dropped.set()
+
+
+def _read_request(conn: socket.socket) -> Request | None:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        chunk = conn.recv(65536)
+        if not chunk:
+            return None
+        data += chunk
+    head, _, body = data.partition(b"\r\n\r\n")
+    line, *fields = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (f.partition(":") for f in fields)}
+    while len(body) < int(headers.get("content-length", 0)):
+        body += conn.recv(65536)
+    return Request(line=line, headers=headers, body=body)
+
+
+def raw(data: bytes) -> Behaviour:
+    return lambda conn, request: conn.sendall(data)
+
+
+def http_reply(status: int, body: bytes = b"", *, length: int | None = None, **headers: str) -> Behaviour:
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body) if length is None else length}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return raw("\r\n".join([*lines, "Connection: close", "", ""]).encode() + body)
+
+
+def completion(text: Any = "yes", finish: str = "stop", **extra: Any) -> bytes:
+    choice = {"message": {"role": "assistant", "content": text}, "text": text, "finish_reason": finish}
+    usage = {"prompt_tokens": 11, "completion_tokens": 1}
+    return json.dumps({"choices": [choice], "usage": usage, **extra}).encode()
+
+
+ok = http_reply(200, completion())
+
+
+def error(status: int, message: str = "try later", **headers: str) -> Behaviour:
+    return http_reply(status, json.dumps({"error": {"message": message}}).encode(), length=None, **headers)
+
+
+def reset(conn: socket.socket, request: Request) -> None:
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def hang(conn: socket.socket, request: Request) -> None:
+    if not conn.recv(1):  # returns when the client gives up
+        raise OSError("dropped")
+
+
+def drip(conn: socket.socket, request: Request) -> None:
+    conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while True:
+        conn.sendall(b" ")
+        time.sleep(0.05)
+
+
+# ---------------------------------------------------------------- the lane
+
+
+class Worker:
+    """The lane on a thread of this process, spoken to as the pool would."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.folder = folder
+        self._mine, theirs = Channel.pair()
+        self._count = 0
+        self._ends: dict[int, dict[str, Any]] = {}
+        self.progress: list[dict[str, Any]] = []
+        settings = {"cas": str(folder / "cas"), "tries": 3, "backoff_s": 0.02, **config}
+        self.thread = threading.Thread(target=http.serve, args=(theirs, settings), daemon=True)
+        self.thread.start()
+        ready = self._mine.recv(10)
+        assert ready is not None
+        assert ready["op"] == "ready"
+        self.capacity = ready["capacity"]
+
+    def start(self, server: Server | str, *, timeout_s: float | None = None, **request: Any) -> int:
+        self._count += 1
+        whole = {
+            "base_url": server if isinstance(server, str) else server.base_url,
+            "model": "tiny",
+            "api_key_env": "LANE_TEST_KEY",
+            "messages": MESSAGES,
+            "prompt": None,
+            "chat": True,
+            "sampling": SAMPLING,
+            "logs": str(self.folder / "logs" / str(self._count)),
+            **request,
+        }
+        self._mine.send({"op": "run", "id": self._count, "request": whole, "timeout_s": timeout_s})
+        return self._count
+
+    def end(self, number: int, within_s: float = 20.0) -> dict[str, Any]:
+        deadline = time.monotonic() + within_s
+        while number not in self._ends:
+            message = self._mine.recv(max(0.0, deadline - time.monotonic()))
+            assert message is not None, "the lane said nothing in time"
+            if message["op"] == "progress":
+                self.progress.append(message)
+            else:
+                assert message["id"] not in self._ends, "a request ended twice"
+                self._ends[message["id"]] = message
+        return self._ends[number]
+
+    def ask(self, server: Server | str, **how: Any) -> dict[str, Any]:
+        return self.end(self.start(server, **how))
+
+    def cancel(self, number: int) -> None:
+        self._mine.send({"op": "cancel", "id": number, "reason": "test"})
+
+    def log(self, name: str, number: int = 1) -> str:
+        return (self.folder / "logs" / str(number) / name).read_text("utf-8")
+
+    def close(self) -> None:
+        self._mine.close()
+        self.thread.join(10)
+        assert not self.thread.is_alive(), "the lane outlived its channel"
+
+
+@pytest.fixture
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Worker]]:
+    monkeypatch.setenv("LANE_TEST_KEY", KEY)
+    made: list[Worker] = []
+
+    def make(**config: Any) -> Worker:
+        made.append(Worker(tmp_path, **config))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.close()
+
+
+@pytest.fixture
+def worker(workers: Callable[..., Worker]) -> Worker:
+    return workers()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    made: list[Server] = []
+
+    def make(*script: Behaviour) -> Server:
+        made.append(Server(list(script)))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.close()
+
+
+Serve = Callable[..., Server]
+Workers = Callable[..., Worker]
+
+
+def value(end: dict[str, Any]) -> bytes:
+    assert end["status"] == "ok", end["error"]
+    return base64.b64decode(end["reply"]["value"]["data"])
+
+
+# ---------------------------------------------------------------- answers
+
+
+def test_an_answer_is_the_value_and_leaves_its_logs(worker: Worker, serve: Serve) -> None:
+    server = serve(ok)
+    end = worker.ask(server)
+    assert value(end) == b"yes"
+    stats = end["reply"]["stats"]
+    assert {name: stats[name] for name in stats if name != "wall_s"} == {
+        "prompt_tokens": 11,
+        "generated_tokens": 1,
+        "finish": "stop",
+        "tries": 1,
+    }
+    assert 0 < stats["wall_s"] <= end["wall_s"]
+    assert end["reply"]["stderr"]["size"] == 0
+    assert worker.capacity == 64
+    assert json.loads(worker.log("prompt")) == MESSAGES
+    assert worker.log("stdout") == "yes"
+    assert worker.log("stderr") == "try 1: answered, finish stop\n"
+
+
+def test_the_server_gets_the_request_and_the_key_in_one_header(worker: Worker, serve: Serve) -> None:
+    server = serve(ok)
+    worker.ask(server)
+    (request,) = server.requests
+    assert request.line == "POST /v1/chat/completions HTTP/1.1"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.headers["content-type"] == "application/json"
+    assert KEY not in request.body.decode()
+    assert json.loads(request.body) == {
+        "model": "tiny",
+        "messages": MESSAGES,
+        "max_tokens": 5,
+        "temperature": 0.0,
+        "seed": 0,
+        "stream": False,
+    }
+
+
+def test_a_raw_prompt_goes_to_completions(worker: Worker, serve: Serve) -> None:
+    server = serve(ok)
+    assert value(worker.ask(server, chat=False, prompt="once upon")) == b"yes"
+    assert server.requests[0].line == "POST /v1/completions HTTP/1.1"
+    assert json.loads(server.requests[0].body)["prompt"] == "once upon"
+    assert worker.log("prompt") == "once upon"
+
+
+def test_an_answer_cut_by_max_tokens_is_kept_and_says_so(worker: Worker, serve: Serve) -> None:
+    end = worker.ask(serve(http_reply(200, completion("ye", "length"))))
+    assert (value(end), end["reply"]["stats"]["finish"]) == (b"ye", "length")
+
+
+def test_a_large_answer_is_in_the_store(worker: Worker, serve: Serve, tmp_path: Path) -> None:
+    text = "ünïcode " * 5000
+    end = worker.ask(serve(http_reply(200, completion(text))))
+    content = end["reply"]["value"]
+    assert "data" not in content
+    found = Cas(tmp_path / "cas").read(Digest(hash=content["hash"], size=content["size"]))
+    assert found == text.encode()
+
+
+def test_a_large_answer_that_cannot_be_kept_fails_in_one_line(
+    workers: Workers, serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    end = workers(cas=str(tmp_path / "file" / "cas")).ask(serve(http_reply(200, completion("x" * 9000))))
+    assert (end["status"], end["error"]) == ("failed", "the answer can't be kept: Not a directory")
+
+
+def test_logs_that_cannot_be_written_do_not_fail_a_step(worker: Worker, serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert value(worker.ask(serve(ok), logs=str(tmp_path / "file" / "logs"))) == b"yes"
+
+
+def test_a_server_on_this_machine_is_asked_without_a_proxy(
+    workers: Workers, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy of the environment can't reach 127.0.0.1 of this machine."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert value(workers().ask(serve(ok))) == b"yes"
+
+
+# ---------------------------------------------------------------- trying again
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+def test_a_passing_trouble_is_tried_again(worker: Worker, serve: Serve, status: int) -> None:
+    server = serve(error(status), ok)
+    end = worker.ask(server)
+    assert value(end) == b"yes"
+    assert end["reply"]["stats"]["tries"] == len(server.requests) == 2
+    assert worker.progress[0]["stats"]["tries"] == 1
+    first, second = worker.log("stderr").splitlines()
+    assert first.startswith(f"try 1: answered {status}: try later; waiting 0.0")
+    assert second == "try 2: answered, finish stop"
+
+
+def test_a_lasting_trouble_fails_after_the_tries_with_the_servers_words(worker: Worker, serve: Serve) -> None:
+    server = serve(error(500, "out of\x07 memory"))
+    end = worker.ask(server)
+    assert (end["status"], end["error"]) == (
+        "failed",
+        f"{server.host} answered 500: out of memory (3 tries)",
+    )
+    assert len(server.requests) == 3
+
+
+def test_retry_after_in_seconds_is_honoured(worker: Worker, serve: Serve) -> None:
+    begun = time.monotonic()
+    assert value(worker.ask(serve(error(429, Retry_After="1"), ok))) == b"yes"
+    assert 1.0 <= time.monotonic() - begun < 5.0
+
+
+def test_retry_after_as_a_date_is_honoured(worker: Worker, serve: Serve) -> None:
+    begun = time.monotonic()
+    date = formatdate(time.time() + 2, usegmt=True)  # whole seconds: 1 to 2 from now
+    assert value(worker.ask(serve(error(503, Retry_After=date), ok))) == b"yes"
+    assert 0.9 <= time.monotonic() - begun < 6.0
+
+
+def test_a_wait_longer_than_the_timeout_fails_at_once(worker: Worker, serve: Serve) -> None:
+    """Waiting out a timeout that is known to be lost only wastes the user's time."""
+    server = serve(error(429, Retry_After="3600"))
+    begun = time.monotonic()
+    end = worker.ask(server, timeout_s=30)
+    assert time.monotonic() - begun < 5
+    assert end["status"] == "failed"
+    assert end["error"] == (
+        f"{server.host} answered 429: try later; "
+        "it asks to wait 3600 s, and 30 s are left of the step's timeout"
+    )
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "text"),
+    [
+        (http_reply(200, b"<html>"), "sent a reply that isn't whole JSON"),
+        (http_reply(200, completion()[:-9]), "sent a reply that isn't whole JSON"),
+        (http_reply(200, completion()[:9], length=500), "broke off the connection: "),
+        (http_reply(204), "sent a reply that isn't whole JSON"),
+        (raw(b"\x00\xff garbage\r\n\r\n"), "broke off the connection: "),
+        (raw(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 300_000), "broke off the connection: "),
+        (raw(b""), "broke off the connection: "),
+        (reset, "broke off the connection: "),
+    ],
+    ids=["html", "cut", "short", "empty", "no-http", "endless-head", "close", "reset"],
+)
+def test_a_mangled_reply_is_tried_again_and_then_fails(
+    worker: Worker, serve: Serve, behaviour: Behaviour, text: str
+) -> None:
+    assert value(worker.ask(serve(behaviour, ok))) == b"yes"
+    server = serve(behaviour)
+    end = worker.ask(server)
+    assert end["status"] == "failed"
+    assert end["error"].startswith(f"{server.host} {text}")
+    assert end["error"].endswith(" (3 tries)")
+    assert len(server.requests) == 3
+
+
+def test_a_server_that_is_not_there_is_named(worker: Worker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    end = worker.ask(f"http://127.0.0.1:{port}/v1")
+    assert end["status"] == "failed"
+    assert end["error"].startswith(f"127.0.0.1:{port} could not be reached: ")
+
+
+# ---------------------------------------------------------------- not trying again
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_a_refusal_is_final_and_shown(worker: Worker, serve: Serve, status: int) -> None:
+    server = serve(error(status, "no\nsuch \x1b[31mmodel"), ok)
+    end = worker.ask(server)
+    where = " for /v1/chat/completions" if status == 404 else ""
+    assert (end["status"], end["reply"]) == ("failed", {})
+    assert end["error"] == f"{server.host} answered {status}{where}: no such [31mmodel"
+    assert len(server.requests) == 1
+
+
+def test_a_missing_key_is_named_where_the_server_wants_one(
+    worker: Worker, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LANE_TEST_KEY")
+    server = serve(error(401, "who are you"), ok)
+    assert worker.ask(server)["error"] == (
+        f"{server.host} answered 401: who are you (the environment variable LANE_TEST_KEY is not set)"
+    )
+    assert value(worker.ask(server)) == b"yes"  # a server that wants none gets none
+    assert not any("authorization" in request.headers for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"hello": "world"}', "sent a reply that is no completion: choices[0] is missing"),
+        (completion(None), "sent a reply that is no completion: choices[0].message.content is no text"),
+        (completion("", "content_filter"), "withheld the answer (finish_reason content_filter)"),
+        (b'{"error": {"message": "model not loaded"}}', "answered with an error: model not loaded"),
+    ],
+)
+def test_a_reply_of_another_shape_is_final(worker: Worker, serve: Serve, body: bytes, text: str) -> None:
+    server = serve(http_reply(200, body), ok)
+    end = worker.ask(server)
+    assert (end["status"], end["error"]) == ("failed", f"{server.host} {text}")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(worker: Worker, serve: Serve, status: int) -> None:
+    """A redirect would carry the key and the prompt to another server."""
+    other = serve(ok)
+    end = worker.ask(serve(http_reply(status, Location=f"{other.base_url}/chat/completions")))
+    assert end["status"] == "failed"
+    assert f"answered {status}, a redirect to {other.base_url}/chat/completions" in end["error"]
+    assert other.requests == []
+
+
+def test_a_huge_reply_is_given_up(worker: Worker, serve: Serve) -> None:
+    def flood(conn: socket.socket, request: Request) -> None:
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n")
+        while True:
+            conn.sendall(b" " * (1 << 20))
+
+    server = serve(flood)
+    end = worker.ask(server)
+    assert (end["status"], end["error"]) == ("failed", f"{server.host} sent a reply of more than 64 MiB")
+    assert server.dropped.wait(5)
+
+
+def test_a_compressed_reply_is_refused(worker: Worker, serve: Serve) -> None:
+    """A few bytes could unfold to any size."""
+    bomb = http_reply(200, gzip.compress(b" " * (1 << 20)), Content_Encoding="gzip")
+    end = worker.ask(serve(bomb))
+    assert "sent a compressed reply (gzip) unasked" in end["error"]
+
+
+def test_an_endless_refusal_is_read_only_as_far_as_it_is_shown(worker: Worker, serve: Serve) -> None:
+    def flood(conn: socket.socket, request: Request) -> None:
+        conn.sendall(b"HTTP/1.1 400 No\r\n\r\n")
+        while True:
+            conn.sendall(b"no " * 10_000)
+
+    end = worker.ask(serve(flood))
+    assert "answered 400: no no no" in end["error"]
+    assert len(end["error"]) < 400
+
+
+@pytest.mark.parametrize(
+    ("base_url", "text"),
+    [
+        ("ftp://127.0.0.1/v1", "base_url is not an http or https address"),
+        ("http://user:hunter2hunter2@127.0.0.1/v1", "base_url must not hold a user name or password"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused(worker: Worker, base_url: str, text: str) -> None:
+    end = worker.ask(base_url)
+    assert end["status"] == "failed"
+    assert end["error"].startswith(text)
+    assert "hunter2" not in end["error"]
+
+
+# ---------------------------------------------------------------- time
+
+
+@pytest.mark.parametrize("behaviour", [hang, drip])
+def test_a_step_that_runs_out_of_time_ends_and_leaves_the_server(
+    worker: Worker, serve: Serve, behaviour: Behaviour
+) -> None:
+    server = serve(behaviour)
+    begun = time.monotonic()
+    end = worker.ask(server, timeout_s=0.4)
+    assert 0.4 <= time.monotonic() - begun < 4
+    assert (end["status"], end["reply"]) == ("timeout", {})
+    assert end["error"] == f"{server.host} gave no answer within 0.4 s (try 1)"
+    assert server.dropped.wait(5), "the connection was left open"
+
+
+@pytest.mark.parametrize("behaviour", [hang, drip])
+def test_a_try_that_gets_nowhere_is_given_up_for_another(
+    workers: Workers, serve: Serve, behaviour: Behaviour
+) -> None:
+    assert value(workers(try_s=0.3).ask(serve(behaviour, ok))) == b"yes"
+
+
+def test_a_timeout_is_that_of_all_tries_together(workers: Workers, serve: Serve) -> None:
+    begun = time.monotonic()
+    end = workers(try_s=0.25, tries=40, backoff_s=0).ask(serve(hang), timeout_s=0.9)
+    assert end["status"] == "timeout"
+    assert 0.9 <= time.monotonic() - begun < 4
+
+
+def test_waiting_in_line_costs_a_step_nothing_of_its_timeout(worker: Worker, serve: Serve) -> None:
+    """Thirty steps on a server that gets eight at first: the last must not fail for having waited."""
+
+    def slow(conn: socket.socket, request: Request) -> None:
+        time.sleep(0.5)
+        ok(conn, request)
+
+    server = serve(slow)
+    begun = time.monotonic()
+    numbers = [worker.start(server, timeout_s=1.2) for _ in range(30)]
+    assert {worker.end(number)["status"] for number in numbers} == {"ok"}
+    assert time.monotonic() - begun > 1.2, "the last step did not wait long enough to prove anything"
+
+
+def test_cancelling_aborts_the_request_at_once(worker: Worker, serve: Serve) -> None:
+    server = serve(hang)
+    number = worker.start(server)
+    _until(lambda: server.requests)
+    begun = time.monotonic()
+    worker.cancel(number)
+    end = worker.end(number)
+    assert time.monotonic() - begun < 2
+    assert (end["status"], end["reply"]) == ("cancelled", {})
+    assert server.dropped.wait(5)
+
+
+def test_cancelling_ends_a_wait_and_a_place_in_line_too(worker: Worker, serve: Serve) -> None:
+    busy = serve(error(429, Retry_After="30"))
+    full = serve(hang)
+    waiting = worker.start(busy)
+    _until(lambda: busy.requests)
+    in_line = [worker.start(full) for _ in range(12)]  # more than a new server gets at a time
+    _until(lambda: len(full.requests) >= 8)
+    for number in [waiting, *reversed(in_line)]:
+        worker.cancel(number)
+    assert {worker.end(number, 5)["status"] for number in [waiting, *in_line]} == {"cancelled"}
+    assert len(full.requests) == 8
+    worker.cancel(waiting)  # what has ended already is passed over
+    assert value(worker.ask(serve(ok))) == b"yes"
+
+
+def test_the_lane_ends_with_its_channel(workers: Workers, serve: Serve) -> None:
+    server = serve(hang)
+    worker = workers()
+    worker.start(server)
+    _until(lambda: server.requests)
+    worker.close()
+    assert server.dropped.wait(5)
+
+
+def _until(condition: Callable[[], object], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+# ---------------------------------------------------------------- many at a time
+
+
+class Crowd:
+    """A behaviour that counts how many requests it works on, and refuses those above `most`."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._now = 0
+        self.peak = 0
+        self.refused = 0
+
+    def __call__(self, conn: socket.socket, request: Request) -> None:
+        with self._lock:
+            self._now += 1
+            self.peak = max(self.peak, self._now)
+            taken = self._now <= self._most
+            self.refused += not taken
+        if taken:
+            time.sleep(self._seconds)
+        with self._lock:
+            self._now -= 1
+        (ok if taken else error(429))(conn, request)
+
+
+def test_an_able_server_gets_more_and_more_up_to_64_at_a_time(worker: Worker, serve: Serve) -> None:
+    crowd = Crowd(most=1000, seconds=0.1)
+    server = serve(crowd)
+    numbers = [worker.start(server) for _ in range(200)]
+    assert {worker.end(number)["status"] for number in numbers} == {"ok"}
+    assert 32 <= crowd.peak <= 64
+
+
+def test_a_server_that_takes_two_gets_about_two(workers: Workers, serve: Serve) -> None:
+    """Without a limit, 40 steps that come back again and again would use up their tries."""
+    crowd = Crowd(most=2, seconds=0.02)
+    server = serve(crowd)
+    worker = workers(tries=8)
+    numbers = [worker.start(server) for _ in range(40)]
+    assert [value(worker.end(number)) for number in numbers] == [b"yes"] * 40
+    assert crowd.peak <= 8
+    assert crowd.refused < 40
+
+
+def test_a_slot_given_to_a_request_that_is_cancelled_in_that_moment_is_not_lost() -> None:
+    """A lost slot would make a server's line shorter for good, and at last stop it."""
+
+    async def story() -> bool:
+        gate = Gate(Limiter(start=1))
+
+        async def visit() -> None:
+            async with gate.slot():
+                await asyncio.sleep(0)
+
+        first, second, third = (asyncio.create_task(visit()) for _ in range(3))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert first.done()  # it has left, and the second's turn has come but not yet been taken
+        second.cancel()
+        await asyncio.wait([second, third], timeout=2)
+        return second.cancelled() and third.done()
+
+    assert asyncio.run(story())
+
+
+# ---------------------------------------------------------------- the key
+
+
+TELLTALES: list[Behaviour] = [
+    error(400, f"bad key {KEY}"),
+    error(500, f"{KEY} " * 100),
+    http_reply(400, f"<html>{'x' * 290}{KEY}".encode()),
+    http_reply(403, f"{KEY[:5]}\0{KEY[5:]}".encode()),
+    http_reply(302, Location=f"http://x/{KEY}"),
+    http_reply(200, completion(f"your key is {KEY}")),
+    http_reply(200, completion("yes", f"{KEY}")),
+    http_reply(200, completion(None, error={"message": KEY})),
+    http_reply(200, completion()[:5], Content_Encoding=KEY),
+    raw(f"HTTP/1.1 {KEY}\r\n\r\n".encode()),
+    raw(f"HTTP/1.1 200 OK\r\n{KEY} x: {KEY}\r\n\r\n".encode()),
+    raw(f"{KEY}\r\n\r\n".encode()),
+    error(429, KEY, Retry_After=KEY),
+]
+
+
+def test_the_key_is_in_no_error_log_or_reply_whatever_the_server_does(
+    worker: Worker, serve: Serve, tmp_path: Path
+) -> None:
+    """A hostile or chatty server repeats the key; records and logs are shared with others."""
+    servers = [serve(behaviour) for behaviour in TELLTALES]
+    ends = [worker.end(worker.start(server, timeout_s=5)) for server in servers]
+    assert all(f"Bearer {KEY}" == s.requests[0].headers["authorization"] for s in servers)
+    said = json.dumps([ends, worker.progress])
+    written = [path.read_text("utf-8") for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) >= 2 * len(servers)
+    for text in (said, *written):
+        assert KEY not in text
+        assert base64.b64encode(KEY.encode()).decode() not in text
+        assert KEY[:12] not in text
+
+
+@pytest.mark.parametrize("key", ["sk-canary\r\nX-Evil: 1", "sk-canary-\u00fc"])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(
+    worker: Worker, serve: Serve, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("LANE_TEST_KEY", key)
+    server = serve(ok)
+    end = worker.ask(server)
+    assert end["error"] == (
+        "the value of LANE_TEST_KEY can't be an API key: it has characters that a header can't hold"
+    )
+    assert server.requests == []
+
+
+# ---------------------------------------------------------------- the process
+
+
+SPAWN = """
+import sys
+if sys.argv[3] == "bare":
+    sys.modules["httpx"] = None  # as if it were not installed
+from llmc_build.execute.channel import Channel
+from llmc_build.execute.pool import Pool
+from llmc_build.execute.protocol import Done, Lane, Status, Task
+from llmc_build.llm.http import serve
+serve(Channel.from_fd(int(sys.argv[1])), {"cas": sys.argv[2], "backoff_s": 0.01})
+"""
+
+
+def _in_a_process(folder: Path, base_url: str, how: str) -> list[dict[str, Any]]:
+    """What a lane in its own process says to one request, up to its end; it must say nothing else."""
+    mine, theirs = socket.socketpair()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SPAWN, str(theirs.fileno()), str(folder / "cas"), how],
+        pass_fds=[theirs.fileno()],
+        env={**os.environ, "LANE_TEST_KEY": KEY},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    theirs.close()
+    request: dict[str, Any] = {"base_url": base_url, "model": "tiny", "api_key_env": "LANE_TEST_KEY"}
+    request.update(messages=MESSAGES, chat=True, sampling=SAMPLING, logs=None)
+    said: list[dict[str, Any]] = []
+    with process, contextlib.closing(Channel(mine)) as channel:
+        channel.send({"op": "run", "id": 7, "request": request, "timeout_s": 20})
+        while not said or said[-1]["op"] != "done":
+            message = channel.recv(20)
+            assert message is not None, "the lane said nothing in time"
+            said.append(message)
+        channel.close()
+        output, _ = process.communicate(timeout=10)
+    assert (process.returncode, output) == (0, b"")
+    return said
+
+
+def test_the_lane_runs_in_a_process_of_its_own_and_ends_with_its_channel(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """As the pool starts it: the key only in the environment, nothing on its output, an end at EOF."""
+    said = _in_a_process(tmp_path, serve(error(500, KEY), ok).base_url, "whole")
+    assert [message["op"] for message in said] == ["ready", "progress", "done"]
+    assert value(said[-1]) == b"yes"
+    assert KEY not in json.dumps(said)
+
+
+def test_the_pool_runs_the_lane_with_the_key_of_its_environment(serve: Serve, tmp_path: Path) -> None:
+    """Through the real pool: the same answers, one process for many requests, and cancelling works."""
+    good, bad = serve(error(429), ok), serve(hang)
+    with Pool(1, tmp_path / "cas", environ={**os.environ, "LANE_TEST_KEY": KEY}) as pool:
+        lane = Lane(kind="http", config={"backoff_s": 0.01})
+        assert pool.room(lane) == 64
+        for number, server in ((1, good), (2, good), (3, bad)):
+            request: dict[str, Any] = {"base_url": server.base_url, "model": "tiny", "messages": MESSAGES}
+            request.update(api_key_env="LANE_TEST_KEY", chat=True, sampling=SAMPLING, logs=None)
+            pool.submit(Task(id=number, lane=lane, request=request))
+        _until(lambda: bad.requests)
+        pool.cancel(3, "the build was stopped")
+        done: dict[int, Done] = {}
+        while len(done) < 3:
+            news = pool.wait(10)
+            assert news, "the pool said nothing in time"
+            done.update({item.id: item for item in news if isinstance(item, Done)})
+    assert {number: end.status for number, end in done.items()} == {
+        1: Status.OK,
+        2: Status.OK,
+        3: Status.CANCELLED,
+    }
+    assert good.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert bad.dropped.wait(5)
+
+
+def test_without_httpx_a_step_fails_with_what_to_install(serve: Serve, tmp_path: Path) -> None:
+    """The extra is optional; a crash of the worker would not say what is missing."""
+    server = serve(ok)
+    end = _in_a_process(tmp_path, server.base_url, "bare")[-1]
+    assert end["status"] == "failed"
+    assert end["error"] == "steps of type llm need httpx: pip install 'llmc_build[openai]'"
+    assert server.requests == []
+
+
+def test_a_proxy_that_cannot_be_used_is_named(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "gopher://proxy:1")
+    end = workers().ask("https://127.0.0.1:1/v1")
+    assert end["status"] == "failed"
+    assert end["error"].startswith("the HTTP client can't be set up: ")

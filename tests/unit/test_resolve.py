@@ -1,0 +1,202 @@
+"""Names, edges and cycles: what each reference means, and what is said of one that means nothing."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from llmc_build import workflow
+from llmc_build.errors import NoSuchTarget, WorkflowError
+from llmc_build.graph import ActionGraph
+from llmc_build.model import EdgeKind
+from llmc_build.resolve import Program, resolve
+
+
+def program(text: str) -> Program:
+    return resolve(workflow.parse(textwrap.dedent(text).lstrip("\n").encode(), "flow.yaml"))
+
+
+def graph(text: str) -> ActionGraph:
+    found = program(text)
+    return ActionGraph(tuple(found.targets), found.edges)
+
+
+def edges(found: Program, kind: EdgeKind) -> set[tuple[str, str]]:
+    return {(e.producer, e.target) for e in found.edges if e.kind is kind}
+
+
+def complaint(text: str) -> str:
+    with pytest.raises(WorkflowError) as error:
+        found = program(text)
+        ActionGraph(tuple(found.targets), found.edges)
+    return error.value.render()
+
+
+def test_a_variable_is_that_of_the_nearest_earlier_step() -> None:
+    found = program("""
+        name: w
+        steps:
+          - {name: a, command: echo a, output: x}
+          - {name: b, command: echo b, output: x}
+          - {name: c, command: 'echo {{x}}'}
+          - {name: d, command: echo d, output: x}
+    """)
+    assert edges(found, EdgeKind.DATA) == {("w.b", "w.c")}
+    assert edges(found, EdgeKind.ORDER) == {("w.a", "w.b"), ("w.b", "w.c"), ("w.c", "w.d")}
+
+
+def test_in_a_dataflow_workflow_a_variable_is_that_of_the_one_step_that_sets_it() -> None:
+    found = program("""
+        name: w
+        order: dataflow
+        steps:
+          - {name: c, command: 'echo {{x}}'}
+          - {name: a, command: echo a, output: x}
+    """)
+    assert edges(found, EdgeKind.DATA) == {("w.a", "w.c")}
+    assert edges(found, EdgeKind.ORDER) == set()
+
+
+def test_a_step_or_a_variable_of_another_workflow_can_be_named() -> None:
+    """Files of the original program name either."""
+    found = program("""
+        name: p
+        steps:
+          - {name: first, command: echo 1, output: draft}
+          - {name: last, command: echo 2, output: final_output}
+        ---
+        name: c
+        steps:
+          - {name: s, command: 'echo {{p.final_output}} {{p.first}}', wait_for: p.final_output, wait_timeout: 10}
+    """)
+    assert edges(found, EdgeKind.DATA) == {("p.last", "c.s"), ("p.first", "c.s")}
+    assert edges(found, EdgeKind.WAIT) == {("p.last", "c.s")}
+
+
+def test_constants_are_values_too_and_equal_ones_share_a_slot() -> None:
+    found = program("""
+        name: w
+        vars: {who: World, also: World}
+        steps: [{name: a, command: 'echo {{who}} {{also}} {{ who | raw }}'}]
+    """)
+    (use,) = found.targets["w.a"].action.values
+    assert (use.slot, use.constant, use.producer) == ("v0", "World", None)
+
+
+def test_the_names_of_references_do_not_reach_the_action() -> None:
+    def action(step: str, variable: str) -> object:
+        return (
+            program(f"""
+            name: w
+            steps:
+              - {{name: {step}, command: echo a, output: {variable}}}
+              - {{name: z, command: 'echo "{{{{{variable}}}}}" and {{{{w.{step}}}}}'}}
+        """)
+            .targets["w.z"]
+            .action
+        )
+
+    assert action("a", "x") == action("other", "elsewhere")
+
+
+def test_every_fault_is_found_in_one_pass_each_at_its_place() -> None:
+    assert complaint("""
+        name: w
+        vars: {mode: fast}
+        steps:
+          - name: a
+            command: echo {{summry}}
+            output: summary
+            if: "{{Mode}} == 'fast'"
+          - name: b
+            command: |
+              echo hello
+              echo {{ sumary }} {{ later }}
+          - name: c
+            command: echo {{ x.y }} {{w.aa}}
+            output: later
+            wait_for: [w.z, nobody.s]
+            needs: d
+    """) == textwrap.dedent("""\
+        flow.yaml:5:19: step "a" refers to "summry", which nothing defines
+            hint: known here: mode
+        flow.yaml:7:10: step "a" refers to "Mode", which nothing defines
+            hint: did you mean "mode"? (names are case-sensitive)
+        flow.yaml:11:12: step "b" refers to "sumary", which nothing defines
+            hint: did you mean "summary"?
+        flow.yaml:11:25: step "b" refers to "later", which only a later step sets
+            set by: c at flow.yaml:12:5
+            hint: move that step up, or say `order: dataflow` in the workflow
+        flow.yaml:13:19: step "c" refers to "x.y", which does not exist
+        flow.yaml:13:29: step "c" refers to "w.aa", which does not exist
+            hint: did you mean "w.a"?
+        flow.yaml:15:16: step "c" waits for "w.z", which does not exist
+            hint: workflow w has the steps a, b, c
+        flow.yaml:15:21: step "c" waits for "nobody.s", which does not exist
+        flow.yaml:16:12: step "c" needs "d", which does not exist""")
+
+
+def test_a_cycle_over_waits_data_and_order_across_workflows_is_printed_whole() -> None:
+    assert (
+        complaint("""
+        name: a
+        steps:
+          - {name: one, command: echo 1, wait_for: b.two}
+          - {name: two, command: echo 2}
+        ---
+        name: b
+        steps:
+          - {name: one, command: 'echo {{a.two}}'}
+          - {name: two, command: echo 2}
+    """)
+        == textwrap.dedent("""\
+        flow.yaml:3:44: these steps wait for each other: a.one -> a.two -> b.one -> b.two -> a.one
+            a.two after a.one: order edge, order of the steps
+            b.one after a.two: data edge, flow.yaml:8:32
+            b.two after b.one: order edge, order of the steps
+            a.one after b.two: wait edge, flow.yaml:3:44
+            hint: take one of these edges away; steps of a workflow also run in order unless it says `order: dataflow`""")
+    )
+
+
+def test_a_step_that_waits_for_itself_is_told_so() -> None:
+    text = complaint("name: w\nsteps: [{name: s, command: echo, wait_for: w.s}]")
+    assert text == 'flow.yaml:2:44: step "s" waits for itself'
+
+
+def test_two_steps_that_write_one_file_are_refused() -> None:
+    assert complaint("""
+        name: w
+        steps:
+          - {name: a, command: echo, outputs: [out/x]}
+          - {name: b, command: echo, outputs: [out/X]}
+    """) == textwrap.dedent("""\
+        flow.yaml:4:39: step "b" writes out/X, but step "w.a" writes out/x
+            other: flow.yaml:3:39
+            hint: a file has one step that writes it""")
+
+
+def test_targets_are_named_by_step_workflow_and_glob_and_bring_what_they_need() -> None:
+    dag = graph("""
+        name: a
+        steps: [{name: s, command: echo}, {name: t, command: echo}]
+        ---
+        name: ab
+        steps: [{name: s, command: echo, needs: a.s}]
+    """)
+    assert dag.select(["a.s"]).order == ("a.s",)
+    assert set(dag.select(["a"]).order) == {"a.s", "a.t"}
+    assert set(dag.select(["ab"]).order) == {"ab.s", "a.s"}
+    assert set(dag.select(["a*"]).order) == set(dag.order)
+    assert set(dag.select(["*.s"]).order) == {"a.s", "ab.s"}
+    with pytest.raises(NoSuchTarget, match='no target matches "A.s"'):
+        dag.select(["A.s"])
+
+
+def test_a_chain_of_ten_thousand_and_a_step_with_ten_thousand_consumers_need_no_recursion() -> None:
+    chain = "\n".join(f"  - {{name: s{i}, command: echo}}" for i in range(10_000))
+    found = program(f"name: w\nsteps:\n{chain}\n")
+    dag = ActionGraph(tuple(found.targets), found.edges)
+    assert dag.heights()["w.s0"] == 10_000
+    assert len(dag.select(["w.s9999"])) == 10_000

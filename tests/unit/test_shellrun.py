@@ -1,0 +1,494 @@
+"""Shell steps in a real worker: folders, values, outputs, secrets, and what each kind of end comes to."""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmc_build.execute.pool import Pool
+from llmc_build.execute.protocol import Done, Lane, Status, Task, content_data, content_digest
+from llmc_build.execute.redact import Redactor
+from llmc_build.execute.sandbox import remove_tree
+from llmc_build.store.cas import Cas
+
+LIMIT = 3_000_000  # bytes of output, in these tests
+
+
+class Steps:
+    """Runs shell requests in one workspace."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.space = root / "space"
+        self.scratch = root / "scratch"
+        self.space.mkdir()
+        self.cas = Cas(root / "cas")
+        self.pool = Pool(1, root / "cas")
+        self.lane = Lane(kind="shell", config={"max_output": LIMIT})
+
+    def write(self, name: str, text: str, mode: int = 0o644) -> None:
+        path = self.space / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+
+    def run(self, script: str, timeout_s: float | None = 30, **more: Any) -> Done:
+        names = more.pop("inputs", [])
+        request = {
+            "script": script,
+            "shell": "sh",
+            "variables": [],
+            "dash": [],
+            "env": {"PATH": os.environ["PATH"]},
+            "secrets": {},
+            "sandbox": True,
+            "workspace": str(self.space),
+            "scratch": str(self.scratch),
+            "inputs": [[name, str(self.space / name)] for name in names],
+            "outputs": [],
+            "logs": None,
+            **more,
+        }
+        self.pool.submit(Task(id=1, lane=self.lane, request=request, timeout_s=timeout_s))
+        while True:
+            for item in self.pool.wait(30):
+                assert isinstance(item, Done)
+                return item
+
+    def bytes(self, content: Any) -> bytes:
+        data = content_data(content)
+        if data is None:
+            found = self.cas.path(content_digest(content)).read_bytes()
+            assert sha256(found).hexdigest() == content["hash"]
+            return found
+        return data
+
+    def value(self, done: Done) -> bytes:
+        assert done.status is Status.OK, done
+        return self.bytes(done.reply["value"])
+
+    def outputs(self, done: Done) -> dict[str, bytes]:
+        assert done.status is Status.OK, done
+        entries: Any = done.reply["outputs"]
+        return {entry["path"]: self.bytes(entry["content"]) for entry in entries}
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steps]:
+    steps = Steps(tmp_path_factory.mktemp("shell"))
+    yield steps
+    steps.pool.close()
+    assert not list(steps.scratch.iterdir()), "the worker left folders behind"
+
+
+@pytest.fixture
+def steps(worker: Steps) -> Steps:
+    remove_tree(str(worker.space))
+    worker.space.mkdir()
+    return worker
+
+
+# ---------------------------------------------------------------- ends
+
+
+def test_the_value_is_standard_output_byte_for_byte(steps: Steps) -> None:
+    done = steps.run(r"printf 'a\0\377\n\n'; echo log >&2")
+    assert steps.value(done) == b"a\0\xff\n\n"
+    assert steps.bytes(done.reply["stderr"]) == b"log\n"
+    assert (done.reply["exit_code"], done.reply["stderr_tail"]) == (0, "log")
+
+
+def test_a_large_value_is_in_the_store_when_the_step_is_reported(steps: Steps) -> None:
+    done = steps.run("seq 100000")
+    content = done.reply["value"]
+    assert isinstance(content, dict)
+    assert "data" not in content
+    assert steps.value(done) == b"".join(b"%d\n" % number for number in range(1, 100001))
+
+
+def test_output_of_one_step_is_not_in_the_next(steps: Steps) -> None:
+    steps.run("echo long text; echo error >&2")
+    done = steps.run("echo x")
+    assert steps.value(done) == b"x\n"
+    assert steps.bytes(done.reply["stderr"]) == b""
+
+
+def test_an_exit_code_fails_with_the_end_of_stderr(steps: Steps) -> None:
+    done = steps.run("seq 30 >&2; exit 3")
+    assert (done.status, done.error) == (Status.FAILED, "exit code 3")
+    assert done.reply["stderr_tail"] == "\n".join(str(number) for number in range(11, 31))
+    assert "value" not in done.reply
+
+
+def test_output_without_end_is_stopped_at_the_limit(steps: Steps) -> None:
+    done = steps.run("yes")
+    assert (done.status, done.error) == (Status.FAILED, f"its output is over the limit of {LIMIT} bytes")
+
+
+def test_output_over_the_limit_fails_however_fast_it_came(steps: Steps) -> None:
+    assert steps.run(f"head -c {LIMIT} /dev/zero").status is Status.OK
+    done = steps.run(f"head -c {LIMIT} /dev/zero; echo 1 >&2")
+    assert (done.status, done.error) == (Status.FAILED, f"its output is over the limit of {LIMIT} bytes")
+
+
+def test_bash_is_bash_and_an_unknown_shell_is_an_error(steps: Steps) -> None:
+    assert steps.value(steps.run("a=(1 2 3); echo ${#a[@]}", shell="bash")) == b"3\n"
+    done = steps.run("echo", shell="nosuchshell")
+    assert (done.status, done.error) == (Status.FAILED, 'the shell "nosuchshell" was not found')
+
+
+def test_a_script_too_long_for_an_argument_runs_from_a_file(steps: Steps) -> None:
+    done = steps.run(f"# {'x' * 300_000}\necho $0 | grep -c script\nls")
+    assert steps.value(done) == b"1\n"
+
+
+def test_an_argument_over_the_systems_limit_points_to_path(steps: Steps) -> None:
+    done = steps.run("v=$(head -c 200000 /dev/zero | tr '\\0' x); /bin/echo \"$v\"")
+    assert done.status is Status.FAILED
+    assert done.error is not None
+    assert done.error.endswith(
+        ": an argument or the environment is over the system's limit: use `{{ name | path }}`"
+    )
+
+
+def test_an_environment_over_the_systems_limit_is_told_in_one_line(steps: Steps) -> None:
+    done = steps.run("true", env={"PATH": "/bin", "BIG": "x" * 200_000})
+    assert (done.status, done.error) == (
+        Status.FAILED,
+        "an argument or the environment is over the system's limit: use `{{ name | path }}`",
+    )
+
+
+def test_a_nul_in_an_environment_variable_fails_the_step_and_not_the_worker(steps: Steps) -> None:
+    done = steps.run("true", env={"PATH": "/bin", "A": "x\0y"})
+    assert (done.status, done.error) == (
+        Status.FAILED,
+        "the environment can't hold 'A': a NUL byte, or no name",
+    )
+
+
+def test_the_environment_is_exact(steps: Steps) -> None:
+    done = steps.run(
+        "env", env={"PATH": "/usr/bin:/bin", "A": "1", "NAME": b"caf\xe9".decode(errors="surrogateescape")}
+    )
+    names = {line.split(b"=")[0] for line in steps.value(done).splitlines()}
+    assert names == {b"PATH", b"A", b"NAME", b"PWD", b"TMPDIR", b"LLMC_STEP_TOKEN"}
+    assert b"NAME=caf\xe9\n" in steps.value(done)
+
+
+# ---------------------------------------------------------------- the sandbox
+
+
+def test_a_step_sees_its_inputs_and_nothing_else(steps: Steps) -> None:
+    steps.write("a.txt", "A")
+    steps.write("b.txt", "B")
+    steps.write("dir/run.sh", "#!/bin/sh\necho ran", mode=0o755)
+    os.utime(steps.space / "a.txt", (1_000_000_000, 1_000_000_000))
+    done = steps.run(
+        "find . -type f | sort; cat a.txt; dir/run.sh; stat -c %a:%Y a.txt; [ -e b.txt ] || echo none",
+        inputs=["a.txt", "dir/run.sh"],
+    )
+    assert steps.value(done) == b"./a.txt\n./dir/run.sh\nAran\n644:1000000000\nnone\n"
+    assert done.reply["undeclared"] == []
+
+
+def test_the_sandbox_is_fresh_private_and_gone_afterwards(steps: Steps) -> None:
+    first = steps.run(
+        "pwd; echo x > left; mkdir -p deep/er; echo t > $TMPDIR/temporary; chmod 777 .; chmod 000 deep"
+    )
+    folder = Path(steps.value(first).decode().strip())
+    assert first.reply["undeclared"] == ["left"]
+    second = steps.run("ls -A . $TMPDIR; stat -c %a . $TMPDIR")
+    assert b"left" not in steps.value(second)
+    assert b"temporary" not in steps.value(second)
+    assert steps.value(second).splitlines()[-2:] == [b"700", b"700"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_file_made_in_the_same_instant_as_its_folder_is_noticed(steps: Steps) -> None:
+    """Two events within a tick of the kernel's clock have equal times."""
+    for _ in range(20):
+        steps.run("mkdir d")  # so that the next step's folder is a new one
+        steps.run(": > left; : > $TMPDIR/left")
+        assert steps.value(steps.run("ls -A . $TMPDIR | grep left; :")) == b""
+
+
+def test_a_step_that_removes_its_own_sandbox_harms_nobody(steps: Steps) -> None:
+    steps.run('rm -rf "$PWD" "$TMPDIR"')
+    assert steps.value(steps.run("ls -A; echo ok > $TMPDIR/x; cat $TMPDIR/x")) == b"ok\n"
+
+
+def test_a_tree_too_deep_for_recursion_is_removed(steps: Steps) -> None:
+    deep = "import os\nfor _ in range(1100): os.mkdir('d'); os.chdir('d')"
+    done = steps.run(f'{sys.executable} -S -c "{deep}"')
+    assert done.status is Status.OK
+    assert steps.value(steps.run("ls -A")) == b""
+
+
+def test_inputs_that_were_changed_and_files_not_declared_are_named(steps: Steps) -> None:
+    steps.write("kept", "1")
+    steps.write("changed", "1")
+    done = steps.run(
+        "echo 2 > changed; mkdir d; touch d/new out; ln -s out link; for i in $(seq 30); do touch z$i; done",
+        inputs=["kept", "changed"],
+        outputs=["out"],
+    )
+    named = done.reply["undeclared"]
+    assert isinstance(named, list)
+    assert named[:3] == ["changed", "d/new", "link"]
+    assert len(named) == 20
+    assert (steps.space / "changed").read_text() == "1"
+
+
+def test_an_input_that_is_gone_is_an_error_before_the_step_starts(steps: Steps) -> None:
+    done = steps.run("echo ran", inputs=["missing.txt"])
+    assert (done.status, done.error) == (
+        Status.FAILED,
+        'input "missing.txt" can\'t be copied: No such file or directory',
+    )
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", ""])
+def test_an_input_outside_the_workspace_is_refused(steps: Steps, name: str) -> None:
+    done = steps.run("echo", inputs=[name])
+    assert done.error == f'input "{name}" is not a path inside the workspace'
+
+
+def test_an_input_that_is_a_pipe_does_not_hang(steps: Steps) -> None:
+    os.mkfifo(steps.space / "pipe")
+    done = steps.run("cat pipe", inputs=["pipe"])
+    assert done.error == 'input "pipe" can\'t be copied: it is neither a file nor a folder'
+
+
+def test_without_a_sandbox_a_step_runs_in_the_workspace(steps: Steps) -> None:
+    steps.write("a.txt", "A")
+    done = steps.run("cat a.txt; pwd; echo o > out.txt", sandbox=False, outputs=["out.txt"])
+    assert steps.value(done) == f"A{steps.space}\n".encode()
+    assert steps.outputs(done) == {"out.txt": b"o\n"}
+    assert (steps.space / "out.txt").exists()
+    assert done.reply["undeclared"] == []
+
+
+# ---------------------------------------------------------------- outputs
+
+
+def test_declared_outputs_are_collected_with_their_mode(steps: Steps) -> None:
+    done = steps.run(
+        "mkdir d; echo small > d/a; seq 5000 > b; chmod 755 b; ln -s d/a link", outputs=["d/a", "b", "link"]
+    )
+    entries: Any = done.reply["outputs"]
+    assert steps.outputs(done) == {
+        "d/a": b"small\n",
+        "b": b"".join(b"%d\n" % n for n in range(1, 5001)),
+        "link": b"small\n",
+    }
+    assert [entry["executable"] for entry in entries] == [False, True, False]
+
+
+def test_two_outputs_may_be_one_large_file(steps: Steps) -> None:
+    done = steps.run("seq 5000 > a; ln -s a b; ln a c", outputs=["a", "b", "c"])
+    assert len(set(steps.outputs(done).values())) == 1
+
+
+def test_an_output_that_was_not_written_fails_the_step(steps: Steps) -> None:
+    done = steps.run("echo x > a", outputs=["a", "b", "c/d"])
+    assert (done.status, done.error) == (Status.FAILED, 'declared output "b", "c/d" was not written')
+    assert done.reply["missing_outputs"] == ["b", "c/d"]
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("ln -s /etc/passwd out", 'declared output "out" is a link that leads out of the sandbox'),
+        ("ln -s nothing out", 'declared output "out" is a link to nothing'),
+        ("mkdir out", 'declared output "out" is a folder: declare the files in it'),
+        ("mkfifo out", 'declared output "out" is not a regular file'),
+        ("ln -s out out", 'declared output "out" is a link to nothing'),
+    ],
+)
+def test_an_output_must_be_a_file_of_the_sandbox(steps: Steps, script: str, error: str) -> None:
+    """A link out of it would put somebody else's file into the store."""
+    done = steps.run(script, outputs=["out"])
+    assert done.status is Status.FAILED
+    assert done.error == error
+
+
+# ---------------------------------------------------------------- values
+
+
+def variable(value: bytes, name: str = "x", number: int = 0, **more: Any) -> dict[str, Any]:
+    content = {"data": base64.b64encode(value).decode()}
+    return {
+        "variable": f"v{number}",
+        "slot": f"v{number}",
+        "name": name,
+        "filters": [],
+        "path": False,
+        "content": content,
+        **more,
+    }
+
+
+@pytest.mark.parametrize("size", [0, 10, 96 * 1024, 96 * 1024 + 1, 300_000])
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_a_value_arrives_byte_for_byte_whatever_its_size(steps: Steps, size: int, shell: str) -> None:
+    value = (b"a\xff'\"$(touch pwned)`\\\n" * (size // 10 + 1))[:size]
+    done = steps.run('printf %s "${v0}"; ls >&2', shell=shell, variables=[variable(value, filters=["raw"])])
+    assert steps.value(done) == value
+    assert steps.bytes(done.reply["stderr"]) == b""
+
+
+def test_many_values_of_middle_size_fit_together(steps: Steps) -> None:
+    values = [variable(bytes([65 + n]) * 90_000, number=n) for n in range(12)]
+    script = "printf %s " + " ".join(f'"${{v{n}}}"' for n in range(12)) + " | wc -c"
+    assert steps.value(steps.run(script, variables=values)).strip() == b"1080000"
+
+
+def test_values_are_not_in_the_environment_of_what_the_script_starts(steps: Steps) -> None:
+    done = steps.run("env; : ${v0}", variables=[variable(b"private")])
+    assert b"private" not in steps.value(done)
+
+
+def test_values_follow_their_filters(steps: Steps) -> None:
+    variables = [
+        variable(b"a\n\n", number=0),
+        variable(b"a\n\n", number=1, filters=["raw"]),
+        variable(b" a \n", number=2, filters=["trim"]),
+        variable(b'"\n', number=3, filters=["json"]),
+    ]
+    done = steps.run('printf "[%s]" "$v0" "$v1" "$v2" "$v3"', variables=variables)
+    assert steps.value(done) == b'[a][a\n\n][a]["\\""]'
+
+
+def test_a_path_value_is_a_private_file_that_holds_all_of_it(steps: Steps) -> None:
+    value = b"\0bin\n\n"
+    done = steps.run(
+        'cat "$v0"; stat -c %a "$v0"; [ "$v0" = "$LLMC_MY_DATA_FILE" ] && echo told',
+        variables=[variable(value, name="my-data", path=True)],
+    )
+    assert steps.value(done) == value + b"600\ntold\n"
+
+
+def test_a_value_can_come_from_a_file_and_is_verified(steps: Steps) -> None:
+    blob = steps.root / "blob"
+    blob.write_bytes(b"stored")
+    content = {"file": str(blob), "hash": sha256(b"stored").hexdigest(), "size": 6}
+    assert steps.value(steps.run("echo $v0", variables=[variable(b"", content=content)])) == b"stored\n"
+    blob.write_bytes(b"rotten")
+    done = steps.run("echo $v0", variables=[variable(b"", content=content)])
+    assert done.error == "value of {{x}} was damaged in the store: build again"
+
+
+def test_a_nul_in_a_value_is_refused_with_the_way_out(steps: Steps) -> None:
+    done = steps.run("echo $v0", variables=[variable(b"a\0b", name="blob")])
+    assert (done.status, done.error) == (
+        Status.FAILED,
+        "value of {{blob}} holds a NUL byte: use {{blob | path}}",
+    )
+
+
+def test_a_value_that_would_be_an_option_is_refused(steps: Steps) -> None:
+    more = {"dash": [["v0", "cat"]]}
+    assert steps.run("cat $v0", variables=[variable(b"--help")], **more).error == (
+        'value of {{x}} begins with "-", which "cat" would take for an option: write `--` before it'
+    )
+    assert steps.value(steps.run("echo $v0", variables=[variable(b"fine")], **more)) == b"fine\n"
+
+
+def test_lines_of_a_script_keep_their_numbers(steps: Steps) -> None:
+    done = steps.run("true\nnosuchcommand", variables=[variable(b"x")])
+    assert "sh: 2: nosuchcommand: not found" in str(done.reply["stderr_tail"])
+
+
+# ---------------------------------------------------------------- logs and secrets
+
+
+def test_logs_hold_output_and_script(steps: Steps) -> None:
+    logs = steps.root / "logs" / "w" / "s"
+    steps.run("echo out; echo err >&2", logs=str(logs))
+    assert {path.name: path.read_text() for path in logs.iterdir()} == {
+        "stdout": "out\n",
+        "stderr": "err\n",
+        "script": "echo out; echo err >&2",
+    }
+    assert {stat.S_IMODE(path.stat().st_mode) for path in logs.iterdir()} == {0o600}
+
+
+def test_secrets_are_given_and_never_kept(steps: Steps) -> None:
+    secret = "s3cr3t/+ pass"
+    logs = steps.root / "logs" / "w" / "secret"
+    script = (
+        'echo "plain $KEY"; printf "user:%s" "$KEY" | base64; '
+        "echo " + urllib.parse.quote(secret, safe="") + '; echo "$KEY" >&2; [ ${#KEY} = 13 ] && echo given'
+    )
+    done = steps.run(script, secrets={"KEY": secret}, logs=str(logs))
+    lines = steps.value(done).splitlines()
+    assert lines[0] == b"plain ***"
+    assert lines[1].startswith(b"dXNlcj")
+    assert b"***" in lines[1]
+    assert lines[2:] == [b"***", b"given"]
+    kept = steps.value(done) + steps.bytes(done.reply["stderr"]) + (logs / "stdout").read_bytes()
+    assert secret.encode() not in kept + (logs / "stderr").read_bytes()
+    assert done.reply["stderr_tail"] == "***"
+    assert done.reply["warnings"] == [
+        "its output held a secret, which was replaced by ***",
+        "its standard error held a secret, which was replaced by ***",
+    ]
+
+
+def test_logs_never_hold_a_secret_even_while_the_step_runs(steps: Steps) -> None:
+    """A build that is killed leaves its logs as they were at that moment."""
+    logs = steps.root / "logs" / "w" / "live"
+    steps.run(f'echo "$KEY"; cat {logs}/* > {steps.root}/seen', secrets={"KEY": "hunter22"}, logs=str(logs))
+    assert "hunter22" not in (steps.root / "seen").read_text()
+    assert (logs / "stdout").read_text() == "***\n"
+
+
+def test_a_secret_in_a_declared_output_fails_the_step(steps: Steps) -> None:
+    done = steps.run('echo "$KEY" > out', secrets={"KEY": "hunter22"}, outputs=["out"])
+    assert (done.status, done.error) == (
+        Status.FAILED,
+        'declared output "out" holds a secret, which would be stored',
+    )
+
+
+def test_a_secret_is_found_where_a_file_is_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redactor = Redactor(["abcabd", "abcabdxyz"])
+    text = b"--abcabcabdxyzabcabd--" * 50 + b"abcab"
+    expected = text.replace(b"abcabdxyz", b"***").replace(b"abcabd", b"***")
+    assert redactor.redact(text) == expected
+    path = tmp_path / "file"
+    for size in range(1, 30):
+        monkeypatch.setattr("llmc_build.execute.redact._CHUNK", size)
+        path.write_bytes(text)
+        with open(path, "r+b") as file:
+            assert redactor.redact_file(file.fileno())
+        assert path.read_bytes() == expected
+
+
+@pytest.mark.parametrize("before", ["", "u", "us", "user:"])
+@pytest.mark.parametrize("secret", ["hunter2", "p@ss/w+rd?", "ünï"])
+def test_a_secret_is_found_in_base64_at_any_place(before: str, secret: str) -> None:
+    encoded = base64.b64encode(f"{before}{secret}; more".encode())
+    assert b"***" in Redactor([secret]).redact(encoded)
+
+
+def test_short_values_are_not_looked_for() -> None:
+    assert not Redactor(["abc", ""])
+    assert Redactor(["abc"]).redact(b"abc") == b"abc"
+
+
+def test_lines_of_a_key_are_found_one_by_one() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBg\nkqhkiG9w0BAQEF\n-----END KEY-----\n"
+    assert Redactor([key]).redact(b"see kqhkiG9w0BAQEF -----END KEY-----") == b"see *** -----END KEY-----"
