@@ -31,7 +31,7 @@ from llmc_build.model import (
     TargetId,
     ValueUse,
 )
-from llmc_build.outputs import Outputs
+from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.resolve import Program
 from llmc_build.rules import BindError, Bound, rule
 from llmc_build.store import Record, Store
@@ -142,7 +142,7 @@ class Binder:
         """What is to be done for a target, all it depends on having ended well."""
         try:
             return self._check(target)
-        except (BindError, InputError, MissingSecret, ConditionError) as error:
+        except (BindError, InputError, MissingSecret, ConditionError, PlacingError) as error:
             return plan.Broken(error=str(error))
 
     def _check(self, target: TargetId) -> plan.Verdict:
@@ -207,7 +207,12 @@ class Binder:
         return None
 
     def _take(self, target: TargetId, result: ActionResult) -> bool:
-        """Puts a stored result into place; False where a blob of it was lost, which makes it a miss."""
+        """Puts a stored result into place; False makes it a miss: a blob of it was lost, or it is not ours.
+
+        A store that others can write to must not be able to write files that the step does not declare.
+        """
+        if {output.path for output in result.outputs} != set(self._program.targets[target].action.outputs):
+            return False
         if not self._options.dry_run:
             written = self._outputs.place(target, result)
             if written is None:
@@ -312,8 +317,11 @@ class Binder:
         if changed:
             warnings.append(f"{', '.join(changed)} changed while the step ran: its result is not kept")
         result = replies.result(done, self._store)
-        if self._outputs.place(target, result) is None:
-            return Verified(error="its result was lost from the store while it was put in place")
+        try:
+            if self._outputs.place(target, result) is None:
+                return Verified(error="its result was lost from the store while it was put in place")
+        except PlacingError as error:
+            return Verified(error=str(error), warnings=tuple(warnings))
         self.results[target] = result
         record = None
         if pending.cached and not changed:
@@ -341,11 +349,6 @@ class Binder:
             self._store.unlock(key)
             if kept:
                 self._done.setdefault(key, target)
-
-    def follow(self, target: TargetId, leader: TargetId) -> None:
-        """A target whose action was equal to one that has just run takes its result."""
-        if not self._take(target, self.results[leader]):
-            raise OSError(f"the result of {leader} was lost while it was put in place for {target}")
 
     def _explain(self, target: TargetId, done: Done, tail: str) -> str:
         action = self._program.targets[target].action

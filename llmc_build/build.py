@@ -97,8 +97,6 @@ class Build:
 
     def _ended(self, end: p.Ended) -> None:
         a, target = self._a, end.target
-        if end.leader is not None:
-            a.binder.follow(target, end.leader)
         if end.state in (State.FAILED, State.POISONED, State.SKIPPED) and not a.dry_run:
             a.outputs.withdraw(target)
         verified = self._verified.pop(target, None) or Verified()
@@ -147,12 +145,14 @@ class Build:
                     room = executor.room(lane)
 
     def _submit(self, target: TargetId) -> Lane | None:
+        """The lane that runs it now; None where it could not be started, which has failed it."""
         self._count += 1
         try:
             task = self._a.binder.task(target, self._count, self._a.logs(target))
-        except (BindError, MissingSecret) as error:
+        except (BindError, MissingSecret, OSError) as error:
             self._a.binder.release(target, kept=False)
-            self._finished(p.Finished(target=target, error=str(error)))
+            why = f"its logs can't be written: {error}" if isinstance(error, OSError) else str(error)
+            self._finished(p.Finished(target=target, error=why))
             return None
         self._tasks[task.id] = target
         self._numbers[target] = task.id
@@ -204,7 +204,8 @@ class Build:
         if self._stopping or not self._a.binder.may_retry(target, done, self._a.retries):
             return False
         self._a.reporter.note(f"{target}: {done.error}; trying again")
-        return self._submit(target) is not None
+        self._submit(target)
+        return True
 
     def _stuck(self) -> None:
         """A plan that waits for nothing and is not finished would wait for ever: a bug, said aloud."""

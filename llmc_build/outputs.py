@@ -8,13 +8,15 @@ the user's, and stays.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from llmc_build.model import ActionResult, Digest, TargetId
-from llmc_build.store import Store
-from llmc_build.store.files import write_atomic
+from llmc_build.store import Store, files
 from llmc_build.store.state import FileDigests
 
 
@@ -22,6 +24,10 @@ def value_path(home: Path, target: TargetId) -> Path:
     """Where the value of a target lies; `home` is the folder `.llmc`."""
     workflow, _, step = target.partition(".")
     return home / "out" / workflow / step
+
+
+class PlacingError(Exception):
+    """A result can't be put in place.  One line."""
 
 
 class Outputs:
@@ -37,46 +43,48 @@ class Outputs:
     def place(self, target: TargetId, result: ActionResult) -> int | None:
         """Everything of a result into its place; how many files had to be written, or None on a lost blob.
 
-        A file that is there with the right content is left as it is.
+        A file that is there with the right content is left as it is.  Raises PlacingError.
         """
-        wanted = {output.path: output.digest.hash for output in result.outputs}
         written = 0
-        for path, size, executable in self._files(target, result):
-            if self._in_place(path, size, executable):
-                continue
-            self._clear_way(path)
-            if not self._store.place(size, path, executable):
+        workflow, _, step = target.partition(".")
+        found = self._place(self._home, ["out", workflow, step], result.value, False, 0o700)
+        for output in result.outputs:
+            if found is None:
                 return None
-            self._digests.digest(path)  # remembered: the next build only looks at the file's status
-            written += 1
+            written += found
+            parts = output.path.split("/")
+            found = self._place(self._workspace, parts, output.digest, output.executable, 0o777)
+        if found is None:
+            return None
+        wanted = {output.path: output.digest.hash for output in result.outputs}
         old = self._placed.get(target, {})
         if old != wanted:
             self._remove({p: h for p, h in old.items() if p not in wanted})
             self._note(target, wanted)
-        return written
+        return written + found
 
-    def _files(self, target: TargetId, result: ActionResult) -> Iterable[tuple[Path, Digest, bool]]:
-        yield value_path(self._home, target), result.value, False
-        for output in result.outputs:
-            yield self._workspace / output.path, output.digest, output.executable
+    def _place(self, root: Path, parts: list[str], digest: Digest, executable: bool, mode: int) -> int | None:
+        """One file, through no symbolic link: 1 where it was written, 0 where it was there, None if lost."""
+        path = root.joinpath(*parts)
+        if self._in_place(path, digest, executable):
+            return 0
+        try:
+            with files.open_beneath(root, parts[:-1], create=True, mode=mode) as folder:
+                return 1 if self._store.place_at(digest, folder, parts[-1], executable=executable) else None
+        except OSError as error:
+            why = error.strerror or str(error)
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                why = "a folder on the way is a file or a symbolic link"
+            raise PlacingError(f"{'/'.join(parts)} can't be put in place: {why}") from None
 
     def _in_place(self, path: Path, digest: Digest, executable: bool) -> bool:
         try:
-            return (
-                not path.is_symlink()
-                and self._digests.digest(path) == digest
-                and bool(path.stat().st_mode & 0o100) == executable
-            )
+            mode = os.lstat(path).st_mode
+            if not stat.S_ISREG(mode) or bool(mode & 0o100) != executable:
+                return False
+            return self._digests.digest(path) == digest
         except OSError:
             return False
-
-    def _clear_way(self, path: Path) -> None:
-        """A file placed for a step that is gone may stand where a folder is needed now."""
-        for parent in path.parents:
-            if parent in (self._workspace, self._home):
-                break
-            if parent.is_file() and parent.is_relative_to(self._home):
-                parent.unlink()
 
     def withdraw(self, target: TargetId) -> None:
         """A target that has no result now: nothing of an older one stays."""
@@ -110,7 +118,7 @@ class Outputs:
 
     def save(self) -> None:
         if self._dirty:
-            write_atomic(self._list, json.dumps(self._placed, sort_keys=True).encode())
+            files.write_atomic(self._list, json.dumps(self._placed, sort_keys=True).encode())
             self._dirty = False
 
     def _note(self, target: TargetId, placed: dict[str, str]) -> None:
@@ -120,9 +128,9 @@ class Outputs:
             self._placed.pop(target, None)
         self._dirty = True
 
-    def _remove(self, files: dict[str, str]) -> list[str]:
+    def _remove(self, placed: dict[str, str]) -> list[str]:
         kept = []
-        for name, digest in files.items():
+        for name, digest in placed.items():
             path = self._workspace / name
             try:
                 found = None if path.is_symlink() else self._digests.digest(path)
@@ -156,9 +164,9 @@ def _read_list(path: Path) -> dict[TargetId, dict[str, str]]:
     if not isinstance(found, dict):
         return {}
     return {
-        target: {p: h for p, h in files.items() if isinstance(h, str) and _inside(p)}
-        for target, files in found.items()
-        if isinstance(files, dict)
+        target: {p: h for p, h in placed.items() if isinstance(h, str) and _inside(p)}
+        for target, placed in found.items()
+        if isinstance(placed, dict)
     }
 
 

@@ -11,8 +11,8 @@ Wait edges with a timeout are counted apart.  Their clocks start when nothing el
 that still waits when one runs out fails.  It occupied nothing meanwhile, and the producer goes on.
 
 Equal actions: while an action runs, a target that checks to the same key follows its leader instead of
-running.  A follower ends as its leader does, but where the leader was stopped by its own time limit or by
-the death of its worker the first follower runs itself.
+running.  It fails with its leader, and is checked again when the leader ended well, which finds the result,
+or was stopped by its own time limit or by the death of its worker, which says nothing of the action.
 
 What is in no state: results, keys, digests, processes.  The caller has those.
 """
@@ -53,7 +53,6 @@ class Ended:
     reason: str
     error: str | None = None
     caused_by: TargetId | None = None  # of a poisoned target: the failure at the root
-    leader: TargetId | None = None  # of a follower: the target whose result it shares
 
 
 Command: TypeAlias = Check | Cancel | Ended
@@ -277,24 +276,19 @@ class Plan:
         if event.cancelled or (self._cancelling and event.error is not None):
             for one in (target, *followers):
                 self._end(one, State.CANCELLED, "the build was stopped", commands)
-        elif event.error is None:
+            return
+        if event.error is None:
             self._end_well(target, State.RAN, self._reasons[target], now, commands)
-            for one in followers:
-                self._set(one, State.CACHED)
-                commands.append(
-                    Ended(target=one, state=State.CACHED, reason=f"equal to {target}", leader=target)
-                )
-                self._release(one, now, commands)
         else:
             self._fail(target, event.error, commands)
-            for one in followers:
-                if self._stopping:
-                    self._end(one, State.CANCELLED, "the build was stopped", commands)
-                elif event.own_fault:  # says nothing about the action: the first of them runs it again
-                    self._set(one, State.READY)
-                    commands.append(Check(target=one))
-                else:
-                    self._fail(one, f"{event.error} (the same action as {target})", commands)
+        for one in followers:
+            if event.error is None or (event.own_fault and not self._stopping):
+                self._set(one, State.READY)
+                commands.append(Check(target=one))
+            elif self._stopping:
+                self._end(one, State.CANCELLED, "the build was stopped", commands)
+            else:
+                self._fail(one, f"{event.error} (the same action as {target})", commands)
 
     def _end_well(
         self, target: TargetId, state: State, reason: str, now: float, commands: list[Command]

@@ -145,18 +145,20 @@ def make_folders(path: str) -> None:
 
 
 @contextlib.contextmanager
-def open_beneath(root: str | Path, parts: Sequence[str], *, create: bool = False) -> Iterator[int]:
+def open_beneath(
+    root: str | Path, parts: Sequence[str], *, create: bool = False, mode: int = 0o700
+) -> Iterator[int]:
     """A descriptor of root/parts[0]/parts[1]/..., none of which may be a symlink.
 
     `root` itself may be reached through symlinks.  With `create`, folders that lack are made with
-    mode 0700.  Raises OSError (ENOTDIR or ELOOP) where a part is a symlink or no folder, and
+    `mode`.  Raises OSError (ENOTDIR or ELOOP) where a part is a symlink or no folder, and
     ValueError for a part that is no plain name.
     """
     fd = os.open(root, _FOLDER)
     try:
         for part in parts:
             check_name(part)
-            below = _enter(fd, part, create)
+            below = _enter(fd, part, create, mode)
             os.close(fd)
             fd = below
         yield fd
@@ -164,14 +166,14 @@ def open_beneath(root: str | Path, parts: Sequence[str], *, create: bool = False
         os.close(fd)
 
 
-def _enter(folder: int, name: str, create: bool) -> int:
+def _enter(folder: int, name: str, create: bool, mode: int) -> int:
     try:
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
     except FileNotFoundError:
         if not create:
             raise
     with contextlib.suppress(FileExistsError):
-        os.mkdir(name, 0o700, dir_fd=folder)
+        os.mkdir(name, mode, dir_fd=folder)
     return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
 
 

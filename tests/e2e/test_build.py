@@ -585,3 +585,51 @@ def test_a_worker_killed_in_the_middle_fails_its_step_alone(space: Space) -> Non
     space.build("flow.yaml")
     assert space.of("a.s").error == "the worker died: killed by SIGKILL"
     assert space.ran == ["b.s", "c.s"]
+
+
+def test_an_output_never_goes_through_a_symbolic_link(space: Space, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a step writes stays in the workspace, whatever stands in its way there."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (space.root / "link").symlink_to(elsewhere)
+    (space.root / "page").symlink_to(elsewhere / "page")
+    space.write(
+        "flow.yaml",
+        """
+        name: w
+        order: dataflow
+        steps:
+          - {name: through, command: 'mkdir -p link; echo x > link/x', outputs: [link/x]}
+          - {name: at, command: echo page > page, outputs: [page]}
+        """,
+    )
+    for _ in range(2):
+        space.build("flow.yaml")
+        assert space.of("w.through").error == (
+            "link/x can't be put in place: a folder on the way is a file or a symbolic link"
+        )
+        assert space.of("w.at").status in (State.RAN, State.CACHED)
+        assert space.read("page") == "page\n"
+        assert list(elsewhere.iterdir()) == []
+
+
+def test_a_stored_result_with_files_that_the_step_does_not_declare_is_not_served(space: Space) -> None:
+    """A store that others can write to must not be able to place files of its choosing."""
+    import dataclasses
+
+    from llmc_build.model import OutputFile
+    from llmc_build.store import Store
+
+    space.write("flow.yaml", "name: w\nsteps:\n  - {name: a, command: echo a}\n")
+    space.build("flow.yaml")
+    key = space.of("w.a").key
+    assert key is not None
+    store = Store.open(space.root / ".llmc/cache", note=print)
+    record = store.lookup(key)
+    assert record is not None
+    evil = OutputFile(path=".git/hooks/pre-commit", digest=store.add(b"#!/bin/sh\n"), executable=True)
+    result = dataclasses.replace(record.result, outputs=(evil,))
+    store.commit([dataclasses.replace(record, result=result)])
+    store.close()
+    space.build("flow.yaml")
+    assert space.ran == ["w.a"]
+    assert not (space.root / ".git").exists()
