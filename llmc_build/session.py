@@ -68,7 +68,7 @@ class Stop:
         return EXIT_TERMINATED if self.signals[0] == signal.SIGTERM else EXIT_INTERRUPTED
 
 
-class _AtOnce(BaseException):
+class _AtOnce(KeyboardInterrupt):
     """The second interrupt: end without waiting for anything."""
 
 

@@ -195,7 +195,8 @@ class Console:
             self._tail(target)
         if rest.strip():
             self._line(self._harmless(words.indent(rest, "" if rest.startswith(" ") else "    ")))
-        self._line(f"    log: .llmc/runs/{run_id}/{target.target.replace('.', '/', 1)}/")
+        if target.wall_s:  # it ran, so there is something to read
+            self._line(f"    log: .llmc/runs/{run_id}/{target.target.replace('.', '/', 1)}/")
         if poisoned:
             self._line(f"    poisoned by it: {poisoned} {'target' if poisoned == 1 else 'targets'}")
         if self._look.github:

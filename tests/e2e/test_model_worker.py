@@ -241,13 +241,17 @@ def test_a_worker_that_is_killed_fails_its_request_and_the_next_one_finds_a_fres
 
 
 def _children_that_serve_models() -> list[int]:
-    """Processes of this one's that have llama.cpp loaded."""
+    """Workers of this process that have llama.cpp loaded; the server of other tests is none."""
     listed = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False
     )
     found = []
     for word in listed.stdout.split():
-        maps = Path(f"/proc/{word}/maps")
-        if maps.exists() and "libllama" in maps.read_text():
+        maps, command = Path(f"/proc/{word}/maps"), Path(f"/proc/{word}/cmdline")
+        if (
+            maps.exists()
+            and "libllama" in maps.read_text()
+            and b"llama_cpp.server" not in command.read_bytes()
+        ):
             found.append(int(word))
     return found

@@ -27,6 +27,8 @@ DIGEST = Digest(hash="ab" * 32, size=3)
 
 
 def target(name: str, status: State, **more: object) -> TargetReport:
+    if status is State.FAILED:
+        more.setdefault("wall_s", 0.25)  # it ran
     return TargetReport(target=name, status=status, reason="because", **more)  # type: ignore[arg-type]
 
 
@@ -290,7 +292,7 @@ def test_a_build_that_is_over_at_once_draws_nothing(screen: tuple[TextIO, int]) 
 def test_json_has_the_fields_of_the_contract() -> None:
     made = report(
         target("w.a", State.RAN, key="cd" * 32, output=DIGEST, wall_s=0.5),
-        target("w.b", State.FAILED, error="no"),
+        target("w.b", State.FAILED, error="no", wall_s=0.0),
         target("w.c", State.POISONED, caused_by="w.b"),
         exit_code=1,
     )
@@ -364,3 +366,11 @@ def test_ten_thousand_events_cost_next_to_nothing() -> None:
     for event in events:
         console.target(event)
     assert time.process_time() - start < 0.1
+
+
+def test_a_failure_of_what_never_ran_names_no_log() -> None:
+    out = io.StringIO()
+    console = Console(out, choose_look(out, {}, color="never", verbose=0, quiet=True))
+    console.finished(report(target("w.a", State.FAILED, error="no input", wall_s=0.0), exit_code=1))
+    assert "log:" not in out.getvalue()
+    assert "w.a: no input" in out.getvalue()
