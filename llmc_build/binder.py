@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmc_build import keys, plan, replies
+from llmc_build import keys, plan, record, replies
 from llmc_build.environment import MissingSecret, step_environment
 from llmc_build.execute.protocol import Done, Status, Task
 from llmc_build.graph import ActionGraph
@@ -35,6 +35,7 @@ from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.resolve import Program
 from llmc_build.rules import BindError, Bound, rule
 from llmc_build.store import Record, Store
+from llmc_build.store.files import write_atomic
 from llmc_build.template import ConditionError
 
 PLATFORM = f"{platform.system().lower()}-{platform.machine()}"
@@ -108,7 +109,6 @@ class Binder:
         self.pending: dict[TargetId, Pending] = {}
         self.results: dict[TargetId, ActionResult] = {}
         self.keys: dict[TargetId, str] = {}
-        self.components: dict[TargetId, Mapping[str, Json]] = {}  # of the keys of targets that ran
         self.warnings: dict[TargetId, tuple[str, ...]] = {}
         self.unknown: set[TargetId] = set()  # in a dry run: targets whose value can't be known
         self.restored = 0
@@ -195,8 +195,8 @@ class Binder:
         if self._options.force:
             return None
         for attempt in ("before the lock", "under the lock"):
-            record = self._store.lookup(key)
-            if record is not None and not self._expired(action, record) and self._take(target, record.result):
+            found = self._store.lookup(key)
+            if found is not None and not self._expired(action, found) and self._take(target, found.result):
                 if attempt == "under the lock":
                     self._store.unlock(key)
                 return plan.Hit(reason="in the store")
@@ -222,9 +222,9 @@ class Binder:
         self._done.setdefault(self.keys[target], target)
         return True
 
-    def _expired(self, action: Action, record: Record) -> bool:
+    def _expired(self, action: Action, found: Record) -> bool:
         ttl = action.cache.ttl_s
-        return ttl is not None and not 0 <= self._clock() - record.created < ttl
+        return ttl is not None and not 0 <= self._clock() - found.created < ttl
 
     def _miss(self, target: TargetId, action: Action, pending: Pending) -> plan.Verdict:
         reason = self._why(target, pending)
@@ -249,10 +249,10 @@ class Binder:
             return "not built before"
         if last == pending.key.hash:
             return "its result is not in the store"
-        record = self._store.lookup(last)
-        if record is None:
+        before = self._store.lookup(last, verify=False)
+        if before is None:
             return "something it is made of changed"
-        changes = keys.difference(record.components, pending.key.components)
+        changes = keys.difference(before.components, pending.key.components)
         more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
         return ", ".join(changes[:3]) + more
 
@@ -263,13 +263,16 @@ class Binder:
         action = self._program.targets[target].action
         pending = self.pending[target]
         pending.attempts += 1
-        self.components[target] = pending.key.components
         request = rule(action.rule).request(action, pending.bound)
         request["logs"] = str(logs)
+        components = record.action_text(pending.key.components)
         if rule(action.rule).lane == "shell":
+            request["action"] = components  # the worker writes it beside the logs
             request.update(self._shell_request(action, pending))
             for variable in replies.objects(request["variables"]):
                 variable["content"] = self._content(action, str(variable["slot"]))
+        else:
+            write_atomic(logs / "action.json", components.encode())
         lane = self._lanes.lane(action, pending.bound.model)
         return Task(id=number, lane=lane, request=request, timeout_s=action.timeout_s)
 
@@ -323,9 +326,9 @@ class Binder:
         except PlacingError as error:
             return Verified(error=str(error), warnings=tuple(warnings))
         self.results[target] = result
-        record = None
+        kept = None
         if pending.cached and not changed:
-            record = Record(
+            kept = Record(
                 key=pending.key.hash,
                 components=pending.key.components,
                 result=result,
@@ -334,7 +337,7 @@ class Binder:
         stats = done.reply.get("stats")
         return Verified(
             result=result,
-            record=record,
+            record=kept,
             warnings=tuple(warnings),
             stderr_tail=tail,
             stats=stats if isinstance(stats, dict) else {},

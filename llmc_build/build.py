@@ -1,7 +1,7 @@
 """The one loop that joins plan, store and executor.  World.
 
-Owns the order of things within a build: commands are taken from the plan, targets are checked or submitted,
-what workers answer is made durable in groups and only then handed back to the plan and reported.
+Owns the order of things within a build: commands are taken from the plan, targets are checked or
+submitted, what workers answer is made durable and only then handed back to the plan and reported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Surroundings:
     outputs: Outputs
     executor: Executor
     reporter: Reporter
-    logs: Callable[[TargetId], Path]  # the folder for a target's logs, made when called
+    logs: Callable[[TargetId], Path]  # where a target's logs are to be
     retries: int = 0
     dry_run: bool = False
     interrupted: Callable[[], bool] = lambda: False
@@ -57,6 +57,7 @@ class Build:
         self._verified: dict[TargetId, Verified] = {}
         self._walls: dict[TargetId, float] = {}
         self._lanes: dict[str, Lane] = {}  # the plan's name of a queue -> lane
+        self._committing: dict[str, tuple[TargetId, Done, Verified]] = {}  # key -> what waits for the disk
         self._count = 0
         self._stopping = False
         self.reports: dict[TargetId, TargetReport] = {}
@@ -67,6 +68,8 @@ class Build:
         self._todo.extend(plan.start(clock()))
         while not plan.finished:
             self._obey(CHECKS_A_TURN)
+            if plan.finished:
+                break
             self._feed()
             self._listen(0.0 if self._todo else self._patience())
             self._stuck()
@@ -162,14 +165,16 @@ class Build:
         return task.lane
 
     def _listen(self, timeout_s: float) -> None:
-        """What the workers say: results are made durable together, then the plan hears of them."""
-        if not self._a.executor.busy:
-            if timeout_s > 0 and not self._a.plan.finished:
-                self._a.sleep(timeout_s)  # only a clock can bring news
+        """What the workers and the store say: a result is handed to the plan when it is durable."""
+        a = self._a
+        for key in a.store.committed(0.0 if a.executor.busy else timeout_s):
+            self._over(*self._committing.pop(key))
+            timeout_s = 0.0
+        if not a.executor.busy:
+            if timeout_s > 0 and not a.store.committing:
+                a.sleep(timeout_s)  # only a clock can bring news
             return
-        news = self._a.executor.wait(timeout_s)
-        ended: list[tuple[TargetId, Done, Verified]] = []
-        for item in news:
+        for item in a.executor.wait(timeout_s):
             target = self._tasks.get(item.id)
             if target is None:
                 continue
@@ -177,24 +182,29 @@ class Build:
                 del self._tasks[item.id]
                 del self._numbers[target]
                 if not self._again(target, item):
-                    ended.append((target, item, self._a.binder.finish(target, item)))
+                    self._answered(target, item, a.binder.finish(target, item))
             else:
-                self._a.reporter.progress(target, item.stats)
-        records = [verified.record for _, _, verified in ended if verified.record is not None]
-        if records:
-            self._a.store.commit(records)
-        for target, done, verified in ended:
-            self._a.binder.release(target, kept=verified.record is not None)
-            self._verified[target] = verified
-            self._walls[target] = self._a.clock() - self._started.pop(target)
-            self._finished(
-                p.Finished(
-                    target=target,
-                    error=verified.error,
-                    cancelled=done.status is Status.CANCELLED,
-                    own_fault=done.status in (Status.TIMEOUT, Status.CRASHED),
-                )
+                a.reporter.progress(target, item.stats)
+
+    def _answered(self, target: TargetId, done: Done, verified: Verified) -> None:
+        if verified.record is None:
+            self._over(target, done, verified)
+        else:
+            self._committing[verified.record.key] = (target, done, verified)
+            self._a.store.commit_soon(verified.record)
+
+    def _over(self, target: TargetId, done: Done, verified: Verified) -> None:
+        self._a.binder.release(target, kept=verified.record is not None)
+        self._verified[target] = verified
+        self._walls[target] = self._a.clock() - self._started.pop(target)
+        self._finished(
+            p.Finished(
+                target=target,
+                error=verified.error,
+                cancelled=done.status is Status.CANCELLED,
+                own_fault=done.status in (Status.TIMEOUT, Status.CRASHED),
             )
+        )
 
     def _finished(self, event: p.Finished) -> None:
         self._todo.extend(self._a.plan.handle(event, self._a.clock()))
@@ -210,7 +220,8 @@ class Build:
     def _stuck(self) -> None:
         """A plan that waits for nothing and is not finished would wait for ever: a bug, said aloud."""
         plan = self._a.plan
-        waiting = self._todo or self._a.executor.busy or plan.lanes or plan.deadline is not None
+        waiting = self._todo or self._a.executor.busy or self._committing or plan.lanes
+        waiting = waiting or plan.deadline is not None
         if not waiting and not plan.finished:
             raise InternalError("the plan is not finished and waits for nothing")
 

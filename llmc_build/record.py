@@ -7,16 +7,15 @@ Owns their form.  `run.json` is the object of `--json` with what the original pr
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llmc_build.model import BuildReport, Json, State, TargetId
 from llmc_build.report.events import report_json
-from llmc_build.store.files import write_atomic
 
 if TYPE_CHECKING:
     from llmc_build.binder import Binder
     from llmc_build.resolve import Program
-    from llmc_build.store.runs import Run
 
 WHOLE_VALUE_BYTES = 65536  # larger values are named by digest; they lie in .llmc/out as they are
 
@@ -52,11 +51,6 @@ def _poison(cause: TargetId | None) -> str | None:
     return f"{cause} failed" if cause else None
 
 
-def write_actions(run: Run, report: BuildReport, binder: Binder) -> None:
-    """`action.json`, the components of the key, beside the logs of every target that ran."""
-    for target in report.targets:
-        components = binder.components.pop(target.target, None)
-        if components is not None:
-            text = json.dumps(components, indent=1, sort_keys=True, ensure_ascii=False)
-            data = text.encode("utf-8", "surrogatepass")
-            write_atomic(run.step_folder(target.target) / "action.json", data, durable=False)
+def action_text(components: Mapping[str, Json]) -> str:
+    """`action.json`, which the worker puts beside the logs: what the key of a target is made of."""
+    return json.dumps(components, sort_keys=True)

@@ -33,7 +33,7 @@ from llmc_build.lanes import Lanes
 from llmc_build.model import BuildReport, State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.plan import Plan
-from llmc_build.record import run_record, write_actions
+from llmc_build.record import run_record
 from llmc_build.report import Reporter
 from llmc_build.resolve import Program
 from llmc_build.store import Store
@@ -180,6 +180,7 @@ class Session:
                 interrupted=lambda: bool(stop.signals),
             )
         )
+        self.store.on_commit = pool.wake
         kill = True
         try:
             building.run()
@@ -212,7 +213,6 @@ class Session:
     def keep(self, report: BuildReport, files: Sequence[Path], *, whole: bool) -> None:
         """What the next build and `llmc log` need.  A full disk costs the record, not the results."""
         try:
-            write_actions(self.run, report, self.binder)
             self.run.finish(run_record(report, self.program, self.binder))
             if self.options.dry_run:
                 return

@@ -326,8 +326,9 @@ def _captures(request: Mapping[str, Any], home: Home) -> Iterator[tuple[Capture,
     logs = request.get("logs")
     if logs:
         os.makedirs(logs, mode=0o700, exist_ok=True)
-        with contextlib.closing(Capture(f"{logs}/script")) as script:
-            os.write(script.fd, os.fsencode(request["script"]))
+        for name, text in (("script", request["script"]), ("action.json", request.get("action") or "{}")):
+            with contextlib.closing(Capture(f"{logs}/{name}")) as file:
+                os.write(file.fd, os.fsencode(text))
     if logs and not request.get("secrets"):
         with (
             contextlib.closing(Capture(f"{logs}/stdout")) as out,

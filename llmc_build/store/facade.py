@@ -18,6 +18,7 @@ from llmc_build.errors import StoreError
 from llmc_build.model import ActionResult, Digest
 from llmc_build.store import files
 from llmc_build.store.cas import Cas, digest_of
+from llmc_build.store.group import GroupCommit
 from llmc_build.store.index import DiskIndex, Index, IndexUnavailableError, MemoryIndex
 from llmc_build.store.locks import KeyLocks
 from llmc_build.store.record import INLINE, Record, decode, digests, encode
@@ -28,6 +29,8 @@ VERSION = b"llmc-store/1\n"
 _CONTENTS = ("cas", "tmp", "quarantine", "index", "index.lock", "lock", "VERSION")
 
 Note = Callable[[str], None]
+
+_COMMIT_LOOK_S = 1.0  # how long one wait for a commit lasts; it ends earlier when the commit does
 
 
 class Store:
@@ -53,6 +56,10 @@ class Store:
         self._unreadable = False
         self._small: dict[str, bytes] = {}  # contents up to INLINE bytes, by hash: seen or added
         self._ours = MemoryIndex()  # records that could not be written
+        self._group: GroupCommit | None = None
+        self._at_once: list[str] = []  # keys that needed no commit, whose end was not yet told
+        self._writer: Callable[[], Index] | None = None  # opens the index for the thread that commits
+        self.on_commit: Callable[[], None] = lambda: None  # called from another thread: `committed` has news
         if broken is not None:
             self._give_up(broken)
 
@@ -72,7 +79,9 @@ class Store:
         except _OtherVersionError as error:
             return cls(Cas(spill, durable=False), MemoryIndex(), note=note, spill=spill, broken=str(error))
         index = DiskIndex(root, note=note, read_only=locks is None)
-        return cls(Cas(root, spill=spill), index, note=note, locks=locks, spill=spill, broken=broken)
+        store = cls(Cas(root, spill=spill), index, note=note, locks=locks, spill=spill, broken=broken)
+        store._writer = lambda: DiskIndex(root, note=note)
+        return store
 
     @classmethod
     def memory(cls, scratch: Path) -> Store:
@@ -109,7 +118,9 @@ class Store:
         return self.cas.root if self._broken is None or self.spill is None else self.spill
 
     def close(self) -> None:
-        """Release everything, locks too, and remove what was thrown away."""
+        """Release everything, locks too, and remove what was thrown away; commits on their way are ended."""
+        if self._group is not None:
+            self._group.close()
         self._index.close()
         if self._locks is not None:
             self._locks.close()
@@ -145,23 +156,53 @@ class Store:
         return all(self._verify(digest) for digest in digests(record.result))
 
     def commit(self, entries: Sequence[Record]) -> None:
-        """Store some results, all or none; durable on return, unless the store can't be written.
+        """Store some results; durable on return, unless the store can't be written, which is noted.
 
-        Their contents were added before, or put into the CAS by a worker: StoreError names one that lacks.
+        Their contents were added before, or put into the CAS by a worker: StoreError names one that lacks,
+        and then none of the results is stored.
         """
-        items: list[tuple[str, bytes]] = []
-        spilled: list[tuple[str, bytes]] = []
-        for record in entries:
-            data = encode(record, self._contents(record))
-            (items if self._is_durable(record.result) else spilled).append((record.key, data))
-        self._ours.put_many(spilled)
-        if items and self._broken is None:
-            try:
-                self._index.put_many(items)
-                return
-            except IndexUnavailableError as error:
-                self._give_up(str(error))
-        self._ours.put_many(items)
+        for record, data in [(record, encode(record, self._contents(record))) for record in entries]:
+            self._submit(record, data)
+        while self.committing:
+            self.committed(_COMMIT_LOOK_S)
+
+    def commit_soon(self, record: Record) -> None:
+        """As `commit` of one result, beside what the caller does next; `committed` tells of its end."""
+        self._submit(record, encode(record, self._contents(record)))
+
+    def _submit(self, record: Record, data: bytes) -> None:
+        if self._broken is not None or not self._is_durable(record.result):
+            self._ours.put_many([(record.key, data)])
+            self._at_once.append(record.key)
+        elif self._writer is None:
+            self._index.put_many([(record.key, data)])
+            self._at_once.append(record.key)
+        else:
+            if self._group is None:
+                self._group = GroupCommit(self._writer)
+                self._group.wake = self.on_commit
+            self._group.submit(record.key, data)
+
+    @property
+    def committing(self) -> bool:
+        """Whether `committed` has something to tell, now or later."""
+        return bool(self._at_once) or (self._group is not None and self._group.busy)
+
+    def committed(self, timeout_s: float = 0.0) -> list[str]:
+        """Keys given to `commit_soon` that are durable now, or never will be on this store, which is noted.
+
+        Waits up to `timeout_s` while there is none.
+        """
+        keys, self._at_once = self._at_once, []
+        if self._group is not None:
+            durable, failed = self._group.ended(0.0 if keys else timeout_s)
+            keys += durable
+            if failed is not None:
+                why, items = failed
+                self._give_up(why)
+                self._ours.put_many(items)
+                keys += [key for key, _ in items]
+        return keys
 
     def forget(self, key: str) -> None:
         """Drop the result of a key, whose content turned out to be wrong."""

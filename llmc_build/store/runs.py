@@ -33,12 +33,18 @@ class Run:
         self.run_id = run_id
         self.folder = home / "runs" / run_id
         self._home = home
+        self._made: set[str] = set()  # folders of workflows that are there
 
     def step_folder(self, target: TargetId) -> Path:
-        """The folder for the logs of a target, made when first asked for."""
-        parts = _target_parts(target)
-        with files.open_beneath(self._home, ("runs", self.run_id, *parts), create=True):
-            return self.folder.joinpath(*parts)
+        """Where the logs of a target are to be; the folder of its workflow is there.
+
+        The run's folder is this process's own, so no symbolic link can stand in the way.
+        """
+        workflow, step = _target_parts(target)
+        if workflow not in self._made:
+            with files.open_beneath(self._home, ("runs", self.run_id, workflow), create=True):
+                self._made.add(workflow)
+        return self.folder / workflow / step
 
     def write_step(self, target: TargetId, name: str, data: bytes) -> None:
         """A file beside the logs of a target."""

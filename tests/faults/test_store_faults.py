@@ -107,7 +107,7 @@ for i in range(15):
 
 @pytest.mark.timeout(120)
 def test_processes_that_find_a_damaged_index_repair_it_once(tmp_path: Path) -> None:
-    code = "store.commit([record(f'{sys.argv[2]}-{i}') for i in range(5)])"
+    code = "store.commit([record(f'{sys.argv[2]}-{i}') for i in range(5)])\nstore.close()"
     start(code, tmp_path / "store", "before").communicate(timeout=60)
     (tmp_path / "store" / "index" / "cache.db").write_bytes(b"not a database at all" * 1000)
     writers = [start(code, tmp_path / "store", number) for number in range(5)]

@@ -257,6 +257,7 @@ class Rig:
         self.outputs = PretendedOutputs()
         self.executed: list[tuple[object, ...]] = []  # of the last build
         self.reports: Mapping[TargetId, TargetReport] = {}
+        self.keys: Mapping[TargetId, str] = {}  # of the last build
 
     def build(self, model: M, seed: int, *, die_after: int | None = None) -> None:
         """One build; with `die_after`, the process is gone after so many tasks."""
@@ -290,6 +291,6 @@ class Rig:
                 logs=lambda target: self.scratch,
             )
         )
-        self.reports = building.reports
+        self.reports, self.keys = building.reports, binder.keys
         building.run()
         self.outputs.withdraw_all_but(program.targets)

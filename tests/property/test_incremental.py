@@ -147,7 +147,7 @@ def sequence(seed: int, folder: Path) -> None:
                 rig.build(model, chance.randrange(1 << 30), die_after=with_kill)
             except Killed:
                 done = oracle(model)
-                kept |= {done.identity[t] for t, r in rig.reports.items() if r.status is State.RAN}
+                kept |= {done.identity[t] for t, key in rig.keys.items() if rig.index.get(key) is not None}
                 model = edited(model, chance, serial + EDITS)
                 rig.build(model, chance.randrange(1 << 30))
         else:

@@ -414,11 +414,12 @@ def test_lines_of_a_script_keep_their_numbers(steps: Steps) -> None:
 
 def test_logs_hold_output_and_script(steps: Steps) -> None:
     logs = steps.root / "logs" / "w" / "s"
-    steps.run("echo out; echo err >&2", logs=str(logs))
+    steps.run("echo out; echo err >&2", logs=str(logs), action='{"rule": "shell"}')
     assert {path.name: path.read_text() for path in logs.iterdir()} == {
         "stdout": "out\n",
         "stderr": "err\n",
         "script": "echo out; echo err >&2",
+        "action.json": '{"rule": "shell"}',
     }
     assert {stat.S_IMODE(path.stat().st_mode) for path in logs.iterdir()} == {0o600}
 

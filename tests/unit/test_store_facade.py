@@ -18,7 +18,7 @@ from llmc_build.errors import StoreError
 from llmc_build.model import ActionResult, Digest, OutputFile
 from llmc_build.store import INLINE, Record, Store
 from llmc_build.store.cas import Cas, digest_of
-from llmc_build.store.index import IndexUnavailableError
+from llmc_build.store.index import DiskIndex, IndexUnavailableError
 from llmc_build.store.record import RecordError
 
 LARGE = b"large content\n" * 1000
@@ -230,10 +230,10 @@ def test_an_index_that_can_not_be_written(
 ) -> None:
     store.commit([record(store, KEYS[5])])
 
-    def full(items: object) -> None:
+    def full(index: DiskIndex, items: object) -> None:
         raise IndexUnavailableError("database or disk is full")
 
-    monkeypatch.setattr(store._index, "put_many", full)
+    monkeypatch.setattr(DiskIndex, "put_many", full)
     assert store.lookup(KEYS[5]) is not None
     assert_goes_on(store, tmp_path)
     assert notes == ["the store can't be written (database or disk is full): the build goes on uncached"]

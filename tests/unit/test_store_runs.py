@@ -55,7 +55,6 @@ def test_the_folder_ignores_itself_for_git_and_is_private(home: Path) -> None:
         home / "runs",
         run.folder,
         run.step_folder("wf.step").parent,
-        run.step_folder("wf.step"),
     ):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
