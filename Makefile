@@ -75,6 +75,10 @@ static: setup ## Check style and types
 .PHONY: check
 check: static unit ## Everything that is quick to check: style, types, layers, unit tests
 
+.PHONY: bench
+bench: setup ## Time llmc beside ninja and make on the same graphs; minutes; writes bench/results.md
+	@$(BIN)/python bench/graphs.py --write
+
 .PHONY: format
 format: setup ## Put the code into its form
 	@$(BIN)/ruff check --fix .

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmc_build import keys, plan, record, replies
+from llmc_build import keys, plan, replies
 from llmc_build.environment import MissingSecret, step_environment
 from llmc_build.execute.protocol import Done, Status, Task
 from llmc_build.graph import ActionGraph
@@ -265,7 +265,7 @@ class Binder:
         pending.attempts += 1
         request = rule(action.rule).request(action, pending.bound)
         request["logs"] = str(logs)
-        components = record.action_text(pending.key.components)
+        components = keys.as_text(pending.key.components)
         if rule(action.rule).lane == "shell":
             request["action"] = components  # the worker writes it beside the logs
             request.update(self._shell_request(action, pending))

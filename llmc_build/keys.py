@@ -56,6 +56,11 @@ def action_key(
     return ActionKey(hash=hashlib.sha256(TAG + canonical(components)).hexdigest(), components=components)
 
 
+def as_text(components: Mapping[str, Json]) -> str:
+    """The components as `action.json` has them, in ASCII, for whoever wants to know what a key is made of."""
+    return json.dumps(components, sort_keys=True)
+
+
 def difference(old: Mapping[str, Json], new: Mapping[str, Json]) -> tuple[str, ...]:
     """What differs between two component sets, one phrase each, such as 'file notes.txt changed'.
 

@@ -141,7 +141,6 @@ class Plan:
         self._timed: dict[TargetId, dict[TargetId, float]] = {}  # producer -> limit, of timed wait edges
         self._reasons: dict[TargetId, str] = {}
         self._queues: dict[str, list[tuple[int, TargetId]]] = {}  # lane -> heap, longest way down first
-        self._lane: dict[TargetId, str] = {}
         self._followers: dict[TargetId, list[TargetId]] = {}
         self._clocks: list[tuple[float, TargetId, TargetId]] = []  # when a wait edge runs out
         self._again: list[tuple[float, TargetId]] = []  # when to check once more
@@ -183,11 +182,6 @@ class Plan:
                 self._set(target, State.RUNNING)
                 return target
         return None
-
-    def put_back(self, target: TargetId) -> None:
-        """Undo a `take`: the executor could not start it now."""
-        self._set(target, State.READY)
-        self._enqueue(target)
 
     # ------------------------------------------------------------ what happens
 
@@ -264,11 +258,8 @@ class Plan:
             heapq.heappush(self._again, (now + verdict.again_in_s, target))
         else:
             self._reasons[target] = verdict.reason
-            self._lane[target] = verdict.lane
-            self._enqueue(target)
-
-    def _enqueue(self, target: TargetId) -> None:
-        heapq.heappush(self._queues.setdefault(self._lane[target], []), (-self._height[target], target))
+            queue = self._queues.setdefault(verdict.lane, [])
+            heapq.heappush(queue, (-self._height[target], target))
 
     def _over(self, event: Finished, now: float, commands: list[Command]) -> None:
         target = event.target

@@ -1,13 +1,11 @@
-"""The record of a run: `run.json` and each target's `action.json`.  World.
+"""The record of a run, `run.json`.  World.
 
-Owns their form.  `run.json` is the object of `--json` with what the original program writes beside it:
+Owns its form: the object of `--json` with what the original program writes beside it:
 `contexts` (workflow -> variable -> value) and `channels` (target -> {val, err}).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llmc_build.model import BuildReport, Json, State, TargetId
@@ -49,8 +47,3 @@ def _value(target: TargetId, status: State, binder: Binder) -> Json:
 
 def _poison(cause: TargetId | None) -> str | None:
     return f"{cause} failed" if cause else None
-
-
-def action_text(components: Mapping[str, Json]) -> str:
-    """`action.json`, which the worker puts beside the logs: what the key of a target is made of."""
-    return json.dumps(components, sort_keys=True)

@@ -221,10 +221,6 @@ class Store:
             return digest
         return self._put(lambda: self.cas.put_bytes(data))
 
-    def add_file(self, path: Path, *, consume: bool) -> Digest:
-        """Keep the content of a plain file; `consume`: the file is gone afterwards."""
-        return self._put(lambda: self.cas.put_file(path, consume=consume))
-
     def has(self, digest: Digest) -> bool:
         """Whether the content is there, unread."""
         return digest.hash in self._small or self.cas.has(digest)

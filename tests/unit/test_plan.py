@@ -220,13 +220,6 @@ def test_what_another_process_runs_is_looked_at_again() -> None:
     assert world.ends["w.a"].state is State.CACHED
 
 
-def test_a_target_put_back_is_taken_again() -> None:
-    world = World("w.a")
-    assert world.take() == "w.a"
-    world.plan.put_back("w.a")
-    assert world.take() == "w.a"
-
-
 def test_a_chain_of_ten_thousand_needs_no_recursion() -> None:
     names = [f"w.s{i}" for i in range(10_000)]
     world = World(" ".join(names), *(edge(a, b) for a, b in itertools.pairwise(names)))
