@@ -108,7 +108,7 @@ def build(
         reporter.started(len(graph), session.run.run_id, config.jobs)
         found = session.execute(stop, fail_fast=fail_fast)
         report = session.report(found, stop, wall_s=time.monotonic() - started)
-        session.keep(report, paths, whole=not targets)
+        session.keep(report, paths)
     reporter.finished(report)
     return report
 

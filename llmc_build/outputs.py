@@ -1,8 +1,11 @@
 """What a build puts into the workspace, and takes away again.  World.
 
 Owns `.llmc/out/WORKFLOW/STEP`, the files that steps declare in `outputs`, and the list of what was placed
-(`.llmc/state/placed.json`), which alone says what may be removed: a file that the user has changed since is
-the user's, and stays.
+(`.llmc/placed.json`), which alone says what may be removed: a file that the user has changed since is the
+user's, and stays.  The list is not in `.llmc/state/`, which may be deleted at any time: what is forgotten
+there must not leave an output of a step that is gone where a glob finds it.  For the same reason what is
+about to be placed is first written to a journal beside the list, since a build may be killed before it saves
+the list.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from llmc_build.model import ActionResult, Digest, TargetId
@@ -31,20 +34,35 @@ class PlacingError(Exception):
 
 
 class Outputs:
-    def __init__(self, workspace: Path, home: Path, store: Store, digests: FileDigests) -> None:
+    def __init__(
+        self,
+        workspace: Path,
+        home: Path,
+        store: Store,
+        digests: FileDigests,
+        sources: Mapping[TargetId, str] | None = None,
+    ) -> None:
+        """`sources`: the workflow file of every target of the build, relative to the workspace."""
         self._workspace = workspace
         self._home = home
         self._store = store
         self._digests = digests
-        self._list = home / "state" / "placed.json"
-        self._placed = _read_list(self._list)  # target -> {path: hash}
-        self._dirty = False
+        self._list = home / "placed.json"
+        self._journal = home / "placed.journal"
+        self._sources = sources or {}
+        self._placed = _read_list(self._list)  # "file target" -> {path: hash, or several after a kill}
+        self._dirty = self._replay()
 
     def place(self, target: TargetId, result: ActionResult) -> int | None:
         """Everything of a result into its place; how many files had to be written, or None on a lost blob.
 
         A file that is there with the right content is left as it is.  Raises PlacingError.
         """
+        wanted = {output.path: output.digest.hash for output in result.outputs}
+        entry = self._entry(target)
+        old = self._placed.get(entry, {})
+        if wanted and wanted != old:
+            self._announce(entry, wanted)
         written = 0
         workflow, _, step = target.partition(".")
         found = self._place(self._home, ["out", workflow, step], result.value, False, 0o700)
@@ -56,11 +74,9 @@ class Outputs:
             found = self._place(self._workspace, parts, output.digest, output.executable, 0o777)
         if found is None:
             return None
-        wanted = {output.path: output.digest.hash for output in result.outputs}
-        old = self._placed.get(target, {})
         if old != wanted:
             self._remove({p: h for p, h in old.items() if p not in wanted})
-            self._note(target, wanted)
+            self._note(entry, wanted)
         return written + found
 
     def _place(self, root: Path, parts: list[str], digest: Digest, executable: bool, mode: int) -> int | None:
@@ -89,24 +105,41 @@ class Outputs:
     def withdraw(self, target: TargetId) -> None:
         """A target that has no result now: nothing of an older one stays."""
         self._unlink(value_path(self._home, target))
-        if target in self._placed:
-            self._remove(self._placed[target])
-            self._note(target, {})
+        entry = self._entry(target)
+        if entry in self._placed:
+            self._remove(self._placed[entry])
+            self._note(entry, {})
 
-    def withdraw_all_but(self, known: Iterable[TargetId]) -> None:
-        """Outputs of steps that were renamed or removed, of workflows that are still here, go."""
-        here = set(known)
-        workflows = {target.partition(".")[0] for target in here}
-        for workflow in workflows:
-            folder = self._home / "out" / workflow
+    def withdraw_gone(self, declared: Mapping[TargetId, tuple[str, ...]]) -> None:
+        """What no step writes any more goes, before anything looks for inputs.
+
+        `declared`: the outputs of every target of the build.  Gone is a step that its file no longer defines,
+        or whose file is gone.
+        """
+        here = set(self._sources)
+        for workflow in {target.partition(".")[0] for target in here}:
             with contextlib.suppress(OSError):
-                for path in folder.iterdir():
+                for path in (self._home / "out" / workflow).iterdir():
                     if f"{workflow}.{path.name}" not in here:
                         path.unlink()
-        claimed = {path for target in here for path in self._placed.get(target, {})}
-        for target in [t for t in self._placed if t not in here and t.partition(".")[0] in workflows]:
-            self._remove({p: h for p, h in self._placed[target].items() if p not in claimed})
-            self._note(target, {})
+        for target, outputs in declared.items():
+            entry = self._entry(target)
+            placed = self._placed.get(entry, {})
+            if placed.keys() - outputs:
+                self._remove({p: h for p, h in placed.items() if p not in outputs})
+                self._note(entry, {p: h for p, h in placed.items() if p in outputs})
+        current = {self._entry(target) for target in here}
+        claimed = {path for outputs in declared.values() for path in outputs}
+        built = set(self._sources.values())
+        for entry in [entry for entry in self._placed if entry not in current]:
+            source = entry.rpartition(" ")[0]
+            if source in built or not (self._workspace / source).is_file():
+                self._remove({p: h for p, h in self._placed[entry].items() if p not in claimed})
+                self._note(entry, {})
+
+    def _entry(self, target: TargetId) -> str:
+        """What a target is called in the list: two files may define targets of one name."""
+        return f"{self._sources.get(target, '')} {target}"
 
     def remove_all(self) -> list[str]:
         """Every placed file, for `llmc clean`; the paths of those the user has changed, which stay."""
@@ -114,12 +147,36 @@ class Outputs:
         for target in list(self._placed):
             kept += self._remove(self._placed[target])
             self._note(target, {})
+        self._unlink(self._list)
+        self._unlink(self._journal)
         return kept
 
     def save(self) -> None:
         if self._dirty:
             files.write_atomic(self._list, json.dumps(self._placed, sort_keys=True).encode())
+            self._unlink(self._journal)
             self._dirty = False
+
+    def _announce(self, target: TargetId, wanted: dict[str, str]) -> None:
+        try:
+            with open(self._journal, "ab") as journal:
+                journal.write(json.dumps([target, wanted]).encode() + b"\n")
+        except OSError as error:
+            raise PlacingError(f"{self._journal.name} can't be written: {error.strerror}") from None
+
+    def _replay(self) -> bool:
+        """Takes over what a build that was killed had begun to place; whether there was any."""
+        try:
+            lines = self._journal.read_bytes().splitlines()
+        except OSError:
+            return False
+        for line in lines:
+            with contextlib.suppress(ValueError):  # the last line may be cut off
+                for target, placed in _checked(dict([json.loads(line)])).items():
+                    known = self._placed.setdefault(target, {})
+                    for path, digest in placed.items():
+                        known[path] = f"{known[path]} {digest}" if path in known else digest
+        return True
 
     def _note(self, target: TargetId, placed: dict[str, str]) -> None:
         if placed:
@@ -136,7 +193,7 @@ class Outputs:
                 found = None if path.is_symlink() else self._digests.digest(path)
             except OSError:
                 found = None
-            if found is None or found.hash != digest:
+            if found is None or found.hash not in digest.split():
                 if path.exists():
                     kept.append(name)
                 continue
@@ -158,15 +215,19 @@ class Outputs:
 def _read_list(path: Path) -> dict[TargetId, dict[str, str]]:
     """The list of what was placed; damaged or missing, it is empty."""
     try:
-        found = json.loads(path.read_bytes())
+        return _checked(json.loads(path.read_bytes()))
     except (OSError, ValueError):
         return {}
+
+
+def _checked(found: object) -> dict[TargetId, dict[str, str]]:
+    """Only what could have been placed: whatever else stands in the list must not lead to a removal."""
     if not isinstance(found, dict):
         return {}
     return {
         target: {p: h for p, h in placed.items() if isinstance(h, str) and _inside(p)}
         for target, placed in found.items()
-        if isinstance(placed, dict)
+        if isinstance(target, str) and isinstance(placed, dict)
     }
 
 

@@ -5,6 +5,7 @@ Owns the lifetimes of what a build opens.  What is done with them is `build`; wh
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -129,7 +130,12 @@ class Session:
         else:
             self.store = Store.open(config.cache_dir, note=self.note)
             stack.callback(self.store.close)
-        self.outputs = Outputs(config.workspace, self.home, self.store, self.digests)
+        files = {target.id: target.step.location.file for target in program.targets.values()}
+        relative = {file: os.path.relpath(file, config.workspace) for file in set(files.values())}
+        sources = {target: relative[file] for target, file in files.items()}
+        self.outputs = Outputs(config.workspace, self.home, self.store, self.digests, sources)
+        if not options.dry_run:
+            self.outputs.withdraw_gone({t.id: t.action.outputs for t in program.targets.values()})
         writers = {path: t.id for t in program.targets.values() for path in t.action.outputs}
         self.last_keys = read_keys(self.home / "state")
         self.binder: Binder = Binder(
@@ -210,14 +216,12 @@ class Session:
             notes=tuple(self.notes),
         )
 
-    def keep(self, report: BuildReport, files: Sequence[Path], *, whole: bool) -> None:
+    def keep(self, report: BuildReport, files: Sequence[Path]) -> None:
         """What the next build and `llmc log` need.  A full disk costs the record, not the results."""
         try:
             self.run.finish(run_record(report, self.program, self.binder))
             if self.options.dry_run:
                 return
-            if whole and report.exit_code not in (EXIT_INTERRUPTED, EXIT_TERMINATED):
-                self.outputs.withdraw_all_but(self.program.targets)
             self.outputs.save()
             self.digests.save()
             state = self.home / "state"

@@ -156,3 +156,30 @@ def test_several_at_once_on_one_store_run_an_action_once(tmp_path: Path) -> None
     assert [report["exit_code"] for report in reports] == [0, 0, 0, 0]
     assert sorted(count.read_text().split()) == ["a", "b"]
     assert sum(report["counts"]["ran"] for report in reports) == 2
+
+
+def test_an_output_that_a_killed_build_had_placed_goes_with_its_step(space: Space) -> None:
+    """Else it would stay for ever, where a glob of another step finds it."""
+    mark = space.root / "started"
+    space.write(
+        "flow.yaml",
+        f"""
+        name: w
+        steps:
+          - {{name: page, command: echo page > page.md, outputs: [page.md]}}
+          - {{name: slow, command: 'echo > {mark}; sleep 1000.4477'}}
+        """,
+    )
+    process = start(space, "flow.yaml")
+    wait_for(mark)
+    process.kill()
+    process.communicate(timeout=30)
+    assert gone("1000.4477")
+    assert space.read("page.md") == "page\n"
+    space.write(
+        "flow.yaml",
+        "name: w\nsteps:\n  - {name: all, command: 'ls -1 | grep md || true', inputs: ['*.md']}\n",
+    )
+    space.build("flow.yaml")
+    assert not (space.root / "page.md").exists()
+    assert space.value("w.all") == ""  # the output of a step that is gone is no input
