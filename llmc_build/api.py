@@ -44,14 +44,14 @@ Files = Sequence[str | Path]
 
 def load(files: Files, *, workspace: Path | None = None) -> tuple[Workflow, ...]:
     """The workflows of files, checked field by field.  Raises WorkflowError with every fault."""
-    from llmc_build.load import load_files
+    from llmc_build.reading import load_files
 
     return load_files([Path(file) for file in files], workspace or _config(None, {}).workspace)
 
 
 def validate(files: Files = (), *, workspace: Path | None = None) -> tuple[int, int]:
     """(workflows, steps) of files that could be built.  Raises WorkflowError with every fault."""
-    from llmc_build.load import load_program
+    from llmc_build.reading import load_program
 
     config = _config(workspace, {})
     program, _ = load_program(_files(files, config), config.workspace)
@@ -82,7 +82,7 @@ def build(
     from starting.  In the main thread, SIGINT and SIGTERM end the build in order; the report says so.
     """
     from llmc_build.binder import Options
-    from llmc_build.load import load_program
+    from llmc_build.reading import load_program
     from llmc_build.report import Silent
     from llmc_build.session import Session, signals
 

@@ -1,6 +1,6 @@
 """One build from opening to closing: its store, folders, workers, signals, and its record.  World.
 
-Owns the lifetimes of what a build opens.  What is done with them is `build`; who asks is `api`.
+Owns the lifetimes of what a build opens.  What is done with them is `loop`; who asks is `api`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType
 
 from llmc_build.binder import Binder, Options
-from llmc_build.build import Build, Surroundings
 from llmc_build.config import Config
 from llmc_build.errors import (
     EXIT_FAILED,
@@ -31,6 +30,7 @@ from llmc_build.execute.pool import Pool
 from llmc_build.graph import ActionGraph
 from llmc_build.inputs import Inputs
 from llmc_build.lanes import Lanes
+from llmc_build.loop import Build, Surroundings
 from llmc_build.model import BuildReport, State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.plan import Plan

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmc_build.binder import Binder, Options
-from llmc_build.build import Build, Surroundings
 from llmc_build.execute.protocol import Done, Lane, Progress, Status, Task, content_data, pack_content
 from llmc_build.graph import ActionGraph
 from llmc_build.inputs import Found, InputError
 from llmc_build.keys import Files
 from llmc_build.lanes import Lanes
+from llmc_build.loop import Build, Surroundings
 from llmc_build.model import (
     Action,
     ActionResult,

@@ -22,10 +22,10 @@ LAYERS: list[set[str]] = [
     {"plan"},
     # ---- from here on, the world
     {"config", "store", "execute", "llm"},
-    {"load", "inputs", "outputs", "lanes"},
+    {"reading", "inputs", "outputs", "lanes"},
     {"report"},
     {"replies", "binder", "record"},
-    {"build"},
+    {"loop"},
     {"session"},
     {"api"},
     {"cli", "__main__"},
