@@ -129,12 +129,11 @@ class Outputs:
                 self._remove({p: h for p, h in placed.items() if p not in outputs})
                 self._note(entry, {p: h for p, h in placed.items() if p in outputs})
         current = {self._entry(target) for target in here}
-        claimed = {path for outputs in declared.values() for path in outputs}
         built = set(self._sources.values())
         for entry in [entry for entry in self._placed if entry not in current]:
             source = entry.rpartition(" ")[0]
             if source in built or not (self._workspace / source).is_file():
-                self._remove({p: h for p, h in self._placed[entry].items() if p not in claimed})
+                self._remove(self._placed[entry])
                 self._note(entry, {})
 
     def _entry(self, target: TargetId) -> str:
@@ -171,11 +170,14 @@ class Outputs:
         except OSError:
             return False
         for line in lines:
-            with contextlib.suppress(ValueError):  # the last line may be cut off
-                for target, placed in _checked(dict([json.loads(line)])).items():
-                    known = self._placed.setdefault(target, {})
-                    for path, digest in placed.items():
-                        known[path] = f"{known[path]} {digest}" if path in known else digest
+            try:
+                entry, announced = json.loads(line)
+            except (ValueError, TypeError):  # the last line may be cut off
+                continue
+            for target, placed in _checked({entry: announced} if isinstance(entry, str) else None).items():
+                known = self._placed.setdefault(target, {})
+                for path, digest in placed.items():
+                    known[path] = f"{known[path]} {digest}" if path in known else digest
         return True
 
     def _note(self, target: TargetId, placed: dict[str, str]) -> None:
@@ -190,7 +192,7 @@ class Outputs:
         for name, digest in placed.items():
             path = self._workspace / name
             try:
-                found = None if path.is_symlink() else self._digests.digest(path)
+                found = self._digests.digest(path) if self._is_here(path) else None
             except OSError:
                 found = None
             if found is None or found.hash not in digest.split():
@@ -206,6 +208,12 @@ class Outputs:
                 except OSError:
                     break
         return kept
+
+    def _is_here(self, path: Path) -> bool:
+        """Whether a path of the workspace leads through no symbolic link: what lies elsewhere is not ours."""
+        folder = path.parent.relative_to(self._workspace)
+        real = os.path.realpath(self._workspace)
+        return not path.is_symlink() and os.path.realpath(path.parent) == os.path.normpath(f"{real}/{folder}")
 
     def _unlink(self, path: Path) -> None:
         with contextlib.suppress(OSError):

@@ -635,3 +635,43 @@ def test_a_stored_result_with_files_that_the_step_does_not_declare_is_not_served
     space.build("flow.yaml")
     assert space.ran == ["w.a"]
     assert not (space.root / ".git").exists()
+
+
+def test_a_step_renamed_and_broken_leaves_no_output_of_what_it_was(space: Space) -> None:
+    space.write("flow.yaml", "name: w\nsteps:\n  - {name: old, command: echo x > o.txt, outputs: [o.txt]}\n")
+    space.build("flow.yaml")
+    space.write(
+        "flow.yaml", "name: w\nsteps:\n  - {name: new, command: 'echo x > o.txt; exit 1', outputs: [o.txt]}\n"
+    )
+    space.build("flow.yaml")
+    assert space.of("w.new").status is State.FAILED
+    assert not (space.root / "o.txt").exists()
+
+
+def test_what_lies_behind_a_symbolic_link_is_never_removed(
+    space: Space, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "page").write_text("page\n")
+    space.write(
+        "flow.yaml",
+        "name: w\nsteps:\n  - {name: s, command: 'mkdir site; echo page > site/page', outputs: [site/page]}\n",
+    )
+    space.build("flow.yaml")
+    shutil.rmtree(space.root / "site")
+    (space.root / "site").symlink_to(elsewhere)
+    space.write("flow.yaml", "name: w\nsteps:\n  - {name: t, command: echo t}\n")
+    space.build("flow.yaml")
+    assert (elsewhere / "page").read_text() == "page\n"
+
+
+@pytest.mark.parametrize(
+    "damage", [b"5\n", b"[1, 2]\n", b'["a", 3]\n', b'["a", {"../x": "y"}]\n', b"\xff\n", b'["w.s']
+)
+def test_a_damaged_list_of_outputs_harms_nothing(space: Space, damage: bytes) -> None:
+    space.write("flow.yaml", CHAIN)
+    space.build("flow.yaml")
+    (space.root / ".llmc/placed.journal").write_bytes(damage)
+    (space.root / ".llmc/placed.json").write_bytes(damage)
+    assert space.build("flow.yaml").exit_code == 0
+    assert space.ran == []
