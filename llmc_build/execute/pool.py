@@ -76,6 +76,8 @@ class Pool(Executor):
         self._open: set[int] = set()  # tasks whose end was not yet returned
         self._closed = False
         self._selector = selectors.DefaultSelector()
+        self._waking = threading.RLock()  # a signal may arrive in the thread that holds it
+        self._awake = True  # the pipe is open
         self._wake_read, self._wake_write = os.pipe()
         for fd in (self._wake_read, self._wake_write):
             os.set_blocking(fd, False)
@@ -139,9 +141,13 @@ class Pool(Executor):
                 return []
 
     def wake(self) -> None:
-        """Makes a running `wait` return.  May be called from a signal handler or another thread."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"\0")
+        """Makes a running `wait` return.  May be called from a signal handler or another thread.
+
+        It may also come too late: once the pool is closed, the number of its pipe may be that of a file.
+        """
+        with self._waking, contextlib.suppress(BlockingIOError):
+            if self._awake:
+                os.write(self._wake_write, b"\0")
 
     def cancel(self, task_id: int, reason: str) -> None:
         for state in self._lanes.values():
@@ -178,8 +184,10 @@ class Pool(Executor):
         osdep.adopt_orphans(self._adopted_before)
         self._give_wakeup_back()
         self._selector.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._waking:
+            self._awake = False
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     # ------------------------------------------------------------ giving tasks out
 

@@ -91,6 +91,8 @@ class GroupCommit:
                 index.put_many(group)
             except IndexUnavailableError as error:
                 why = str(error)
+            except Exception as error:  # noqa: BLE001 - a thread that died would leave the build waiting for ever
+                why = f"{type(error).__name__}: {error}"
             with self._change:
                 if why is None:
                     self._ended += [key for key, _ in group]

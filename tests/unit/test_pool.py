@@ -456,3 +456,14 @@ def test_the_inline_executor_answers_as_a_pool_does() -> None:
     found = {done.id: done for done in inline.wait(None) if isinstance(done, Done)}
     assert [found[n].status for n in range(3)] == [Status.OK, Status.TIMEOUT, Status.CANCELLED]
     assert (found[0].reply, found[1].error, inline.busy) == ({"n": 0}, "no", 0)
+
+
+def test_a_wake_that_comes_after_the_end_writes_into_nobodys_file(tmp_path: Path) -> None:
+    """A thread may wake a pool that was closed meanwhile; by then its descriptor may be a file's."""
+    pool = Pool(1, tmp_path / "cas")
+    pool.close()
+    files = [open(tmp_path / f"file{i}", "wb") for i in range(12)]  # noqa: SIM115 - they take the free numbers
+    pool.wake()
+    for file in files:
+        file.close()
+    assert {path.read_bytes() for path in tmp_path.glob("file*")} == {b""}

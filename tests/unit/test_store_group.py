@@ -105,3 +105,22 @@ def test_closing_commits_what_was_handed_in(tmp_path: Path, number: int) -> None
         group.submit(*item)
     group.close()
     assert DiskIndex(tmp_path).get_many(key for key, _ in ITEMS) == dict(ITEMS[:number])
+
+
+def test_an_unforeseen_error_ends_the_commit_and_not_the_thread() -> None:
+    """A thread that died would leave the build waiting for a commit that never ends."""
+
+    class Odd(MemoryIndex):
+        def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
+            raise RuntimeError("never seen before")
+
+    group = GroupCommit(Odd)
+    for item in ITEMS[:2]:
+        group.submit(*item)
+        failed = None
+        limit = time.monotonic() + 20
+        while failed is None:
+            _, failed = group.ended(1.0)
+            assert time.monotonic() < limit
+        assert failed == ("RuntimeError: never seen before", [item])
+    group.close()
