@@ -188,8 +188,8 @@ class Pool(Executor):
         self._selector.close()
         with self._waking:
             self._awake = False
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            for fd in (self._wake_read, self._wake_write):
+                os.close(fd)
 
     # ------------------------------------------------------------ giving tasks out
 
@@ -216,10 +216,9 @@ class Pool(Executor):
             worker = self._unsent.pop()
             try:
                 worker.channel.flush()
+                self._watch_writes(worker)
             except ChannelClosed:
                 self._lost(worker)
-            else:
-                self._watch_writes(worker)
 
     def _start(self, state: LaneState) -> WorkerProcess | None:
         config: dict[str, Json] = {"cas": str(self._cas), **state.lane.config}
@@ -320,17 +319,7 @@ class Pool(Executor):
             elif flight.ending is not None or culprit is not None or blamed not in (None, flight):
                 again.append(flight)
             else:
-                reply: dict[str, Json] = {"stderr_tail": tail} if tail else {}
-                wall_s = time.monotonic() - flight.sent
-                self._news.append(
-                    Done(
-                        id=flight.task.id,
-                        status=Status.CRASHED,
-                        reply=reply,
-                        error=error or how,
-                        wall_s=wall_s,
-                    )
-                )
+                self._news.append(_crashed(flight, error or how, tail))
         self._again(state, again)
         self._feed(state)
 
@@ -404,6 +393,16 @@ def _ended(worker: WorkerProcess, flight: Flight, message: Mapping[str, Any]) ->
         reply={**worker.defaults, **(message.get("reply") or {})},
         error=error,
         wall_s=float(message["wall_s"]),
+    )
+
+
+def _crashed(flight: Flight, error: str, tail: str) -> Done:
+    return Done(
+        id=flight.task.id,
+        status=Status.CRASHED,
+        reply={"stderr_tail": tail} if tail else {},
+        error=error,
+        wall_s=time.monotonic() - flight.sent,
     )
 
 
