@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from llmc_build.errors import Fault, WorkflowError, did_you_mean
 from llmc_build.model import Action, Edge, EdgeKind, Location, Order, Step, TargetId, ValueUse, Workflow
@@ -47,10 +48,28 @@ def resolve(workflows: Sequence[Workflow]) -> Program:
     return program
 
 
-def resolve_all(workflows: Sequence[Workflow]) -> tuple[Program, list[Fault]]:
-    """The program as far as names mean something, and every fault."""
+class Known(Protocol):
+    """Workflows that exist and are not given: an edited workflow may refer to those left as they were."""
+
+    def has(self, workflow: str) -> bool:
+        """Whether there is a workflow of that name, whatever its case."""
+        ...
+
+    def find(self, workflow: str, name: str) -> TargetId | None:
+        """The step of that name, else the last step of the workflow that sets the variable of that name."""
+        ...
+
+
+def resolve_all(workflows: Sequence[Workflow], known: Known | None = None) -> tuple[Program, list[Fault]]:
+    """The program as far as names mean something, and every fault.
+
+    With `known`, the program has the targets of the given workflows only; their edges may begin at others.  A
+    name that is neither here nor there is a fault, whose hint draws on the given workflows alone; a workflow
+    that is both here and there is one too.  What involves two workflows by their files (two steps that write
+    one file) is looked for among the given ones.
+    """
     faults: list[Fault] = []
-    names = _Names(workflows, faults)
+    names = _Names(workflows, faults, known)
     targets: dict[TargetId, Target] = {}
     edges: list[Edge] = []
     for workflow in workflows:
@@ -115,7 +134,8 @@ def _condition(
 class _Names:
     """Every name of all workflows."""
 
-    def __init__(self, workflows: Sequence[Workflow], faults: list[Fault]) -> None:
+    def __init__(self, workflows: Sequence[Workflow], faults: list[Fault], known: Known | None) -> None:
+        self.known = known
         self.steps: dict[str, dict[str, Step]] = {}
         self.setters: dict[str, dict[str, list[Step]]] = {}  # workflow -> variable -> steps, in order
         folded: dict[str, Workflow] = {}
@@ -131,6 +151,9 @@ class _Names:
                     )
                 )
                 continue
+            if known is not None and known.has(workflow.name):
+                headline = f'workflow "{workflow.name}" is defined twice'
+                faults.append(Fault(headline=headline, location=workflow.location))
             self.steps[workflow.name] = {step.name: step for step in workflow.steps}
             setters: dict[str, list[Step]] = {}
             for step in workflow.steps:
@@ -138,13 +161,15 @@ class _Names:
                     setters.setdefault(step.output, []).append(step)
             self.setters[workflow.name] = setters
 
-    def find(self, workflow: str, name: str) -> Step | None:
+    def find(self, workflow: str, name: str) -> TargetId | None:
         """The step `workflow.name`, or the last step that sets the variable of that name."""
-        step = self.steps.get(workflow, {}).get(name)
-        if step is not None:
-            return step
-        setters = self.setters.get(workflow, {}).get(name)
-        return setters[-1] if setters else None
+        steps = self.steps.get(workflow)
+        if steps is None:
+            return self.known.find(workflow, name) if self.known is not None else None
+        if name in steps:
+            return steps[name].id
+        setters = self.setters[workflow].get(name)
+        return setters[-1].id if setters else None
 
     def qualified(self) -> Iterator[str]:
         return (f"{workflow}.{step}" for workflow, steps in self.steps.items() for step in steps)
@@ -223,8 +248,8 @@ class _View:
         if not dot:
             workflow, name = self.workflow.name, target
         found = self.names.find(workflow, name)
-        if found is not None and found.id != step.id:
-            return found.id
+        if found is not None and found != step.id:
+            return found
         headline = f'step "{step.name}" {verb} "{target}", which does not exist'
         hint = self.hint(workflow, name) if dot else did_you_mean(target, self.names.steps[workflow])
         if found is not None:
@@ -276,26 +301,30 @@ class _Scope:
                     Fault(headline=means.headline, location=place, facts=means.facts, hint=means.hint)
                 )
             return "v0"
-        is_step = isinstance(means, Step)
-        identity = ("step", means.id) if isinstance(means, Step) else ("const", means)
-        use = self._uses.get(identity)
+        use = self._uses.get(means)
         if use is None:
+            kind, what = means
+            is_step = kind == "step"
             use = ValueUse(
                 slot=f"v{len(self._uses)}",
                 name=ref.text,
-                producer=identity[1] if is_step else None,
-                constant=None if is_step else identity[1],
+                producer=what if is_step else None,
+                constant=None if is_step else what,
             )
-            self._uses[identity] = use
+            self._uses[means] = use
             if is_step:
                 self.edges.append(
-                    Edge(producer=identity[1], target=self._step.id, kind=EdgeKind.DATA, location=place)
+                    Edge(producer=what, target=self._step.id, kind=EdgeKind.DATA, location=place)
                 )
         return use.slot
 
-    def _means(self, ref: Ref) -> Step | str | Fault:
+    def _means(self, ref: Ref) -> tuple[str, str] | Fault:
+        """("step", id), ("const", text), or what is wrong with the name (without a place)."""
         if len(ref.names) == 1:
-            return self._view.variable(ref.names[0])
+            means = self._view.variable(ref.names[0])
+            if isinstance(means, Fault):
+                return means
+            return ("step", means.id) if isinstance(means, Step) else ("const", means)
         workflow, name = ref.names[0], ref.names[1]
         found = self._view.names.find(workflow, name)
         if found is None:
@@ -303,9 +332,9 @@ class _Scope:
                 headline=f'step "{self._step.name}" refers to "{ref.text}", which does not exist',
                 hint=self._view.hint(workflow, name),
             )
-        if found.id == self._step.id:
+        if found == self._step.id:
             return Fault(headline=f'step "{self._step.name}" refers to its own value')
-        return found
+        return "step", found
 
     @contextmanager
     def reading(self, name: str, source: str) -> Iterator[None]:
