@@ -234,6 +234,10 @@ class Store:
         small = self._small.get(digest.hash)
         return small if small is not None else self.cas.read(digest)
 
+    def small(self, digest: Digest) -> bytes | None:
+        """A content that is at hand, verified, without a look at the disk."""
+        return self._small.get(digest.hash)
+
     def place(self, digest: Digest, dest: Path, executable: bool = False) -> bool:
         """Put a verified copy at `dest`, atomically; False where it is absent or was wrong.
 
