@@ -8,10 +8,9 @@ be kept, a record for the store.
 
 from __future__ import annotations
 
-import binascii
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,26 +19,31 @@ from llmc_build.environment import MissingSecret, step_environment
 from llmc_build.execute.protocol import Done, Status, Task
 from llmc_build.graph import ActionGraph
 from llmc_build.inputs import InputError, Inputs
+from llmc_build.keys import Files
 from llmc_build.lanes import Lanes
 from llmc_build.model import (
     Action,
     ActionKey,
     ActionResult,
     Digest,
+    Env,
     Json,
     Location,
     TargetId,
-    ValueUse,
 )
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.outside import Outside
+from llmc_build.reads import Reads
 from llmc_build.resolve import Program
 from llmc_build.rules import BindError, Bound, rule
-from llmc_build.store import INLINE, Record, Store
+from llmc_build.store import Record, Store
 from llmc_build.store.files import write_atomic
 from llmc_build.template import ConditionError
 
 PLATFORM = f"{platform.system().lower()}-{platform.machine()}"
+MOST_PENDING = (
+    1000  # targets that wait for a worker and whose key's parts are kept; of others they are made again
+)
 ELSEWHERE_S = 0.05  # how soon to look again for what another llmc process is running
 
 
@@ -58,7 +62,7 @@ class Pending:
 
     key: ActionKey
     bound: Bound
-    files: dict[str, tuple[Digest, bool]]
+    files: Files
     env: Mapping[str, str | None]
     cached: bool  # whether the result may be kept
     attempts: int = 0
@@ -96,61 +100,36 @@ class Binder:
     ) -> None:
         """`outside`: what is read of targets that are not in the graph."""
         self._program = program
-        self._graph = graph
         self._store = store
         self._inputs = inputs
         self._outputs = outputs
         self._lanes = lanes
-        self._environ = environ
-        self._workspace = workspace
-        self._scratch = scratch
+        self._environ = dict(environ)  # os.environ decodes each variable whenever it is asked for
+        self._bare = self._step_environment({}, ())  # of steps that declare nothing
+        self._workspace = str(workspace)
+        self._scratch = str(scratch)
+        self._reads = Reads(store, graph, outside)
         self._options = options
         self._last_keys = last_keys
         self._clock = clock
-        self._outside = outside
         self._leaders: dict[str, TargetId] = {}  # key -> the target whose action runs
         self._done: dict[str, TargetId] = {}  # key -> a target of this build that has its result
-        self.pending: dict[TargetId, Pending] = {}
-        self.results: dict[TargetId, ActionResult] = {}
+        self.pending: dict[TargetId, Pending] = {}  # what missed, as far as it is remembered, and what runs
         self.keys: dict[TargetId, str] = {}
         self.warnings: dict[TargetId, tuple[str, ...]] = {}
         self.unknown: set[TargetId] = set()  # in a dry run: targets whose value can't be known
         self.restored = 0
         self.missed_offline = False
 
-    # ------------------------------------------------------------ what a target reads
-
-    def _digest(self, use: ValueUse) -> Digest:
-        if use.producer is None:
-            return self._store.add((use.constant or "").encode("utf-8", "surrogateescape"))
-        result = self.results.get(use.producer)
-        if result is not None:
-            return result.value
-        found = None
-        if self._outside is not None and use.producer not in self._graph:
-            found = self._outside.digest(use.producer)
-        return self._store.add(b"") if found is None else found  # a skipped step's value is empty
-
-    def _read(self, use: ValueUse) -> bytes:
-        digest = self._digest(use)
-        data = self._store.read(digest)
-        if data is None and self._fetched(use, digest):
-            data = self._store.read(digest)
-        if data is None:
-            raise BindError(f"the value of {use.name} was lost from the store; build again")
-        return data
-
-    def _fetched(self, use: ValueUse, digest: Digest) -> bool:
-        """Whether the value of a target outside the build was brought into the store."""
-        producer = use.producer
-        if self._outside is None or producer is None or producer in self._graph:
-            return False
-        return self._outside.fetch(producer, digest)
+    @property
+    def values(self) -> Mapping[TargetId, Digest]:
+        """The values of targets that have one by now."""
+        return self._reads.values
 
     def value(self, target: TargetId) -> bytes | None:
         """A target's value, or None where it has none."""
-        result = self.results.get(target)
-        return None if result is None else self._store.read(result.value)
+        digest = self.values.get(target)
+        return None if digest is None else self._store.read(digest)
 
     def location(self, target: TargetId) -> Location:
         return self._program.targets[target].step.location
@@ -159,40 +138,55 @@ class Binder:
 
     def check(self, target: TargetId) -> plan.Verdict:
         """What is to be done for a target, all it depends on having ended well."""
-        try:
-            return self._check(target)
-        except (BindError, InputError, MissingSecret, ConditionError, PlacingError) as error:
-            return plan.Broken(error=str(error))
+        return self.check_many([target])[0]
 
-    def _check(self, target: TargetId) -> plan.Verdict:
-        found = self._program.targets[target]
-        uses = {use.producer for use in (*found.action.values, *found.condition_values.values())}
-        guessed = sorted(p for p in uses & self.unknown if p is not None)
-        if guessed:
-            self.unknown.add(target)
-            return plan.Hit(reason=f"would run: reads {guessed[0]}")
-        if found.condition is not None:
-            values = found.condition_values
-            if not found.condition.evaluate(lambda ref: self._read(values[ref.names])):
-                return plan.Skip(reason=f"if: {found.step.condition} is false")
-        action = found.action
-        pending = self._bind(action)
-        self.keys[target] = pending.key.hash
-        if pending.cached:
-            verdict = self._served(target, action, pending)
-            if verdict is not None:
-                return verdict
-        return self._miss(target, action, pending)
+    def check_many(self, targets: Sequence[TargetId]) -> list[plan.Verdict]:
+        """As `check` one after the other, but the store is asked once for all of them."""
+        found = [self._prepare(target) for target in targets]
+        records = self._lookup([one.key.hash for one in found if isinstance(one, Pending) and one.cached])
+        verdicts = []
+        for target, one in zip(targets, found, strict=True):
+            if isinstance(one, Pending):
+                try:
+                    self.keys[target] = one.key.hash
+                    one = self._served(target, one, records) or self._miss(target, one)
+                except PlacingError as error:
+                    one = plan.Broken(error=str(error))
+            verdicts.append(one)
+        return verdicts
+
+    def _lookup(self, hashes: list[str]) -> dict[str, Record]:
+        if self._options.force:
+            return {}
+        wanted = [key for key in dict.fromkeys(hashes) if key not in self._leaders]
+        return self._store.lookup_many(wanted) if wanted else {}
+
+    def _prepare(self, target: TargetId) -> plan.Verdict | Pending:
+        """What a target's key is made of; or a verdict that needs no key."""
+        try:
+            found = self._program.targets[target]
+            if self.unknown:
+                uses = {use.producer for use in (*found.action.values, *found.condition_values.values())}
+                guessed = sorted(p for p in uses & self.unknown if p is not None)
+                if guessed:
+                    self.unknown.add(target)
+                    return plan.Hit(reason=f"would run: reads {guessed[0]}")
+            if found.condition is not None:
+                values = found.condition_values
+                if not found.condition.evaluate(lambda ref: self._reads.read(values[ref.names])):
+                    return plan.Skip(reason=f"if: {found.step.condition} is false")
+            return self._bind(found.action)
+        except (BindError, InputError, MissingSecret, ConditionError) as error:
+            return plan.Broken(error=str(error))
 
     def _bind(self, action: Action) -> Pending:
         its = rule(action.rule)
-        model = self._lanes.model(action)
-        uses = {use.slot: use for use in action.values}
+        reads, uses = self._reads, action.values
         bound = Bound(
-            values={slot: self._digest(use) for slot, use in uses.items()},
-            read=lambda slot: self._read(uses[slot]),
+            values={use.slot: reads.digest(use) for use in uses},
+            read=lambda slot: reads.read(next(use for use in uses if use.slot == slot)),
             platform=PLATFORM,
-            model=model,
+            model=self._lanes.model(action),
         )
         found = self._inputs.find(action)
         if found.warnings:
@@ -203,49 +197,45 @@ class Binder:
         cached = action.sandbox if enabled is None else enabled
         return Pending(key=key, bound=bound, files=found.files, env=env, cached=cached)
 
-    def _served(self, target: TargetId, action: Action, pending: Pending) -> plan.Verdict | None:
-        """A verdict from an equal action, in this build, in the store or elsewhere; None: it must run."""
+    def _served(
+        self, target: TargetId, pending: Pending, records: Mapping[str, Record]
+    ) -> plan.Verdict | None:
+        """A verdict from an equal action, in this build or in the store; None: it must run."""
         key = pending.key.hash
+        if not pending.cached:
+            return None
         if key in self._leaders:
             return plan.Same(leader=self._leaders[key])
         twin = self._done.get(key)
-        if twin is not None and self._take(target, self.results[twin]):
-            return plan.Hit(reason=f"equal to {twin}")
-        if self._options.force:
+        found = records.get(key) or (self._store.lookup(key) if twin is not None else None)
+        if found is None or (twin is None and self._expired(target, found)):
             return None
-        for attempt in ("before the lock", "under the lock"):
-            found = self._store.lookup(key)
-            if found is not None and not self._expired(action, found) and self._take(target, found.result):
-                if attempt == "under the lock":
-                    self._store.unlock(key)
-                return plan.Hit(reason="in the store")
-            if self._options.dry_run or self._options.offline:
-                break
-            if attempt == "before the lock" and not self._store.try_lock(key):
-                return plan.Elsewhere(again_in_s=ELSEWHERE_S)
-        return None
+        if not self._take(target, found.result):
+            return None
+        self._done.setdefault(key, target)
+        return plan.Hit(reason="in the store" if twin is None else f"equal to {twin}")
 
     def _take(self, target: TargetId, result: ActionResult) -> bool:
         """Puts a stored result into place; False makes it a miss: a blob of it was lost, or it is not ours.
 
         A store that others can write to must not be able to write files that the step does not declare.
         """
-        if {output.path for output in result.outputs} != set(self._program.targets[target].action.outputs):
+        declared = self._program.targets[target].action.outputs
+        if (declared or result.outputs) and {output.path for output in result.outputs} != set(declared):
             return False
         if not self._options.dry_run:
             written = self._outputs.place(target, result)
             if written is None:
                 return False
             self.restored += written
-        self.results[target] = result
-        self._done.setdefault(self.keys[target], target)
+        self._reads.values[target] = result.value
         return True
 
-    def _expired(self, action: Action, found: Record) -> bool:
-        ttl = action.cache.ttl_s
+    def _expired(self, target: TargetId, found: Record) -> bool:
+        ttl = self._program.targets[target].action.cache.ttl_s
         return ttl is not None and not 0 <= self._clock() - found.created < ttl
 
-    def _miss(self, target: TargetId, action: Action, pending: Pending) -> plan.Verdict:
+    def _miss(self, target: TargetId, pending: Pending) -> plan.Verdict:
         reason = self._why(target, pending)
         if self._options.dry_run:
             self.unknown.add(target)
@@ -253,9 +243,11 @@ class Binder:
         if self._options.offline:
             self.missed_offline = True
             return plan.Broken(error=f"not in the store ({reason}), and --offline forbids running it")
-        self.pending[target] = pending
+        if len(self.pending) < MOST_PENDING:
+            self.pending[target] = pending
         if pending.cached:
             self._leaders[pending.key.hash] = target
+        action = self._program.targets[target].action
         return plan.Miss(reason=reason, lane=self._lanes.queue(action, pending.bound.model))
 
     def _why(self, target: TargetId, pending: Pending) -> str:
@@ -277,46 +269,86 @@ class Binder:
 
     # ------------------------------------------------------------ run
 
+    def claim(self, target: TargetId) -> plan.Verdict | None:
+        """Right before a target that missed is run: None where this process is to run it now.
+
+        The lock of its key is taken here and not when it is checked.  So a process holds few at a time, for
+        each costs the kernel a walk along all the others, and leaves to other processes what it has no
+        worker for.
+        """
+        again = self.pending.get(target) or self._prepare(target)
+        if not isinstance(again, Pending):
+            self._drop(target, self.keys[target])
+            return again
+        key = again.key.hash
+        if key != self.keys[target]:  # an input changed since
+            self._drop(target, self.keys[target])
+            return self.check(target)
+        self.pending[target] = again
+        if not again.cached or self._options.force:
+            return None
+        if not self._store.try_lock(key):
+            self._drop(target, key)
+            return plan.Elsewhere(again_in_s=ELSEWHERE_S)
+        found = self._store.lookup(key)
+        if found is None or self._expired(target, found):
+            return None
+        verdict: plan.Verdict = plan.Hit(reason="in the store")
+        try:
+            if not self._take(target, found.result):
+                return None
+            self._done.setdefault(key, target)
+        except PlacingError as error:
+            verdict = plan.Broken(error=str(error))
+        self._drop(target, key)
+        return verdict
+
+    def _drop(self, target: TargetId, key: str) -> None:
+        """A target that missed is not run now."""
+        self.pending.pop(target, None)
+        if self._leaders.get(key) == target:
+            del self._leaders[key]
+            self._store.unlock(key)
+
     def task(self, target: TargetId, number: int, logs: Path) -> Task:
         """The message for the worker that runs a target.  Raises BindError, MissingSecret."""
         action = self._program.targets[target].action
         pending = self.pending[target]
         pending.attempts += 1
-        request = rule(action.rule).request(action, pending.bound)
+        its = rule(action.rule)
+        request = its.request(action, pending.bound)
         request["logs"] = str(logs)
-        components = keys.as_text(pending.key.components)
-        if rule(action.rule).lane == "shell":
-            request["action"] = components  # the worker writes it beside the logs
+        if its.lane == "shell":
+            request["action"] = pending.key.text  # the worker writes it beside the logs
             request.update(self._shell_request(action, pending))
+            uses = {use.slot: use for use in action.values}
             for variable in replies.objects(request["variables"]):
-                variable["content"] = self._content(action, str(variable["slot"]))
+                variable["content"] = self._reads.content(uses[str(variable["slot"])])
         else:
-            write_atomic(logs / "action.json", components.encode())
+            write_atomic(logs / "action.json", pending.key.text.encode())
         lane = self._lanes.lane(action, pending.bound.model)
         return Task(id=number, lane=lane, request=request, timeout_s=action.timeout_s)
 
     def _shell_request(self, action: Action, pending: Pending) -> dict[str, Json]:
-        env, secrets = step_environment(self._environ, pending.env, action.secrets)
+        if not pending.env and not action.secrets:
+            env, secrets = self._bare
+        else:
+            env, secrets = self._step_environment(pending.env, action.secrets)
         return {
-            "env": dict(env),
-            "secrets": dict(secrets),
+            "env": env,
+            "secrets": secrets,
             "sandbox": action.sandbox,
-            "workspace": str(self._workspace),
-            "scratch": str(self._scratch),
-            "inputs": [[path, str(self._workspace / path)] for path in pending.files],
+            "workspace": self._workspace,
+            "scratch": self._scratch,
+            "inputs": [[path, f"{self._workspace}/{path}"] for path in pending.files],
             "outputs": list(action.outputs),
         }
 
-    def _content(self, action: Action, slot: str) -> dict[str, Json]:
-        use = next(use for use in action.values if use.slot == slot)
-        digest = self._digest(use)
-        path = self._store.file(digest)
-        if path is None and digest.size > INLINE and self._fetched(use, digest):
-            path = self._store.file(digest)
-        if path is not None:
-            return {"hash": digest.hash, "size": digest.size, "file": str(path)}
-        data = binascii.b2a_base64(self._read(use), newline=False).decode("ascii")
-        return {"hash": digest.hash, "size": digest.size, "data": data}
+    def _step_environment(
+        self, env: Mapping[str, str | None], secrets: Env
+    ) -> tuple[dict[str, Json], dict[str, Json]]:
+        whole, hidden = step_environment(self._environ, env, secrets)
+        return {**whole}, {**hidden}
 
     def may_retry(self, target: TargetId, done: Done, retries: int) -> bool:
         """Whether a failed attempt is to be made again."""
@@ -346,7 +378,7 @@ class Binder:
                 return Verified(error="its result was lost from the store while it was put in place")
         except PlacingError as error:
             return Verified(error=str(error), warnings=tuple(warnings))
-        self.results[target] = result
+        self._reads.values[target] = result.value
         kept = None
         if pending.cached and not changed:
             kept = Record(
@@ -354,6 +386,7 @@ class Binder:
                 components=pending.key.components,
                 result=result,
                 created=self._clock(),
+                text=pending.key.text,
             )
         stats = done.reply.get("stats")
         return Verified(
@@ -366,13 +399,10 @@ class Binder:
 
     def release(self, target: TargetId, *, kept: bool) -> None:
         """The action of a target is over and, where `kept`, its record is durable."""
-        pending = self.pending.pop(target)
-        key = pending.key.hash
-        if self._leaders.get(key) == target:
-            del self._leaders[key]
-            self._store.unlock(key)
-            if kept:
-                self._done.setdefault(key, target)
+        key = self.pending[target].key.hash
+        if kept:
+            self._done.setdefault(key, target)
+        self._drop(target, key)
 
     def _explain(self, target: TargetId, done: Done, tail: str) -> str:
         action = self._program.targets[target].action

@@ -37,11 +37,11 @@ def run_record(report: BuildReport, program: Program, binder: Binder) -> dict[st
 def _value(target: TargetId, status: State, binder: Binder) -> Json:
     if not status.good:
         return None
-    result = binder.results.get(target)
-    if result is None:
+    digest = binder.values.get(target)
+    if digest is None:
         return ""  # skipped
-    if result.value.size > WHOLE_VALUE_BYTES:
-        return {"sha256": result.value.hash, "size": result.value.size}
+    if digest.size > WHOLE_VALUE_BYTES:
+        return {"sha256": digest.hash, "size": digest.size}
     return (binder.value(target) or b"").decode("utf-8", "replace")
 
 

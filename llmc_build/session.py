@@ -134,6 +134,7 @@ class Session:
         relative = {file: os.path.relpath(file, config.workspace) for file in set(files.values())}
         sources = {target: relative[file] for target, file in files.items()}
         self.outputs = Outputs(config.workspace, self.home, self.store, self.digests, sources)
+        stack.callback(self.outputs.close)
         if not options.dry_run:
             self.outputs.withdraw_gone({t.id: t.action.outputs for t in program.targets.values()})
         writers = {path: t.id for t in program.targets.values() for path in t.action.outputs}

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"plan"},
     # ---- from here on, the world
     {"config", "store", "execute", "llm"},
-    {"reading", "inputs", "outputs", "outside", "lanes"},
+    {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "lanes"},
     {"report"},
     {"replies", "binder", "record"},
     {"loop"},
