@@ -443,6 +443,21 @@ def test_what_was_fed_ahead_can_be_cancelled(bench: Bench) -> None:
     assert not running(marker)
 
 
+def test_what_was_fed_ahead_does_not_begin_when_llmc_is_gone(bench: Bench) -> None:
+    bench.shell("true")
+    bench.ends()
+    (worker,) = bench.pool._lanes[SHELL].workers
+    marker = f"1000.{os.getpid()}13"
+    begun = bench.folder / "begun"
+    for number, script in enumerate((f"sleep {marker}", *[f"echo >> {begun}"] * 5)):
+        worker.channel.hold({"op": "run", "id": 100 + number, "request": {"script": script}, "rest": True})
+    worker.channel.flush()
+    worker.channel.close()
+    assert eventually(lambda: not workers())
+    assert not begun.exists()
+    assert not running(marker)
+
+
 def test_requests_that_are_sent_shortened_arrive_whole(bench: Bench) -> None:
     quicken(bench)
     scripts = []
