@@ -11,14 +11,13 @@ from __future__ import annotations
 import binascii
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmc_build import keys, plan, replies
 from llmc_build.environment import MissingSecret, step_environment
 from llmc_build.execute.protocol import Done, Status, Task
-from llmc_build.graph import ActionGraph
 from llmc_build.inputs import InputError, Inputs
 from llmc_build.lanes import Lanes
 from llmc_build.model import (
@@ -33,7 +32,7 @@ from llmc_build.model import (
 )
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.outside import Outside
-from llmc_build.resolve import Program
+from llmc_build.resolve import Program, Target
 from llmc_build.rules import BindError, Bound, rule
 from llmc_build.store import INLINE, Record, Store
 from llmc_build.store.files import write_atomic
@@ -65,6 +64,14 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a look at a target would find, given the values that its producers have."""
+
+    key: str | None  # None: its condition is false, so that it has none
+    value: str | None = None  # SHA-256 of the value that the store has for the key; None: it has none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
     """What `finish` made of a worker's answer."""
 
@@ -81,7 +88,7 @@ class Binder:
         self,
         *,
         program: Program,
-        graph: ActionGraph,
+        graph: Container[TargetId],
         store: Store,
         inputs: Inputs,
         outputs: Outputs,
@@ -90,7 +97,7 @@ class Binder:
         workspace: Path,
         scratch: Path,
         options: Options,
-        last_keys: Mapping[TargetId, str],
+        last_key: Callable[[TargetId], str | None],
         clock: Callable[[], float] = time.time,
         outside: Outside | None = None,
     ) -> None:
@@ -105,7 +112,7 @@ class Binder:
         self._workspace = workspace
         self._scratch = scratch
         self._options = options
-        self._last_keys = last_keys
+        self._last_key = last_key
         self._clock = clock
         self._outside = outside
         self._leaders: dict[str, TargetId] = {}  # key -> the target whose action runs
@@ -113,6 +120,8 @@ class Binder:
         self.pending: dict[TargetId, Pending] = {}
         self.results: dict[TargetId, ActionResult] = {}
         self.keys: dict[TargetId, str] = {}
+        self.files: dict[TargetId, Mapping[str, str]] = {}  # inputs that a target was given -> SHA-256
+        self.not_kept: set[TargetId] = set()  # ran, and their results are not stored
         self.warnings: dict[TargetId, tuple[str, ...]] = {}
         self.unknown: set[TargetId] = set()  # in a dry run: targets whose value can't be known
         self.restored = 0
@@ -149,6 +158,10 @@ class Binder:
 
     def value(self, target: TargetId) -> bytes | None:
         """A target's value, or None where it has none."""
+        if self._outside is not None and target not in self._graph:
+            digest = self._outside.digest(target)
+            use = ValueUse(slot="", name=target, producer=target)
+            return None if digest is None else self._read(use)
         result = self.results.get(target)
         return None if result is None else self._store.read(result.value)
 
@@ -164,6 +177,27 @@ class Binder:
         except (BindError, InputError, MissingSecret, ConditionError, PlacingError) as error:
             return plan.Broken(error=str(error))
 
+    def probe(self, target: TargetId) -> Finding | None:
+        """What `check` would find, given values from outside the build; None: it takes more than that."""
+        found = self._program.targets[target]
+        try:
+            if not self._is_wanted(found):
+                return Finding(key=None)
+            pending = self._bind(found.action)
+        except (BindError, InputError, MissingSecret, ConditionError):
+            return None
+        if not pending.cached or self._options.force:
+            return None
+        record = self._store.lookup(pending.key.hash)
+        usable = record is not None and not self._expired(found.action, record)
+        value = record.result.value.hash if record is not None and usable else None
+        return Finding(key=pending.key.hash, value=value)
+
+    def _is_wanted(self, found: Target) -> bool:
+        """Whether a target's condition holds."""
+        values = found.condition_values
+        return found.condition is None or found.condition.evaluate(lambda ref: self._read(values[ref.names]))
+
     def _check(self, target: TargetId) -> plan.Verdict:
         found = self._program.targets[target]
         uses = {use.producer for use in (*found.action.values, *found.condition_values.values())}
@@ -171,10 +205,8 @@ class Binder:
         if guessed:
             self.unknown.add(target)
             return plan.Hit(reason=f"would run: reads {guessed[0]}")
-        if found.condition is not None:
-            values = found.condition_values
-            if not found.condition.evaluate(lambda ref: self._read(values[ref.names])):
-                return plan.Skip(reason=f"if: {found.step.condition} is false")
+        if not self._is_wanted(found):
+            return plan.Skip(reason=f"if: {found.step.condition} is false")
         action = found.action
         pending = self._bind(action)
         self.keys[target] = pending.key.hash
@@ -197,6 +229,8 @@ class Binder:
         found = self._inputs.find(action)
         if found.warnings:
             self.warnings[action.target] = found.warnings
+        if found.files:
+            self.files[action.target] = {path: digest.hash for path, (digest, _) in found.files.items()}
         env = {name: self._environ.get(name) if value is None else value for name, value in action.env}
         key = keys.action_key(its, action, bound, files=found.files, env=env)
         enabled = action.cache.enabled
@@ -263,7 +297,7 @@ class Binder:
             return "forced"
         if not pending.cached:
             return "never cached"
-        last = self._last_keys.get(target)
+        last = self._last_key(target)
         if last is None:
             return "not built before"
         if last == pending.key.hash:
@@ -355,6 +389,8 @@ class Binder:
                 result=result,
                 created=self._clock(),
             )
+        if kept is None:
+            self.not_kept.add(target)
         stats = done.reply.get("stats")
         return Verified(
             result=result,

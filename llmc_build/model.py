@@ -8,7 +8,8 @@ Times are seconds (`_s`), sizes are bytes, hashes are lower-case hex SHA-256.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -271,6 +272,7 @@ class State(enum.Enum):
         return self in _GOOD
 
 
+_COUNTED = (State.RAN, State.CACHED, State.FAILED, State.POISONED, State.SKIPPED, State.CANCELLED)
 _OPEN = frozenset({State.WANTED, State.READY, State.RUNNING})
 _GOOD = frozenset({State.RAN, State.CACHED, State.SKIPPED})
 
@@ -299,9 +301,13 @@ class BuildReport:
     run_id: str
     exit_code: int
     wall_s: float
-    targets: tuple[TargetReport, ...]  # in topological order
+    targets: Sequence[TargetReport]  # all, in topological order
     restored: int = 0  # outputs that had to be put back into place
     notes: tuple[str, ...] = ()  # what the user should know of the run as a whole
+    looked_at: tuple[TargetReport, ...] | None = (
+        None  # those that were not simply still up to date; None: all
+    )
+    skipped_before: int = 0  # of the others: how many are skipped
 
     @property
     def ok(self) -> bool:
@@ -310,7 +316,13 @@ class BuildReport:
     @property
     def counts(self) -> dict[str, int]:
         """Targets by how they ended; the keys and their order are those of `--json`."""
-        found = {"total": len(self.targets)}
-        for state in (State.RAN, State.CACHED, State.FAILED, State.POISONED, State.SKIPPED, State.CANCELLED):
-            found[state.value] = sum(target.status is state for target in self.targets)
-        return found
+        ended = Counter(target.status for target in self.news)
+        others = len(self.targets) - len(self.news)
+        ended[State.SKIPPED] += self.skipped_before
+        ended[State.CACHED] += others - self.skipped_before
+        return {"total": len(self.targets), **{state.value: ended[state] for state in _COUNTED}}
+
+    @property
+    def news(self) -> Sequence[TargetReport]:
+        """The targets that were looked at."""
+        return self.targets if self.looked_at is None else self.looked_at

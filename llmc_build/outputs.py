@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,9 +50,10 @@ class Outputs:
         self._digests = digests
         self._list = home / "placed.json"
         self._journal = home / "placed.journal"
-        self._sources = sources or {}
+        self.sources = dict(sources or {})
         self._placed = _read_list(self._list)  # "file target" -> {path: hash, or several after a kill}
         self._dirty = self._replay()
+        self.placed_ns: dict[TargetId, int] = {}  # when a target's value was seen in place, unix time
 
     def place(self, target: TargetId, result: ActionResult) -> int | None:
         """Everything of a result into its place; how many files had to be written, or None on a lost blob.
@@ -77,6 +79,7 @@ class Outputs:
         if old != wanted:
             self._remove({p: h for p, h in old.items() if p not in wanted})
             self._note(entry, wanted)
+        self.placed_ns[target] = time.time_ns()
         return written + found
 
     def _place(self, root: Path, parts: list[str], digest: Digest, executable: bool, mode: int) -> int | None:
@@ -116,7 +119,7 @@ class Outputs:
         `declared`: the outputs of every target of the build.  Gone is a step that its file no longer defines,
         or whose file is gone.
         """
-        here = set(self._sources)
+        here = set(self.sources)
         for workflow in {target.partition(".")[0] for target in here}:
             with contextlib.suppress(OSError):
                 for path in (self._home / "out" / workflow).iterdir():
@@ -129,7 +132,7 @@ class Outputs:
                 self._remove({p: h for p, h in placed.items() if p not in outputs})
                 self._note(entry, {p: h for p, h in placed.items() if p in outputs})
         current = {self._entry(target) for target in here}
-        built = set(self._sources.values())
+        built = set(self.sources.values())
         for entry in [entry for entry in self._placed if entry not in current]:
             source = entry.rpartition(" ")[0]
             if source in built or not (self._workspace / source).is_file():
@@ -138,7 +141,7 @@ class Outputs:
 
     def _entry(self, target: TargetId) -> str:
         """What a target is called in the list: two files may define targets of one name."""
-        return f"{self._sources.get(target, '')} {target}"
+        return f"{self.sources.get(target, '')} {target}"
 
     def remove_all(self) -> list[str]:
         """Every placed file, for `llmc clean`; the paths of those the user has changed, which stay."""

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, TextIO
 
 from llmc_build.model import BuildReport, Json, Location, State, TargetId, TargetReport
 from llmc_build.report import TargetEvent, words
+from llmc_build.terminal import NO, is_terminal, wants_color
 
 if TYPE_CHECKING:
     from llmc_build.report.live import Region
 
 _STYLES = {State.RAN: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.SKIPPED: "dim"}
-_NO = frozenset({"", "0", "false", "no"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,27 +48,17 @@ def choose_look(
     dry_run: bool = False,
 ) -> Look:
     """Options first, then NO_COLOR, FORCE_COLOR, CI, GITHUB_ACTIONS and TERM, then what the stream is."""
-    terminal = stream.isatty() and environ.get("TERM", "") not in ("", "dumb")
-    ci = environ.get("CI", "").lower() not in _NO
-    github = environ.get("GITHUB_ACTIONS", "").lower() not in _NO
+    terminal = is_terminal(stream.isatty(), environ)
+    ci = environ.get("CI", "").lower() not in NO
+    github = environ.get("GITHUB_ACTIONS", "").lower() not in NO
     return Look(
-        color=_wants_color(environ, color, terminal=terminal),
+        color=wants_color(environ, color, terminal=terminal),
         live=terminal and not ci and not github and not quiet and not dry_run,
         github=github,
         verbose=verbose,
         quiet=quiet,
         dry_run=dry_run,
     )
-
-
-def _wants_color(environ: Mapping[str, str], color: str, *, terminal: bool) -> bool:
-    if color != "auto":
-        return color == "always"
-    if environ.get("NO_COLOR"):  # https://no-color.org: any value but the empty one
-        return False
-    if environ.get("FORCE_COLOR"):
-        return environ["FORCE_COLOR"].lower() not in _NO
-    return terminal
 
 
 class Console:
@@ -163,7 +153,7 @@ class Console:
         # A target served from the store warned when it ran.
         found = [
             (target.target, warning)
-            for target in report.targets
+            for target in report.news
             if target.status is not State.CACHED
             for warning in target.warnings
         ]
@@ -173,10 +163,10 @@ class Console:
             self._line(f"{self._paint('warning:', 'yellow')} and {len(found) - words.SHOWN_WARNINGS} more")
 
     def _failures(self, report: BuildReport) -> None:
-        failed = [target for target in report.targets if target.status is State.FAILED]
+        failed = [target for target in report.news if target.status is State.FAILED]
         if not failed:
             return
-        below = Counter(target.caused_by for target in report.targets if target.caused_by)
+        below = Counter(target.caused_by for target in report.news if target.caused_by)
         for target in failed[: words.SHOWN_FAILURES]:
             self._failure(target, report.run_id, below[target.target])
         if len(failed) > words.SHOWN_FAILURES:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmc_build.errors import UsageError
-from llmc_build.model import BuildReport, Digest, Json, State, TargetId
+from llmc_build.model import BuildReport, Json, State, TargetId, TargetReport
 from llmc_build.report import TargetEvent
 
 # States that a build can reach by the thousand within a moment: they need not be seen at once.
@@ -94,8 +94,8 @@ class Events:
             self._warn(f"no more events are written to {self._path}: {error.strerror}")
 
 
-def report_json(report: BuildReport) -> dict[str, Any]:
-    """The object that `llmc build --json` prints."""
+def report_json(report: BuildReport, listed: Iterable[TargetReport] | None = None) -> dict[str, Any]:
+    """The object that `llmc build --json` prints; `listed`: the targets in it, None: all."""
     return {
         "schema": "llmc-build/1",
         "run_id": report.run_id,
@@ -116,10 +116,6 @@ def report_json(report: BuildReport) -> dict[str, Any]:
                 "error": target.error,
                 "caused_by": target.caused_by,
             }
-            for target in report.targets
+            for target in (report.targets if listed is None else listed)
         ],
     }
-
-
-def _digest(digest: Digest | None) -> dict[str, Any] | None:
-    return {"sha256": digest.hash, "size": digest.size} if digest else None

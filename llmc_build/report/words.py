@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 from llmc_build.model import BuildReport
+from llmc_build.terminal import up_to_date
 
 SHOWN_FAILURES = 20  # shown in full at the end of a build; the others are in run.json
 SHOWN_WARNINGS = 20
@@ -70,7 +71,7 @@ def last_line(report: BuildReport) -> str:
     cancelled = counts.pop("cancelled")
     idle = not (counts["ran"] or counts["failed"] or counts["poisoned"] or cancelled or report.restored)
     if idle and report.ok:
-        return f"up to date: {total} targets ({report.wall_s:.2f} s)"
+        return up_to_date(total, report.wall_s)
     listed = ", ".join(f"{number} {state}" for state, number in counts.items())
     if cancelled:
         listed += f", {cancelled} cancelled"

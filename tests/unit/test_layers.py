@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "llmc_build"
 # Layers from the bottom; a module may import from its own layer and those before it.
 LAYERS: list[set[str]] = [
     {"model"},
-    {"errors"},
+    {"errors", "terminal"},
     {"environment", "placeholder"},
     {"template"},
     {"workflow"},
@@ -21,14 +21,14 @@ LAYERS: list[set[str]] = [
     {"resolve", "keys", "graph"},
     {"plan"},
     # ---- from here on, the world
-    {"config", "store", "execute", "llm"},
+    {"config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "outside", "lanes"},
-    {"report"},
+    {"report", "partial"},
     {"replies", "binder", "record"},
-    {"loop"},
+    {"loop", "cone", "taking"},
     {"session"},
     {"api"},
-    {"cli", "__main__"},
+    {"cli", "quick", "__main__"},
 ]
 PURE = set().union(*LAYERS[:8])
 # Pure modules that live with the worldly ones they serve: the wire format of a protocol, chat templates.
