@@ -269,38 +269,50 @@ class Binder:
 
     # ------------------------------------------------------------ run
 
-    def claim(self, target: TargetId) -> plan.Verdict | None:
-        """Right before a target that missed is run: None where this process is to run it now.
+    def claim_many(self, targets: Sequence[TargetId]) -> list[plan.Verdict | None]:
+        """Right before targets that missed are run: None for those that this process is to run now.
 
-        The lock of its key is taken here and not when it is checked.  So a process holds few at a time, for
-        each costs the kernel a walk along all the others, and leaves to other processes what it has no
-        worker for.
+        The locks of their keys are taken here and not when they are checked.  So a process holds few at a
+        time, for each costs the kernel a walk along all the others, and leaves to other processes what it
+        has no worker for.
         """
+        claimed = [self._claim(target) for target in targets]
+        locked = [one.key.hash for one in claimed if isinstance(one, Pending) and one.cached]
+        records = self._store.lookup_many(locked) if locked and not self._options.force else {}
+        return [
+            self._late(target, one, records) if isinstance(one, Pending) else one
+            for target, one in zip(targets, claimed, strict=True)
+        ]
+
+    def _claim(self, target: TargetId) -> plan.Verdict | Pending:
+        """What a target's key is made of, its lock being ours; or why it is not run now."""
+        known = self.keys[target]
         again = self.pending.get(target) or self._prepare(target)
         if not isinstance(again, Pending):
-            self._drop(target, self.keys[target])
+            self._drop(target, known)
             return again
-        key = again.key.hash
-        if key != self.keys[target]:  # an input changed since
-            self._drop(target, self.keys[target])
+        if again.key.hash != known:  # an input changed since
+            self._drop(target, known)
             return self.check(target)
-        self.pending[target] = again
-        if not again.cached or self._options.force:
-            return None
-        if not self._store.try_lock(key):
-            self._drop(target, key)
+        if again.cached and not self._options.force and not self._store.try_lock(known):
+            self._drop(target, known)
             return plan.Elsewhere(again_in_s=ELSEWHERE_S)
-        found = self._store.lookup(key)
+        self.pending[target] = again
+        return again
+
+    def _late(self, target: TargetId, pending: Pending, records: Mapping[str, Record]) -> plan.Verdict | None:
+        """A hit where another process has stored the result since the target was checked."""
+        found = records.get(pending.key.hash)
         if found is None or self._expired(target, found):
             return None
         verdict: plan.Verdict = plan.Hit(reason="in the store")
         try:
             if not self._take(target, found.result):
                 return None
-            self._done.setdefault(key, target)
+            self._done.setdefault(found.key, target)
         except PlacingError as error:
             verdict = plan.Broken(error=str(error))
-        self._drop(target, key)
+        self._drop(target, found.key)
         return verdict
 
     def _drop(self, target: TargetId, key: str) -> None:
