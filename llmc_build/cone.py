@@ -8,14 +8,14 @@ suspect is looked at with all that comes after it: what came before has the valu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from llmc_build.binder import Finding
 from llmc_build.model import TargetId
 from llmc_build.partial import Partial, TooMuch
 from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED, closure
 
-Probe = Callable[[TargetId], Finding | None]  # None: it can't be told without trying
+Probe = Callable[[Sequence[TargetId]], Sequence[Finding | None]]  # None: it can't be told without trying
 
 
 def suspects(part: Partial, wanted: Collection[int] | None, lost: Iterable[int]) -> list[int]:
@@ -48,9 +48,10 @@ def choose(part: Partial, doubtful: Iterable[int], wanted: Collection[int] | Non
     missing = {*part.survey.moved}
     must: list[int] = []
     restored: set[int] = set()
+    known = [i for i in doubtful if part.was[i] >= 0 and _producers_are_known(part, i)]
+    findings = dict(zip(known, probe([structure.target(i) for i in known]), strict=True))
     for i in doubtful:
-        target, was = structure.target(i), part.was_at(i)
-        found = probe(target) if was is not None and _producers_are_known(part, i) else None
+        target, was, found = structure.target(i), part.was_at(i), findings.get(i)
         if found is None or was is None or not _is_as_it_was(part, was, found):
             must.append(i)
         elif target in writers:  # its value does not speak for the files that it wrote

@@ -224,6 +224,7 @@ class ActionKey:
 
     hash: str
     components: Mapping[str, Json]
+    text: str  # the components as they are stored: `keys.ascii_json` of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,11 +119,19 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotStarted:
+    """A target that was taken was not started after all, for this reason."""
+
+    target: TargetId
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupted:
     """The user asked for the end: start nothing more, end what runs."""
 
 
-Event: TypeAlias = Checked | Finished | Interrupted
+Event: TypeAlias = Checked | NotStarted | Finished | Interrupted
 
 
 class Plan:
@@ -197,6 +205,8 @@ class Plan:
             self._checked(event, now, commands)
         elif isinstance(event, Finished):
             self._over(event, now, commands)
+        elif isinstance(event, NotStarted):
+            self._put_back(event, now, commands)
         else:
             self._stop(commands, cancel=True)
         return commands
@@ -260,6 +270,14 @@ class Plan:
             self._reasons[target] = verdict.reason
             queue = self._queues.setdefault(verdict.lane, [])
             heapq.heappush(queue, (-self._height[target], target))
+
+    def _put_back(self, event: NotStarted, now: float, commands: list[Command]) -> None:
+        """A taken target gets another verdict; what followed it is checked again."""
+        self._set(event.target, State.READY)
+        self._checked(Checked(target=event.target, verdict=event.verdict), now, commands)
+        for one in self._followers.pop(event.target, []):
+            self._set(one, State.READY)
+            commands.append(Check(target=one))
 
     def _over(self, event: Finished, now: float, commands: list[Command]) -> None:
         target = event.target

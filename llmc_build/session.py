@@ -130,7 +130,7 @@ class Session:
     ) -> None:
         self.notes: list[str] = []
         self.config, self.options, self.reporter = config, options, reporter
-        self._environ, self._no_cache = environ, no_cache
+        self._environ, self._no_cache, self._stack = environ, no_cache, stack
         self.home = config.workspace / ".llmc"
         try:
             self.run = Runs(self.home).create()
@@ -204,7 +204,7 @@ class Session:
         lost = self._lost(part) if part.survey.store_changed else []
         doubtful = suspects(part, work.wanted, lost)
         part.read_also(doubtful)
-        chosen = choose(part, doubtful, work.wanted, self.binder.probe)
+        chosen = choose(part, doubtful, work.wanted, self.binder.probe_many)
         part.read_also(chosen)
         if work.wanted is not None:
             work.left = set(suspects(part, None, lost)).difference(chosen)
@@ -236,6 +236,7 @@ class Session:
         relative = {file: os.path.relpath(file, config.workspace) for file in set(files.values())}
         sources = {target: relative[file] for target, file in files.items()}
         self.outputs = Outputs(config.workspace, self.home, self.store, self._digests, sources)
+        self._stack.callback(self.outputs.close)
         if writers is None:
             writers = {path: t.id for t in program.targets.values() for path in t.action.outputs}
         self._inputs = Inputs(config.workspace, self._digests, writers, after, (self.home, config.cache_dir))
@@ -363,10 +364,8 @@ class Session:
                 program=work.program,
                 part=work.part,
                 reports={one.target: one for one in report.looked_at or ()},
-                results=binder.results,
-                not_kept=frozenset(binder.not_kept),
+                traces=binder.traces,
                 placed_ns=self.outputs.placed_ns,
-                inputs=binder.files,
                 names=self._inputs.names,
                 remembered=self._digests.remembered,
                 models=self._lanes.files,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmc_build.model import Action, ActionResult, Json, State, TargetId, TargetReport
+from llmc_build.model import Action, Json, State, TargetId, TargetReport
 from llmc_build.partial import Partial, piece_hash
 from llmc_build.reading import read_bytes, shown
 from llmc_build.record import ALL_OF, unchanged
@@ -34,8 +34,7 @@ from llmc_build.snapshot.form import (
 )
 from llmc_build.snapshot.stamps import Stamp, is_fresh, look
 from llmc_build.snapshot.structure import Structure, of_program
-from llmc_build.store import INLINE
-from llmc_build.store.record import digests
+from llmc_build.traces import Traces
 from llmc_build.workflow.split import split
 
 _MAGIC = frozenset("*?[")
@@ -56,10 +55,8 @@ class Evidence:
     program: Program  # all targets, or those of the documents that were read
     part: Partial | None
     reports: Mapping[TargetId, TargetReport]  # of the targets that were looked at
-    results: Mapping[TargetId, ActionResult]
-    not_kept: frozenset[TargetId]  # ran, and their results are not in the store
+    traces: Traces
     placed_ns: Mapping[TargetId, int]  # when the value of a target was seen in place, unix time
-    inputs: Mapping[TargetId, Mapping[str, str]]  # files that a target was given -> SHA-256
     names: Callable[[Action], set[str]]  # which files an action would be given now
     remembered: Callable[
         [Path], tuple[Stamp, str] | None
@@ -200,7 +197,7 @@ class _Taker:
     def _one(self, report: TargetReport, path: str) -> tuple[int, int]:
         """Flags of a target, and the ctime of the file that holds its value."""
         e, target = self.e, report.target
-        if not report.status.good or target in e.not_kept or target in self.not_good:
+        if not report.status.good or target in e.traces.not_kept or target in self.not_good:
             return 0, -1
         flag = GOOD | (CHECK if self._may_age(target) else 0)
         if report.status is State.SKIPPED:
@@ -227,9 +224,7 @@ class _Taker:
 
     def _blobs(self) -> dict[str, bytes]:
         paths = set(self.old.blobs[0]) if self.old is not None else set()
-        for target, result in self.e.results.items():
-            if target not in self.e.not_kept:
-                paths.update(f"cas/{d.hash[:2]}/{d.hash}" for d in digests(result) if d.size > INLINE)
+        paths.update(f"cas/{name[:2]}/{name}" for name in self.e.traces.blobs)
         listed = sorted(paths)
         times = [look(f"{self.e.cache_dir}/{path}") for path in listed]
         return {
@@ -254,7 +249,7 @@ class _Taker:
             action = e.program.targets[target].action
             if not (action.inputs or action.words) or not report.status.good:
                 continue
-            given = e.inputs.get(target, {})
+            given = e.traces.files.get(target, {})
             if e.names(action) != set(given):
                 self.not_good.add(target)
             for path in given:
@@ -285,11 +280,10 @@ class _Taker:
         for gone in e.part.survey.changed if e.part is not None else ():
             known.pop(gone, None)
         sha = dict(e.models)
-        for given in e.inputs.values():
+        for given in e.traces.files.values():
             sha.update({f"{e.workspace}/{path}": text for path, text in given.items()})
         sha.update({path: text for path, text in e.read.items() if path not in self._workflow_files})
-        for result in e.results.values():
-            sha.update({f"{e.workspace}/{output.path}": output.digest.hash for output in result.outputs})
+        sha.update({f"{e.workspace}/{path}": text for path, text in e.traces.outputs.items()})
         wanted = {*paths, *e.models, *(f"{e.workspace}/{path}" for path in self.structure.outputs)}
         wanted.update(known.keys() - self._mine(known))
         return [

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"plan"},
     # ---- from here on, the world
     {"config", "store", "execute", "llm", "snapshot"},
-    {"reading", "inputs", "outputs", "outside", "lanes"},
+    {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
     {"report", "partial"},
     {"replies", "binder", "record"},
     {"loop", "cone", "taking"},
