@@ -8,6 +8,7 @@ Times are seconds (`_s`), sizes are bytes, hashes are lower-case hex SHA-256.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -261,18 +262,10 @@ class State(enum.Enum):
     SKIPPED = "skipped"  # its `if` was false; its value is empty
     CANCELLED = "cancelled"  # not run or not finished: the build was stopped
 
-    @property
-    def ended(self) -> bool:
-        return self not in _OPEN
-
-    @property
-    def good(self) -> bool:
-        """Ended, and what depends on it may go on."""
-        return self in _GOOD
-
-
-_OPEN = frozenset({State.WANTED, State.READY, State.RUNNING})
-_GOOD = frozenset({State.RAN, State.CACHED, State.SKIPPED})
+    def __init__(self, word: str) -> None:
+        # attributes and no properties: they are asked for several times for each target
+        self.ended = word not in ("wanted", "ready", "running")
+        self.good = word in ("ran", "cached", "skipped")  # ended, and what depends on it may go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,7 +303,6 @@ class BuildReport:
     @property
     def counts(self) -> dict[str, int]:
         """Targets by how they ended; the keys and their order are those of `--json`."""
-        found = {"total": len(self.targets)}
-        for state in (State.RAN, State.CACHED, State.FAILED, State.POISONED, State.SKIPPED, State.CANCELLED):
-            found[state.value] = sum(target.status is state for target in self.targets)
-        return found
+        states = (State.RAN, State.CACHED, State.FAILED, State.POISONED, State.SKIPPED, State.CANCELLED)
+        found = Counter(target.status for target in self.targets)
+        return {"total": len(self.targets), **{state.value: found[state] for state in states}}
