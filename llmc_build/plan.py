@@ -15,28 +15,16 @@ running.  It fails with its leader, and is checked again when the leader ended w
 or was stopped by its own time limit or by the death of its worker, which says nothing of the action.
 
 What is in no state: results, keys, digests, processes.  The caller has those.
-
-Each target costs a few of these messages, so they are not frozen at run time (it would make them three times
-as slow to make); to the type checker they are.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias, TypeVar, dataclass_transform
+from typing import TypeAlias
 
 from llmc_build.graph import ActionGraph
-from llmc_build.model import State, TargetId
-
-_T = TypeVar("_T")
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def _message(cls: type[_T]) -> type[_T]:
-    return dataclass(slots=True, kw_only=True)(cls)
-
+from llmc_build.model import State, TargetId, message
 
 # A member of an enum costs more to look up than a name.
 _WANTED, _READY, _RUNNING = State.WANTED, State.READY, State.RUNNING
@@ -44,21 +32,21 @@ _WANTED, _READY, _RUNNING = State.WANTED, State.READY, State.RUNNING
 # ---------------------------------------------------------------- commands
 
 
-@_message
+@message
 class Check:
     """Find out what is to be done for a target; answer with a Checked event."""
 
     target: TargetId
 
 
-@_message
+@message
 class Cancel:
     """End what runs for a target; its Finished event is still expected."""
 
     target: TargetId
 
 
-@_message
+@message
 class Ended:
     """A target has ended; say so to whoever listens."""
 
@@ -74,24 +62,24 @@ Command: TypeAlias = Check | Cancel | Ended
 # ---------------------------------------------------------------- verdicts and events
 
 
-@_message
+@message
 class Hit:
     reason: str
 
 
-@_message
+@message
 class Skip:
     reason: str
 
 
-@_message
+@message
 class Broken:
     """The check itself failed: a missing input, a condition that can't be evaluated."""
 
     error: str
 
 
-@_message
+@message
 class Miss:
     """It must run, on a lane."""
 
@@ -99,14 +87,14 @@ class Miss:
     lane: str
 
 
-@_message
+@message
 class Same:
     """An equal action is running for another target of this build."""
 
     leader: TargetId
 
 
-@_message
+@message
 class Elsewhere:
     """Another process runs the same action; look again in a while."""
 
@@ -116,13 +104,13 @@ class Elsewhere:
 Verdict: TypeAlias = Hit | Skip | Broken | Miss | Same | Elsewhere
 
 
-@_message
+@message
 class Checked:
     target: TargetId
     verdict: Verdict
 
 
-@_message
+@message
 class Finished:
     """A target's action is over.  `error` None: it ran well and its result is durable."""
 
@@ -132,7 +120,7 @@ class Finished:
     own_fault: bool = False  # it failed by its own time limit or its worker's death, not by what it does
 
 
-@_message
+@message
 class Interrupted:
     """The user asked for the end: start nothing more, end what runs."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -92,9 +91,9 @@ def command(
     finally:
         console.close()
     if as_json:
-        from llmc_build.report.events import report_json
+        from llmc_build.report.events import report_text
 
-        sys.stdout.write(json.dumps(report_json(report)) + "\n")
+        sys.stdout.writelines(report_text(report))
     return report.exit_code
 
 
