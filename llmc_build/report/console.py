@@ -11,7 +11,6 @@ file, a step or a model is made harmless before it is printed, and is never read
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -251,6 +250,8 @@ class Console:
         if not self._look.github:
             self._line(tail)
             return
+        import secrets  # costs as much as the rest of this module
+
         # Whatever the step printed, the runner must not take it for its own commands.
         token = secrets.token_hex(16)
         self._line(f"::group::stderr of {words.printable(target.target)}\n::stop-commands::{token}")
