@@ -149,7 +149,7 @@ class ActionGraph:
         height: dict[TargetId, int] = {}
         below = height.__getitem__
         for target in reversed(self.order):
-            height[target] = 1 + max(map(below, self._dag.successors(target)), default=0)
+            height[target] = 1 + max(map(below, self.consumers(target)), default=0)
         return height
 
 

@@ -14,12 +14,16 @@ Equal actions: while an action runs, a target that checks to the same key follow
 running.  It fails with its leader, and is checked again when the leader ended well, which finds the result,
 or was stopped by its own time limit or by the death of its worker, which says nothing of the action.
 
+A million targets may be ready at once.  The plan begins with some thousands of them and goes on at each tick,
+so that whoever calls it hears of everything else between.
+
 What is in no state: results, keys, digests, processes.  The caller has those.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -128,6 +132,9 @@ class Interrupted:
 Event: TypeAlias = Checked | Finished | Interrupted
 
 
+AT_ONCE = 8192  # targets that are looked at in one turn to see whether they are ready from the start
+
+
 class Plan:
     """Decides what happens next.  `graph` holds exactly the targets to build."""
 
@@ -138,6 +145,7 @@ class Plan:
         self._cancelling = False  # and what runs is being ended
         self._states: dict[TargetId, State] = dict.fromkeys(graph.order, _WANTED)
         self._open = len(graph)
+        self._begun = 0  # so many of the graph's targets, in its order, have been looked at
         self._height: dict[TargetId, int] = {}  # made when something has to run
         self._counts = graph.producer_counts()  # producers still waited for, but timed ones
         self._timed: dict[TargetId, int] = {}  # producers still waited for by a wait edge with a limit
@@ -165,6 +173,8 @@ class Plan:
     @property
     def deadline(self) -> float | None:
         """When `tick` is to be called next, or None."""
+        if self._begun < len(self._graph.order):
+            return -math.inf
         times = [heap[0][0] for heap in (self._clocks, self._again) if heap]
         return min(times, default=None)
 
@@ -184,12 +194,7 @@ class Plan:
     # ------------------------------------------------------------ what happens
 
     def start(self, now: float) -> list[Command]:
-        commands: list[Command] = []
-        counts = self._counts
-        for target in self._graph.order:
-            if not counts[target]:
-                self._advance(target, now, commands)
-        return commands
+        return self._begin(now)
 
     def handle(self, event: Event, now: float) -> list[Command]:
         commands: list[Command] = []
@@ -202,8 +207,8 @@ class Plan:
         return commands
 
     def tick(self, now: float) -> list[Command]:
-        """Clocks that have run out by now."""
-        commands: list[Command] = []
+        """Clocks that have run out by now, and more of what is ready from the start."""
+        commands = self._begin(now)
         while self._clocks and self._clocks[0][0] <= now:
             _, target, producer = heapq.heappop(self._clocks)
             if self._states[target] is _WANTED and not self._states[producer].ended:
@@ -218,6 +223,13 @@ class Plan:
         return commands
 
     # ------------------------------------------------------------ transitions
+
+    def _begin(self, now: float) -> list[Command]:
+        commands: list[Command] = []
+        begun, self._begun = self._begun, min(self._begun + AT_ONCE, len(self._graph.order))
+        for place in range(begun, self._begun):
+            self._advance(self._graph.order[place], now, commands)
+        return commands
 
     def _set(self, target: TargetId, state: State) -> None:
         was = self._states[target]
@@ -325,8 +337,8 @@ class Plan:
         """Nothing more starts; with `cancel`, what runs is ended too."""
         self._stopping = True
         self._cancelling = self._cancelling or cancel
+        if cancel:  # first what holds a worker: what only waits is a long list
+            commands += [Cancel(target=target) for target, state in self._states.items() if state is _RUNNING]
         for target, state in self._states.items():
             if state is _WANTED or state is _READY:
                 self._end(target, State.CANCELLED, "the build was stopped", commands)
-            elif state is _RUNNING and cancel:
-                commands.append(Cancel(target=target))

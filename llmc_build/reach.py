@@ -35,7 +35,6 @@ class Reach:
         self._asked: TargetId = ""  # the target that was asked about last,
         self._before: frozenset[TargetId] | None = None  # all that comes before it, once that paid
         self._spent = 0  # and how many targets were looked at for it
-        self.visits = 0  # targets looked at for all questions; for tests
         self._number(order, consumers)
 
     def comes_after(self, target: TargetId, other: TargetId) -> bool:
@@ -92,7 +91,6 @@ class Reach:
         while stack:
             for producer in self._producers(stack.pop()):
                 self._spent += 1
-                self.visits += 1
                 if producer == other:
                     return True
                 if producer in seen or not self._may_lead(other, producer):
@@ -108,7 +106,6 @@ class Reach:
         stack = [target]
         while stack:
             for producer in self._producers(stack.pop()):
-                self.visits += 1
                 if producer not in seen:
                     seen.add(producer)
                     stack.append(producer)
