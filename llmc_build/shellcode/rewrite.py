@@ -22,13 +22,13 @@ business.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from llmc_build.model import message
 from llmc_build.placeholder import Problem, Ref, Template, TemplateError
 from llmc_build.shellcode.analysis import analyse
 from llmc_build.shellcode.tree import HOLE, Analysis, Context, Found
@@ -40,10 +40,11 @@ _FORMS = {
     Context.BODY: "${%s}",
     Context.COMMENT: "${%s}",
 }
+_NONE: frozenset[int] = frozenset()
 _SLOT = re.compile(r"[A-Za-z0-9_]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Variable:
     """A shell variable that the prelude must fill before the script begins."""
 
@@ -53,17 +54,44 @@ class Variable:
     path: bool  # it holds the path of a file with the value, not the value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Use(NamedTuple):
+    """A value that a script reads: a slot, and what is to become of the value."""
+
+    slot: str
+    filters: tuple[str, ...]  # as written
+
+    def variable(self, nonce: str) -> Variable:
+        """The shell variable that holds it."""
+        return Variable(
+            name=_name(self, nonce),
+            slot=self.slot,
+            filters=tuple([name for name in self.filters if name != "path"]),
+            path="path" in self.filters,
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _shared(uses: tuple[Use, ...]) -> tuple[Use, ...]:
+    """One tuple for all scripts that use values alike: nearly all do."""
+    return uses
+
+
+@message
 class Script:
     """A script whose placeholders have become expansions."""
 
     text: str  # the same number of lines as the source
-    variables: tuple[Variable, ...] = ()
+    uses: tuple[Use, ...] = ()
+    nonce: str = ""  # the end of the names of its variables
     words: tuple[str, ...] = ()  # plain words that may be paths of files, relative to the workspace
     # (variable, command): begins an argument of the command, which would take "-x" for an option; the step
     # must be refused where the variable's value begins with "-".
     dash_checks: tuple[tuple[str, str], ...] = ()
     reads: tuple[Ref, ...] = ()  # references that are expanded; those in comments are not
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        return tuple(use.variable(self.nonce) for use in self.uses)
 
 
 def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[[Ref], str]) -> Script:
@@ -72,100 +100,112 @@ def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[
     The text depends on slots, filters and the author's text alone, not on the names of references.
     Raises TemplateError with every problem found.
     """
-    refs = template.refs
-    for part, (start, _) in zip(template.parts, template.spans, strict=True):
-        if isinstance(part, str) and HOLE in part:
-            raise TemplateError([Problem("a NUL character in a script", start + part.index(HOLE))])
-    text = "".join([part if isinstance(part, str) else HOLE for part in template.parts])
+    refs: list[Ref] = []
+    holes: list[int] = []  # offsets of HOLE in the text
+    pieces: list[str] = []
+    size = 0
+    for part in template.parts:
+        if isinstance(part, str):
+            pieces.append(part)
+            size += len(part)
+        else:
+            refs.append(part)
+            holes.append(size)
+            pieces.append(HOLE)
+            size += 1
+    text = "".join(pieces)
+    if text.count(HOLE) != len(refs):
+        raise TemplateError(_nul(template))
     if not refs:
-        return Script(text=text, words=analyse(text, shell, frozenset()).words)
-    holes = [at for at, part in zip(_offsets(template), template.parts, strict=True) if isinstance(part, Ref)]
+        return Script(text=text, words=analyse(text, shell, _NONE).words)
     paths = frozenset([at for at, ref in zip(holes, refs, strict=True) if "path" in ref.filters])
     found = analyse(text, shell, paths)
-    problems = [*_over_lines(template), *(_located(template, one) for one in found.problems)]
-    if problems:
+    over_lines = "\n" in template.source and _over_lines(template)
+    if found.problems or over_lines:
+        problems = [*(over_lines or ()), *(_located(template, one) for one in found.problems)]
         raise TemplateError(dict.fromkeys(problems))
-    variables = _variables(template, text, [slot(ref) for ref in refs])
-    read = [n for n, context in enumerate(found.contexts) if context is not Context.COMMENT]
-    dashes = [(variables[holes.index(at)].name, command) for at, command in found.dashes]
+    uses = [Use(_checked(slot(ref)), ref.filters) for ref in refs]
+    nonce = _nonce(template, text, uses)
+    names = [_name(use, nonce) for use in uses]
+    forms = [_FORMS[context] % name for context, name in zip(found.contexts, names, strict=True)]
+    if Context.COMMENT in found.contexts:
+        read = [n for n, context in enumerate(found.contexts) if context is not Context.COMMENT]
+        uses, refs = [uses[n] for n in read], [refs[n] for n in read]
+    dashes = [(names[holes.index(at)], command) for at, command in found.dashes]
     return Script(
-        text=_edited(text, holes, found, variables) if found.edits else _filled(template, found, variables),
-        variables=tuple(dict.fromkeys([variables[n] for n in read])),
+        text=_edited(text, holes, forms, found) if found.edits else _filled(template, forms),
+        uses=_shared(tuple(dict.fromkeys(uses)) if len(uses) > 1 else tuple(uses)),
+        nonce=nonce,
         words=found.words,
-        dash_checks=tuple(dict.fromkeys(dashes)),
-        reads=tuple([refs[n] for n in read]),
+        dash_checks=tuple(dict.fromkeys(dashes)) if dashes else (),
+        reads=tuple(refs),
     )
 
 
-# ---------------------------------------------------------------- the template as one text
+# ---------------------------------------------------------------- what is found, at its place in the source
 
 
-def _offsets(template: Template) -> Iterator[int]:
-    """Where each part stands in the text that has HOLE for each reference."""
-    sizes = [len(part) if isinstance(part, str) else len(HOLE) for part in template.parts]
-    return accumulate(sizes[:-1], initial=0)
+def _nul(template: Template) -> Iterator[Problem]:
+    for part, (start, _) in zip(template.parts, template.spans, strict=True):
+        if isinstance(part, str) and HOLE in part:
+            yield Problem("a NUL character in a script", start + part.index(HOLE))
+            return
 
 
-def _over_lines(template: Template) -> Iterator[Problem]:
-    for ref in template.refs:
-        if "\n" in template.source[ref.start : ref.end]:
-            yield Problem("a placeholder over several lines", ref.start, "write it on one line")
+def _over_lines(template: Template) -> list[Problem]:
+    return [
+        Problem("a placeholder over several lines", ref.start, "write it on one line")
+        for ref in template.refs
+        if "\n" in template.source[ref.start : ref.end]
+    ]
 
 
 def _located(template: Template, found: Found) -> Problem:
-    """Something found in the text, at its place in the source."""
-    offset = 0
-    for at, part, (start, end) in zip(_offsets(template), template.parts, template.spans, strict=True):
+    offset = at = 0
+    for part, (start, end) in zip(template.parts, template.spans, strict=True):
         if at > found.offset:
             break
-        verbatim = (len(part) if isinstance(part, str) else len(HOLE)) == end - start
+        length = len(part) if isinstance(part, str) else len(HOLE)
+        verbatim = length == end - start
         offset = start + (found.offset - at if verbatim else 0)
+        at += length
     return Problem(found.message, offset, found.hint)
 
 
 # ---------------------------------------------------------------- variables in place of references
 
 
-def _variables(template: Template, text: str, slots: Sequence[str]) -> list[Variable]:
-    """The variable of each reference.
+def _checked(slot: str) -> str:
+    if not _SLOT.fullmatch(slot):
+        raise ValueError(f"not a slot: {slot!r}")
+    return slot
 
-    Names end with a hash of the script, so that no variable that the script uses has the same; the hash sees
-    slots in place of references, since renaming a step must not change the text.
+
+def _name(use: Use, nonce: str) -> str:
+    filters = "_".join(["", *use.filters]) if use.filters else ""
+    return f"__llmc_{use.slot}{filters}_{nonce}"
+
+
+def _nonce(template: Template, text: str, uses: Sequence[Use]) -> str:
+    """The end of the names of variables: a hash of the script, so that none is the name of one of its own.
+
+    It sees slots in place of references, since renaming a step must not change the text.
     """
-    for one in slots:
-        if not _SLOT.fullmatch(one):
-            raise ValueError(f"not a slot: {one!r}")
-    named = iter(slots)
-    canonical = [
-        part if isinstance(part, str) else f"{HOLE}{' '.join([next(named), *part.filters])}{HOLE}"
-        for part in template.parts
-    ]
-    nonce = hashlib.sha256("".join(canonical).encode("utf-8", "surrogatepass")).hexdigest()
+    marks = iter([f"{HOLE}{' '.join([use.slot, *use.filters])}{HOLE}" for use in uses])
+    canonical = "".join([part if isinstance(part, str) else next(marks) for part in template.parts])
+    nonce = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
     while nonce[:8] in text:
         nonce = hashlib.sha256(nonce.encode()).hexdigest()
-    return [
-        Variable(
-            name="_".join(["__llmc", one, *ref.filters, nonce[:8]]),
-            slot=one,
-            filters=tuple([name for name in ref.filters if name != "path"]),
-            path="path" in ref.filters,
-        )
-        for one, ref in zip(slots, template.refs, strict=True)
-    ]
+    return nonce[:8]
 
 
-def _filled(template: Template, found: Analysis, variables: Sequence[Variable]) -> str:
-    forms = iter(
-        [_FORMS[context] % variable.name for context, variable in zip(found.contexts, variables, strict=True)]
-    )
-    return "".join([part if isinstance(part, str) else next(forms) for part in template.parts])
+def _filled(template: Template, forms: Sequence[str]) -> str:
+    following = iter(forms)
+    return "".join([part if isinstance(part, str) else next(following) for part in template.parts])
 
 
-def _edited(text: str, holes: Sequence[int], found: Analysis, variables: Sequence[Variable]) -> str:
-    edits = [
-        (at, at + 1, _FORMS[context] % variable.name)
-        for at, context, variable in zip(holes, found.contexts, variables, strict=True)
-    ]
+def _edited(text: str, holes: Sequence[int], forms: Sequence[str], found: Analysis) -> str:
+    edits = [(at, at + 1, form) for at, form in zip(holes, forms, strict=True)]
     out = []
     at = 0
     for start, end, replacement in sorted([*edits, *found.edits]):
