@@ -32,9 +32,10 @@ from llmc_build.model import (
     ValueUse,
 )
 from llmc_build.outputs import Outputs, PlacingError
+from llmc_build.outside import Outside
 from llmc_build.resolve import Program
 from llmc_build.rules import BindError, Bound, rule
-from llmc_build.store import Record, Store
+from llmc_build.store import INLINE, Record, Store
 from llmc_build.store.files import write_atomic
 from llmc_build.template import ConditionError
 
@@ -91,7 +92,9 @@ class Binder:
         options: Options,
         last_keys: Mapping[TargetId, str],
         clock: Callable[[], float] = time.time,
+        outside: Outside | None = None,
     ) -> None:
+        """`outside`: what is read of targets that are not in the graph."""
         self._program = program
         self._graph = graph
         self._store = store
@@ -104,6 +107,7 @@ class Binder:
         self._options = options
         self._last_keys = last_keys
         self._clock = clock
+        self._outside = outside
         self._leaders: dict[str, TargetId] = {}  # key -> the target whose action runs
         self._done: dict[str, TargetId] = {}  # key -> a target of this build that has its result
         self.pending: dict[TargetId, Pending] = {}
@@ -120,13 +124,28 @@ class Binder:
         if use.producer is None:
             return self._store.add((use.constant or "").encode("utf-8", "surrogateescape"))
         result = self.results.get(use.producer)
-        return self._store.add(b"") if result is None else result.value  # a skipped step's value is empty
+        if result is not None:
+            return result.value
+        found = None
+        if self._outside is not None and use.producer not in self._graph:
+            found = self._outside.digest(use.producer)
+        return self._store.add(b"") if found is None else found  # a skipped step's value is empty
 
     def _read(self, use: ValueUse) -> bytes:
-        data = self._store.read(self._digest(use))
+        digest = self._digest(use)
+        data = self._store.read(digest)
+        if data is None and self._fetched(use, digest):
+            data = self._store.read(digest)
         if data is None:
             raise BindError(f"the value of {use.name} was lost from the store; build again")
         return data
+
+    def _fetched(self, use: ValueUse, digest: Digest) -> bool:
+        """Whether the value of a target outside the build was brought into the store."""
+        producer = use.producer
+        if self._outside is None or producer is None or producer in self._graph:
+            return False
+        return self._outside.fetch(producer, digest)
 
     def value(self, target: TargetId) -> bytes | None:
         """A target's value, or None where it has none."""
@@ -292,6 +311,8 @@ class Binder:
         use = next(use for use in action.values if use.slot == slot)
         digest = self._digest(use)
         path = self._store.file(digest)
+        if path is None and digest.size > INLINE and self._fetched(use, digest):
+            path = self._store.file(digest)
         if path is not None:
             return {"hash": digest.hash, "size": digest.size, "file": str(path)}
         data = binascii.b2a_base64(self._read(use), newline=False).decode("ascii")

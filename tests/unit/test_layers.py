@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"plan"},
     # ---- from here on, the world
     {"config", "store", "execute", "llm"},
-    {"reading", "inputs", "outputs", "lanes"},
+    {"reading", "inputs", "outputs", "outside", "lanes"},
     {"report"},
     {"replies", "binder", "record"},
     {"loop"},
