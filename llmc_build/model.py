@@ -100,7 +100,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Step:
     """One step as written, checked field by field; its references are not yet resolved."""
 
@@ -133,10 +133,10 @@ class Step:
     # For a block scalar (`|`), where a line of the text stands in the file: field -> (line of the
     # text's first line, columns of indentation).  Absent for flow scalars, whose lines may fold.
     blocks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    id: TargetId = field(init=False, compare=False)
 
-    @property
-    def id(self) -> TargetId:
-        return f"{self.workflow}.{self.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"{self.workflow}.{self.name}")
 
     def place(self, name: str) -> Location:
         """Where the value of a field stands, or where the step does."""
@@ -181,7 +181,7 @@ class EdgeKind(enum.Enum):
     ORDER = "order"  # merely runs after it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Edge:
     """`target` comes after `producer`."""
 
@@ -192,7 +192,7 @@ class Edge:
     location: Location | None = None  # where the user asked for it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class ValueUse:
     """A value that an action reads: a step's, or a constant.
 
@@ -206,7 +206,7 @@ class ValueUse:
     constant: str | None = None  # set where producer is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Action:
     """A step lowered by its rule: all that determines the result, with values still by slot.
 
