@@ -54,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--build-up-to", type=int, default=200_000, metavar="TARGETS", help="see README.md")
     parser.add_argument("--llmc", type=shlex.split, metavar="COMMAND", help="default: python -m llmc_build")
     parser.add_argument("--scratch", type=Path, help="an existing folder on the file system to measure on")
+    parser.add_argument("--keep", action="store_true", help="leave the folders, to look at them")
     return parser.parse_args()
 
 
@@ -156,7 +157,10 @@ def main() -> int:
             if options.plan:
                 write(options.plan, bench.section)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if options.keep:
+            say(f"the folders are in {scratch}")
+        else:
+            shutil.rmtree(scratch, ignore_errors=True)
     print(report.markdown({"run": bench.section}).removeprefix(report.HEAD).lstrip())
     return 1 if bench.failed else 0
 

@@ -8,6 +8,7 @@ have none.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import select
@@ -63,7 +64,8 @@ def run(command: list[str], folder: Path, limit_s: float) -> Sample:
     spawn.stdout.close()
     spawn.wait()
     if told["status"]:
-        raise Failed(f"`{' '.join(command)}` in {folder} ended with status {told['status']}")
+        words = [Path(command[0]).name, *command[1:]]
+        raise Failed(f"`{' '.join(words)}` ended with status {told['status']}")
     return Sample(told["seconds"], told["cpu_s"], told["peak_kb"] / 1024, max(sums, default=None))
 
 
@@ -88,10 +90,11 @@ def _stop(spawn: subprocess.Popen[bytes]) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
+    """Empty where there is no /proc.  Any of them may end while we look."""
     found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
         try:
-            children = [int(c) for c in path.read_text().split()]
+            children = [int(c) for c in Path(path).read_text().split()]
         except OSError:
             continue
         for child in children:
