@@ -43,7 +43,8 @@ from llmc_build.snapshot.form import GOOD, SKIPPED
 from llmc_build.store import Store
 from llmc_build.store.runs import Runs
 from llmc_build.store.state import FileDigests
-from llmc_build.taking import Evidence, take
+from llmc_build.taking import take
+from llmc_build.watching import Evidence
 
 if TYPE_CHECKING:
     from llmc_build.graph import ActionGraph
@@ -357,6 +358,7 @@ class Session:
                 workspace=config.workspace,
                 cache_dir=config.cache_dir,
                 config=config.file,
+                config_hash=config.file_hash,
                 given=tuple(str(config.workspace / name) for name in config.workflows),
                 files=files,
                 environ=self._environ,

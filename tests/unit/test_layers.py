@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
     {"report", "partial"},
     {"replies", "binder", "record"},
-    {"loop", "cone", "taking"},
+    {"loop", "cone", "watching", "taking"},
     {"session"},
     {"api"},
     {"cli", "quick", "__main__"},
