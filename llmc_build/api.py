@@ -159,7 +159,8 @@ def _all(paths: Sequence[Path], config: Config, targets: Sequence[str]) -> Work:
 
     read: dict[str, str] = {}
     program, graph = load_program(paths, config.workspace, read)
-    return Work(program=program, read=read, graph=graph.select(targets))
+    graph = graph.select(targets)
+    return Work(program=program, read=read, graph=graph, after=graph.comes_after)
 
 
 def _look(
