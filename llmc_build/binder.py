@@ -41,9 +41,7 @@ from llmc_build.store.files import write_atomic
 from llmc_build.template import ConditionError
 
 PLATFORM = f"{platform.system().lower()}-{platform.machine()}"
-MOST_PENDING = (
-    1000  # targets that wait for a worker and whose key's parts are kept; of others they are made again
-)
+MOST_PENDING = 1000  # targets that wait for a worker with what their keys were made of; others look again
 ELSEWHERE_S = 0.05  # how soon to look again for what another llmc process is running
 
 

@@ -345,6 +345,7 @@ class Plan:
         self._cancelling = self._cancelling or cancel
         for target, state in self._states.items():
             if state in (State.WANTED, State.READY):
-                self._end(target, State.CANCELLED, "the build was stopped", commands)
+                for one in (target, *self._followers.pop(target, ())):
+                    self._end(one, State.CANCELLED, "the build was stopped", commands)
             elif state is State.RUNNING and cancel:
                 commands.append(Cancel(target=target))
