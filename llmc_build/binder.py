@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmc_build import keys, plan, replies
 from llmc_build.environment import MissingSecret, step_environment
 from llmc_build.execute.protocol import Done, Status, Task
-from llmc_build.graph import ActionGraph
 from llmc_build.inputs import InputError, Inputs
 from llmc_build.keys import Files
 from llmc_build.lanes import Lanes
@@ -30,15 +29,17 @@ from llmc_build.model import (
     Json,
     Location,
     TargetId,
+    ValueUse,
 )
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.outside import Outside
 from llmc_build.reads import Reads
-from llmc_build.resolve import Program
+from llmc_build.resolve import Program, Target
 from llmc_build.rules import BindError, Bound, rule
 from llmc_build.store import Record, Store
 from llmc_build.store.files import write_atomic
 from llmc_build.template import ConditionError
+from llmc_build.traces import Traces
 
 PLATFORM = f"{platform.system().lower()}-{platform.machine()}"
 MOST_PENDING = 1000  # targets that wait for a worker with what their keys were made of; others look again
@@ -67,6 +68,14 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a look at a target would find, given the values that its producers have."""
+
+    key: str | None  # None: its condition is false, so that it has none
+    value: str | None = None  # SHA-256 of the value that the store has for the key; None: it has none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
     """What `finish` made of a worker's answer."""
 
@@ -83,7 +92,7 @@ class Binder:
         self,
         *,
         program: Program,
-        graph: ActionGraph,
+        graph: Container[TargetId],
         store: Store,
         inputs: Inputs,
         outputs: Outputs,
@@ -92,7 +101,7 @@ class Binder:
         workspace: Path,
         scratch: Path,
         options: Options,
-        last_keys: Mapping[TargetId, str],
+        last_key: Callable[[TargetId], str | None],
         clock: Callable[[], float] = time.time,
         outside: Outside | None = None,
     ) -> None:
@@ -108,12 +117,13 @@ class Binder:
         self._scratch = str(scratch)
         self._reads = Reads(store, graph, outside)
         self._options = options
-        self._last_keys = last_keys
+        self._last_key = last_key
         self._clock = clock
         self._leaders: dict[str, TargetId] = {}  # key -> the target whose action runs
         self._done: dict[str, TargetId] = {}  # key -> a target of this build that has its result
         self.pending: dict[TargetId, Pending] = {}  # what missed, as far as it is remembered, and what runs
         self.keys: dict[TargetId, str] = {}
+        self.traces = Traces()
         self.warnings: dict[TargetId, tuple[str, ...]] = {}
         self.unknown: set[TargetId] = set()  # in a dry run: targets whose value can't be known
         self.restored = 0
@@ -125,9 +135,11 @@ class Binder:
         return self._reads.values
 
     def value(self, target: TargetId) -> bytes | None:
-        """A target's value, or None where it has none."""
-        digest = self.values.get(target)
-        return None if digest is None else self._store.read(digest)
+        """A target's value, or None where it has none, or it was lost."""
+        try:
+            return self._reads.read(ValueUse(slot="", name=target, producer=target))
+        except BindError:
+            return None
 
     def location(self, target: TargetId) -> Location:
         return self._program.targets[target].step.location
@@ -169,13 +181,35 @@ class Binder:
                 if guessed:
                     self.unknown.add(target)
                     return plan.Hit(reason=f"would run: reads {guessed[0]}")
-            if found.condition is not None:
-                values = found.condition_values
-                if not found.condition.evaluate(lambda ref: self._reads.read(values[ref.names])):
-                    return plan.Skip(reason=f"if: {found.step.condition} is false")
+            if not self._is_wanted(found):
+                return plan.Skip(reason=f"if: {found.step.condition} is false")
             return self._bind(found.action)
         except (BindError, InputError, MissingSecret, ConditionError) as error:
             return plan.Broken(error=str(error))
+
+    def _is_wanted(self, found: Target) -> bool:
+        """Whether a target's condition holds."""
+        reads, values = self._reads, found.condition_values
+        return found.condition is None or found.condition.evaluate(lambda ref: reads.read(values[ref.names]))
+
+    def probe_many(self, targets: Sequence[TargetId]) -> list[Finding | None]:
+        """What `check_many` would find, given values from outside; None: it takes more than that."""
+        found = [self._prepare(target) for target in targets]
+        records = self._lookup([one.key.hash for one in found if isinstance(one, Pending) and one.cached])
+        return [self._finding(t, one, records) for t, one in zip(targets, found, strict=True)]
+
+    def _finding(
+        self, target: TargetId, one: plan.Verdict | Pending, records: Mapping[str, Record]
+    ) -> Finding | None:
+        if not isinstance(one, Pending):
+            return Finding(key=None) if isinstance(one, plan.Skip) else None
+        if not one.cached or self._options.force:
+            return None
+        record = records.get(one.key.hash)
+        usable = record is not None and not self._expired(target, record)
+        return Finding(
+            key=one.key.hash, value=record.result.value.hash if record is not None and usable else None
+        )
 
     def _bind(self, action: Action) -> Pending:
         its = rule(action.rule)
@@ -189,6 +223,7 @@ class Binder:
         found = self._inputs.find(action)
         if found.warnings:
             self.warnings[action.target] = found.warnings
+        self.traces.given(action.target, found.files)
         env = {name: self._environ.get(name) if value is None else value for name, value in action.env}
         key = keys.action_key(its, action, bound, files=found.files, env=env)
         enabled = action.cache.enabled
@@ -227,6 +262,7 @@ class Binder:
                 return False
             self.restored += written
         self._reads.values[target] = result.value
+        self.traces.gave(result)
         return True
 
     def _expired(self, target: TargetId, found: Record) -> bool:
@@ -253,7 +289,7 @@ class Binder:
             return "forced"
         if not pending.cached:
             return "never cached"
-        last = self._last_keys.get(target)
+        last = self._last_key(target)
         if last is None:
             return "not built before"
         if last == pending.key.hash:
@@ -389,6 +425,7 @@ class Binder:
         except PlacingError as error:
             return Verified(error=str(error), warnings=tuple(warnings))
         self._reads.values[target] = result.value
+        self.traces.gave(result)
         kept = None
         if pending.cached and not changed:
             kept = Record(
@@ -398,6 +435,8 @@ class Binder:
                 created=self._clock(),
                 text=pending.key.text,
             )
+        else:
+            self.traces.not_kept.add(target)
         stats = done.reply.get("stats")
         return Verified(
             result=result,

@@ -6,19 +6,24 @@ Owns reading: what the text means is `workflow`.  Faults of all files are raised
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmc_build import workflow
 from llmc_build.errors import Fault, WorkflowError
-from llmc_build.graph import ActionGraph
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_all, unordered_inputs
 from llmc_build.workflow import Draft
 
+if TYPE_CHECKING:
+    from llmc_build.graph import ActionGraph
+
 MAX_FILE_BYTES = 256 * 1024 * 1024
+Seen = MutableMapping[str, str]  # absolute path of a file that was read -> SHA-256 of what was read
 
 
 def load_files(files: Sequence[Path], workspace: Path) -> tuple[Workflow, ...]:
@@ -29,13 +34,17 @@ def load_files(files: Sequence[Path], workspace: Path) -> tuple[Workflow, ...]:
     return draft.workflows
 
 
-def load_program(files: Sequence[Path], workspace: Path) -> tuple[Program, ActionGraph]:
-    """The targets and edges of the files.
+def load_program(
+    files: Sequence[Path], workspace: Path, seen: Seen | None = None
+) -> tuple[Program, ActionGraph]:
+    """The targets and edges of the files; `seen` is told what was read.
 
     Raises WorkflowError with the faults of every kind together: those of the fields, of the names and of the
     graph.  Names are not checked where a fault may hide one that is defined.
     """
-    draft = _read_all(files, workspace)
+    from llmc_build.graph import ActionGraph  # networkx takes its time
+
+    draft = _read_all(files, workspace, seen)
     program, faults = resolve_all(draft.workflows)
     found = [*draft.faults, *(faults if draft.names_known else ())]
     try:
@@ -48,14 +57,22 @@ def load_program(files: Sequence[Path], workspace: Path) -> tuple[Program, Actio
     return program, graph
 
 
-def _read_all(files: Sequence[Path], workspace: Path) -> Draft:
+def read_piece(data: bytes, name: str, first_line: int, workspace: Path, seen: Seen) -> Draft:
+    """A document of a file that is called `name` in messages, with the texts of prompt files in place."""
+    draft = workflow.read(data, name, first_line)
+    faults = list(draft.faults)
+    workflows = tuple(_with_prompts(one, workspace, faults, seen) for one in draft.workflows)
+    return dataclasses.replace(draft, workflows=workflows, faults=tuple(faults))
+
+
+def _read_all(files: Sequence[Path], workspace: Path, seen: Seen | None = None) -> Draft:
     faults: list[Fault] = []
     workflows: list[Workflow] = []
     names_known = True
     for file in files:
-        name = _shown(file)
+        name = shown(file)
         try:
-            draft = workflow.read(_read(file), name)
+            draft = workflow.read(_read(file, seen), name)
         except _Unreadable as error:
             faults.append(Fault(headline=f"{name}: {error}", hint=_near(file)))
             names_known = False
@@ -65,7 +82,7 @@ def _read_all(files: Sequence[Path], workspace: Path) -> Draft:
             faults.append(Fault(headline=f"{name}: holds no workflow", hint=hint))
         faults += draft.faults
         names_known &= draft.names_known
-        workflows += [_with_prompts(one, workspace, faults) for one in draft.workflows]
+        workflows += [_with_prompts(one, workspace, faults, seen) for one in draft.workflows]
     return Draft(workflows=tuple(workflows), faults=tuple(faults), names_known=names_known)
 
 
@@ -73,7 +90,15 @@ class _Unreadable(Exception):
     """Why a file can't be read.  One line."""
 
 
-def _read(file: Path) -> bytes:
+def read_bytes(file: Path) -> bytes | None:
+    """The bytes of a workflow file, or None where it can't be read."""
+    try:
+        return _read(file, None)
+    except _Unreadable:
+        return None
+
+
+def _read(file: Path, seen: Seen | None) -> bytes:
     """The bytes of a regular file; never blocks on a device or a pipe."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -87,7 +112,10 @@ def _read(file: Path) -> bytes:
             raise _Unreadable("is not a regular file")
         if status.st_size > MAX_FILE_BYTES:
             raise _Unreadable(f"is larger than {MAX_FILE_BYTES // 1024**2} MiB")
-        return stream.read(MAX_FILE_BYTES + 1)
+        data = stream.read(MAX_FILE_BYTES + 1)
+    if seen is not None:
+        seen[os.path.abspath(file)] = hashlib.sha256(data).hexdigest()
+    return data
 
 
 def _why(error: OSError | ValueError) -> str:
@@ -104,7 +132,7 @@ def _near(file: Path) -> str | None:
     return None
 
 
-def _shown(file: Path) -> str:
+def shown(file: Path) -> str:
     """The path as the user would write it: relative to the current folder where it lies below it."""
     try:
         return str(file.resolve().relative_to(Path.cwd()))
@@ -112,19 +140,20 @@ def _shown(file: Path) -> str:
         return str(file)
 
 
-def _with_prompts(found: Workflow, workspace: Path, faults: list[Fault]) -> Workflow:
+def _with_prompts(found: Workflow, workspace: Path, faults: list[Fault], seen: Seen | None) -> Workflow:
     if all(step.prompt_file is None for step in found.steps):
         return found
-    return dataclasses.replace(found, steps=tuple(_with_prompt(s, workspace, faults) for s in found.steps))
+    steps = tuple(_with_prompt(step, workspace, faults, seen) for step in found.steps)
+    return dataclasses.replace(found, steps=steps)
 
 
-def _with_prompt(step: Step, workspace: Path, faults: list[Fault]) -> Step:
+def _with_prompt(step: Step, workspace: Path, faults: list[Fault], seen: Seen | None) -> Step:
     if step.prompt_file is None:
         return step
     place = step.place("prompt_file")
     path = workspace / step.prompt_file
     try:
-        text = _read(path).decode("utf-8")
+        text = _read(path, seen).decode("utf-8")
     except _Unreadable as error:
         faults.append(Fault(headline=f"prompt_file {step.prompt_file}: {error}", location=place))
         return step
@@ -134,7 +163,7 @@ def _with_prompt(step: Step, workspace: Path, faults: list[Fault]) -> Step:
         )
         return step
     # faults in the text are shown at their place in the prompt file itself
-    start = dataclasses.replace(place, file=_shown(path), line=1, column=1)
+    start = dataclasses.replace(place, file=shown(path), line=1, column=1)
     return dataclasses.replace(
         step,
         prompt=text,

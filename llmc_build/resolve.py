@@ -10,17 +10,32 @@ Every fault of all workflows is found in one pass and raised together.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import Protocol
 
 from llmc_build.errors import Fault, WorkflowError, did_you_mean
-from llmc_build.model import Action, Edge, EdgeKind, Location, Order, Step, TargetId, ValueUse, Workflow
+from llmc_build.model import (
+    Action,
+    Edge,
+    EdgeKind,
+    Location,
+    Order,
+    Step,
+    TargetId,
+    ValueUse,
+    Workflow,
+    message,
+)
 from llmc_build.rules import rule
 from llmc_build.template import Condition, Ref, TemplateError, parse_condition
 
+_NO_VALUES: Mapping[tuple[str, ...], ValueUse] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@message
 class Target:
     """A step with its names resolved."""
 
@@ -47,10 +62,31 @@ def resolve(workflows: Sequence[Workflow]) -> Program:
     return program
 
 
-def resolve_all(workflows: Sequence[Workflow]) -> tuple[Program, list[Fault]]:
-    """The program as far as names mean something, and every fault."""
+class Known(Protocol):
+    """Workflows that exist and are not given: an edited workflow may refer to those left as they were."""
+
+    def has(self, workflow: str) -> bool:
+        """Whether there is a workflow of that name, whatever its case."""
+        ...
+
+    def find(self, workflow: str, name: str) -> TargetId | None:
+        """The step of that name, else the last step of the workflow that sets the variable of that name."""
+        ...
+
+
+def resolve_all(
+    workflows: Sequence[Workflow], known: Known | None = None, *, places: bool = True
+) -> tuple[Program, list[Fault]]:
+    """The program as far as names mean something, and every fault.
+
+    With `known`, the program has the targets of the given workflows only; their edges may begin at others.  A
+    name that is neither here nor there is a fault, whose hint draws on the given workflows alone; a workflow
+    that is both here and there is one too.  What involves two workflows by their files (two steps that write
+    one file) is looked for among the given ones.
+    `places`: whether data edges know where they were asked for, which the report of a cycle alone needs.
+    """
     faults: list[Fault] = []
-    names = _Names(workflows, faults)
+    names = _Names(workflows, faults, known, places)
     targets: dict[TargetId, Target] = {}
     edges: list[Edge] = []
     for workflow in workflows:
@@ -58,10 +94,8 @@ def resolve_all(workflows: Sequence[Workflow]) -> tuple[Program, list[Fault]]:
         before: Step | None = None
         for step in workflow.steps:
             view.enter(step)
-            target, found = _target(step, view, faults)
-            targets[target.id] = target
-            edges += found
-            if before is not None and workflow.order is Order.SEQUENTIAL:
+            targets[step.id] = _target(step, view, faults, edges)
+            if before is not None and view.sequential:
                 edges.append(Edge(producer=before.id, target=step.id, kind=EdgeKind.ORDER))
             before = step
             view.leave(step)
@@ -69,11 +103,12 @@ def resolve_all(workflows: Sequence[Workflow]) -> tuple[Program, list[Fault]]:
     return Program(targets=targets, edges=tuple(edges)), faults
 
 
-def _target(step: Step, view: _View, faults: list[Fault]) -> tuple[Target, list[Edge]]:
-    scope = _Scope(step, view, faults)
-    action = rule(step.rule).lower(step, scope)
-    edges = list(scope.edges)
-    condition, condition_values = _condition(step, view, faults, edges)
+def _target(step: Step, view: _View, faults: list[Fault], edges: list[Edge]) -> Target:
+    """The target of a step; its edges are added to those found so far."""
+    action = rule(step.rule).lower(step, _Scope(step, view, faults, edges))
+    condition, condition_values = None, _NO_VALUES
+    if step.condition is not None:
+        condition, condition_values = _condition(step, step.condition, _Scope(step, view, faults, edges))
     for wait in step.waits:
         producer = view.step(wait.target, "waits for", wait.location, step, faults)
         if producer:
@@ -90,24 +125,19 @@ def _target(step: Step, view: _View, faults: list[Fault]) -> tuple[Target, list[
         producer = view.step(need.target, "needs", need.location, step, faults)
         if producer:
             edges.append(Edge(producer=producer, target=step.id, kind=EdgeKind.ORDER, location=need.location))
-    target = Target(
+    return Target(
         id=step.id, step=step, action=action, condition=condition, condition_values=condition_values
     )
-    return target, edges
 
 
 def _condition(
-    step: Step, view: _View, faults: list[Fault], edges: list[Edge]
-) -> tuple[Condition | None, dict[tuple[str, ...], ValueUse]]:
-    if step.condition is None:
-        return None, {}
-    scope = _Scope(step, view, faults)
+    step: Step, text: str, scope: _Scope
+) -> tuple[Condition | None, Mapping[tuple[str, ...], ValueUse]]:
     condition = None
     slots: dict[tuple[str, ...], str] = {}
-    with scope.reading("if", step.condition):
-        condition = parse_condition(step.condition)
+    with scope.reading("if", text):
+        condition = parse_condition(text)
         slots = {ref.names: scope.slot(ref) for ref in condition.refs}
-    edges += scope.edges
     uses = {use.slot: use for use in scope.values()}
     return condition, {names: uses[slot] for names, slot in slots.items() if slot in uses}
 
@@ -115,7 +145,11 @@ def _condition(
 class _Names:
     """Every name of all workflows."""
 
-    def __init__(self, workflows: Sequence[Workflow], faults: list[Fault]) -> None:
+    def __init__(
+        self, workflows: Sequence[Workflow], faults: list[Fault], known: Known | None, places: bool
+    ) -> None:
+        self.known = known
+        self.places = places
         self.steps: dict[str, dict[str, Step]] = {}
         self.setters: dict[str, dict[str, list[Step]]] = {}  # workflow -> variable -> steps, in order
         folded: dict[str, Workflow] = {}
@@ -131,6 +165,9 @@ class _Names:
                     )
                 )
                 continue
+            if known is not None and known.has(workflow.name):
+                headline = f'workflow "{workflow.name}" is defined twice'
+                faults.append(Fault(headline=headline, location=workflow.location))
             self.steps[workflow.name] = {step.name: step for step in workflow.steps}
             setters: dict[str, list[Step]] = {}
             for step in workflow.steps:
@@ -138,13 +175,15 @@ class _Names:
                     setters.setdefault(step.output, []).append(step)
             self.setters[workflow.name] = setters
 
-    def find(self, workflow: str, name: str) -> Step | None:
+    def find(self, workflow: str, name: str) -> TargetId | None:
         """The step `workflow.name`, or the last step that sets the variable of that name."""
-        step = self.steps.get(workflow, {}).get(name)
-        if step is not None:
-            return step
-        setters = self.setters.get(workflow, {}).get(name)
-        return setters[-1] if setters else None
+        steps = self.steps.get(workflow)
+        if steps is None:
+            return self.known.find(workflow, name) if self.known is not None else None
+        if name in steps:
+            return steps[name].id
+        setters = self.setters[workflow].get(name)
+        return setters[-1].id if setters else None
 
     def qualified(self) -> Iterator[str]:
         return (f"{workflow}.{step}" for workflow, steps in self.steps.items() for step in steps)
@@ -155,6 +194,7 @@ class _View:
 
     def __init__(self, workflow: Workflow, names: _Names) -> None:
         self.workflow = workflow
+        self.sequential = workflow.order is Order.SEQUENTIAL
         self.names = names
         self.setters = names.setters.get(workflow.name, {})
         self.earlier: dict[str, Step] = {}  # variable -> the nearest earlier step that sets it
@@ -167,14 +207,14 @@ class _View:
         if step.output:
             self.earlier[step.output] = step
 
-    def variable(self, name: str) -> Step | str | Fault:
+    def variable(self, name: str) -> TargetId | tuple[str] | Fault:
         """The step or the constant that a name means, or what is wrong with it (without a place)."""
         assert self.current is not None
         setters = self.setters.get(name, [])
-        if self.workflow.order is Order.SEQUENTIAL:
+        if self.sequential:
             step = self.earlier.get(name)
             if step is not None:
-                return step
+                return step.id
         else:
             others = [step for step in setters if step is not self.current]
             if len(others) > 1:
@@ -185,9 +225,9 @@ class _View:
                     f"{{{{ {self.workflow.name}.{others[0].name} }}}}",
                 )
             if others:
-                return others[0]
+                return others[0].id
         if name in self.workflow.vars:
-            return self.workflow.vars[name]
+            return (self.workflow.vars[name],)
         return self._unknown(name, setters)
 
     def _who(self) -> str:
@@ -223,8 +263,8 @@ class _View:
         if not dot:
             workflow, name = self.workflow.name, target
         found = self.names.find(workflow, name)
-        if found is not None and found.id != step.id:
-            return found.id
+        if found is not None and found != step.id:
+            return found
         headline = f'step "{step.name}" {verb} "{target}", which does not exist'
         hint = self.hint(workflow, name) if dot else did_you_mean(target, self.names.steps[workflow])
         if found is not None:
@@ -256,73 +296,79 @@ def _known(names: Iterable[str]) -> str | None:
 class _Scope:
     """`rules.Scope` for one step: gives out slots and notes the edges."""
 
-    def __init__(self, step: Step, view: _View, faults: list[Fault]) -> None:
+    __slots__ = ("_edges", "_faults", "_field", "_source", "_step", "_told", "_uses", "_view")
+
+    def __init__(self, step: Step, view: _View, faults: list[Fault], edges: list[Edge]) -> None:
         self._step = step
         self._view = view
         self._faults = faults
-        self._uses: dict[tuple[str, str], ValueUse] = {}  # ("step" | "const", id or text) -> use
-        self._field = ("", "")
-        self._told: set[Location] = set()  # places of unknown names: a rule may ask for one twice
-        self.edges: list[Edge] = []
+        self._edges = edges
+        self._uses: dict[TargetId | tuple[str], ValueUse] = {}  # id of a step, or the text of a constant
+        self._field = self._source = ""
+        self._told: set[Location] | None = None  # places of unknown names: a rule may ask for one twice
 
     def slot(self, ref: Ref) -> str:
-        field_name, source = self._field
-        place = self._step.place_in(field_name, source, ref.start)
         means = self._means(ref)
         if isinstance(means, Fault):
-            if place not in self._told:
-                self._told.add(place)
-                self._faults.append(
-                    Fault(headline=means.headline, location=place, facts=means.facts, hint=means.hint)
-                )
+            self._tell(means, ref)
             return "v0"
-        is_step = isinstance(means, Step)
-        identity = ("step", means.id) if isinstance(means, Step) else ("const", means)
-        use = self._uses.get(identity)
-        if use is None:
-            use = ValueUse(
-                slot=f"v{len(self._uses)}",
-                name=ref.text,
-                producer=identity[1] if is_step else None,
-                constant=None if is_step else identity[1],
-            )
-            self._uses[identity] = use
-            if is_step:
-                self.edges.append(
-                    Edge(producer=identity[1], target=self._step.id, kind=EdgeKind.DATA, location=place)
-                )
-        return use.slot
+        use = self._uses.get(means)
+        if use is not None:
+            return use.slot
+        slot = f"v{len(self._uses)}"
+        if isinstance(means, str):
+            name = ref.text
+            # a name that is the producer's own is not kept twice
+            self._uses[means] = ValueUse(slot=slot, name=means if name == means else name, producer=means)
+            place = self._place(ref.start) if self._view.names.places else None
+            self._edges.append(Edge(producer=means, target=self._step.id, kind=EdgeKind.DATA, location=place))
+        else:
+            self._uses[means] = ValueUse(slot=slot, name=ref.text, constant=means[0])
+        return slot
 
-    def _means(self, ref: Ref) -> Step | str | Fault:
+    def _means(self, ref: Ref) -> TargetId | tuple[str] | Fault:
+        """A step, the text of a constant, or what is wrong with the name (without a place)."""
         if len(ref.names) == 1:
             return self._view.variable(ref.names[0])
-        workflow, name = ref.names[0], ref.names[1]
+        workflow, name = ref.names
         found = self._view.names.find(workflow, name)
         if found is None:
             return Fault(
                 headline=f'step "{self._step.name}" refers to "{ref.text}", which does not exist',
                 hint=self._view.hint(workflow, name),
             )
-        if found.id == self._step.id:
+        if found == self._step.id:
             return Fault(headline=f'step "{self._step.name}" refers to its own value')
         return found
 
-    @contextmanager
-    def reading(self, name: str, source: str) -> Iterator[None]:
-        outer, self._field = self._field, (name, source)
-        try:
-            yield
-        except TemplateError as error:
-            for problem in error.problems:
-                self._faults.append(
-                    Fault(
-                        headline=problem.message,
-                        location=self._step.place_in(name, source, problem.offset),
-                        hint=problem.hint,
-                    )
-                )
-        finally:
-            self._field = outer
+    def _tell(self, fault: Fault, ref: Ref) -> None:
+        place = self._place(ref.start)
+        self._told = self._told or set()
+        if place not in self._told:
+            self._told.add(place)
+            self._faults.append(dataclasses.replace(fault, location=place))
+
+    def _place(self, offset: int) -> Location:
+        return self._step.place_in(self._field, self._source, offset)
+
+    def reading(self, name: str, source: str) -> _Scope:
+        """The scope itself: each step has one of its own, and reads one field after the other."""
+        self._field, self._source = name, source
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, TemplateError):
+            return False
+        for problem in error.problems:
+            self._faults.append(
+                Fault(headline=problem.message, location=self._place(problem.offset), hint=problem.hint)
+            )
+        return True
 
     def values(self) -> tuple[ValueUse, ...]:
         return tuple(self._uses.values())

@@ -120,6 +120,11 @@ class Store:
         """Where workers put large contents: the store, or the throwaway folder while it can't be written."""
         return self.cas.root if self._broken is None or self.spill is None else self.spill
 
+    @property
+    def broken(self) -> bool:
+        """Whether something that this build made could not be stored."""
+        return self._broken is not None
+
     def close(self) -> None:
         """Release everything, locks too, and remove what was thrown away; commits on their way are ended."""
         if self._group is not None:

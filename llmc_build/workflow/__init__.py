@@ -2,9 +2,11 @@
 
 The modules behind it, from the bottom up: `nodes` (plain data with places), `yamltext` (text to nodes, within
 budgets), `kinds` and `compound` (what a field's value may be), `fields` (the one table of the language, which
-also makes the JSON Schema in `schema`), `parts` and `reader` (fields to steps).
+also makes the JSON Schema in `schema`), `parts` and `reader` (fields to steps).  Beside them is `split`: a
+file as the pieces of its documents.
 """
 
 from llmc_build.workflow.reader import Draft, parse, read
+from llmc_build.workflow.split import split
 
-__all__ = ["Draft", "parse", "read"]
+__all__ = ["Draft", "parse", "read", "split"]

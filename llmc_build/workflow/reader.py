@@ -51,13 +51,17 @@ class Draft:
     names_known: bool  # every name that the file defines is there: an unknown one is a fault of its own
 
 
-def read(data: bytes | str, file: str) -> Draft:
-    """What `parse` does, for a caller that has more to check before it raises."""
+def read(data: bytes | str, file: str, first_line: int | None = None) -> Draft:
+    """What `parse` does, for a caller that has more to check before it raises.
+
+    `first_line`: the data is a piece of the file (`split`), and this is the number of its first line.  Where
+    any piece has a fault, the whole file has to be read to know its faults.
+    """
     site = Site(file)
     reader = _Reader(site)
     found: list[Workflow] = []
     try:
-        for root in documents(data, site):
+        for root in documents(data, site, first_line):
             if not (isinstance(root, Scalar) and root.is_null):
                 found += reader.workflow(root)
     except Enough:

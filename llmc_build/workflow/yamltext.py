@@ -31,20 +31,25 @@ MAX_DEPTH = 64  # of nested collections
 MERGE = "<<"
 
 
-def documents(data: bytes | str, faults: Faults) -> Iterator[Node]:
+def documents(data: bytes | str, faults: Faults, first_line: int | None = None) -> Iterator[Node]:
     """The root node of every document, one at a time; what is wrong goes to `faults`.
 
     An empty document is a null scalar.  After a fault of syntax no more documents come.
+    `first_line`: the text is a piece of a file that begins on that line.  A piece must not draw on what the
+    budget allows the file beyond its size, since other pieces would too: one that does is at fault.
     """
-    text = _decoded(data, faults)
+    first = first_line or 1
+    text = _decoded(data, faults, first)
     if text is None:
         return
-    builder = _Builder(text, faults)
+    builder = _Builder(text, faults, first)
     loader: Any = _LOADER(text)
     try:
         yield from builder.run(loader.get_event)
+        if first_line is not None and builder.expanded > MAX_GROWTH * (builder.count - builder.expanded):
+            faults.add("aliases make this part of the file large: it counts with the whole file", first, 1)
     except yaml.MarkedYAMLError as error:
-        _add_syntax_fault(error, text, faults)
+        _add_syntax_fault(error, text, faults, first)
     except (yaml.YAMLError, ValueError) as error:  # the parser in Python lets a ValueError of chr() through
         faults.add(f"not valid YAML: {shown(str(error), 120)}", builder.line, 1)
     except _Ended:
@@ -62,8 +67,8 @@ _BREAK = re.compile(r"\r\n|\r|\n")
 _MAX_REFUSED = 10  # a binary file has thousands
 
 
-def _decoded(data: bytes | str, faults: Faults) -> str | None:
-    text = _from_text(data, faults) if isinstance(data, str) else _from_bytes(data, faults)
+def _decoded(data: bytes | str, faults: Faults, first: int) -> str | None:
+    text = _from_text(data, faults, first) if isinstance(data, str) else _from_bytes(data, faults, first)
     if text is None:
         return None
     text = text.removeprefix("\ufeff")
@@ -71,20 +76,22 @@ def _decoded(data: bytes | str, faults: Faults) -> str | None:
     for found, _ in zip(refused, range(_MAX_REFUSED), strict=False):
         hint = "write it as an escape in double quotes, or remove it"
         character = f"U+{ord(found[0]):04X}"
-        faults.add(f"the character {character} is not allowed here", *_spot(text, found.start()), hint=hint)
+        faults.add(
+            f"the character {character} is not allowed here", *_spot(text, found.start(), first), hint=hint
+        )
     return None if faults.found else text
 
 
-def _from_text(text: str, faults: Faults) -> str | None:
+def _from_text(text: str, faults: Faults, first: int) -> str | None:
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
-        faults.add("not valid UTF-8: half of a surrogate pair", *_spot(text, error.start))
+        faults.add("not valid UTF-8: half of a surrogate pair", *_spot(text, error.start, first))
         return None
     return text if _small_enough(size, faults) else None
 
 
-def _from_bytes(data: bytes, faults: Faults) -> str | None:
+def _from_bytes(data: bytes, faults: Faults, first: int) -> str | None:
     if not _small_enough(len(data), faults):
         return None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -95,7 +102,9 @@ def _from_bytes(data: bytes, faults: Faults) -> str | None:
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8").removeprefix("\ufeff")
         byte = f"byte 0x{data[error.start]:02X}"
-        faults.add(f"not valid UTF-8: {byte}", *_spot(before, len(before)), hint="save the file as UTF-8")
+        faults.add(
+            f"not valid UTF-8: {byte}", *_spot(before, len(before), first), hint="save the file as UTF-8"
+        )
         return None
 
 
@@ -105,9 +114,9 @@ def _small_enough(size: int, faults: Faults) -> bool:
     return size <= MAX_BYTES
 
 
-def _spot(text: str, offset: int) -> tuple[int, int]:
-    """Line and column of an offset."""
-    line, start = 1, 0
+def _spot(text: str, offset: int, first: int) -> tuple[int, int]:
+    """Line and column of an offset, where the text begins on the line `first`."""
+    line, start = first, 0
     for found in _BREAK.finditer(text, 0, offset):
         line, start = line + 1, found.end()
     return line, offset - start + 1
@@ -141,9 +150,10 @@ class _Frame:
 
 
 class _Builder:
-    def __init__(self, text: str, faults: Faults) -> None:
+    def __init__(self, text: str, faults: Faults, first: int) -> None:
         self.text, self.faults = text, faults
-        self.line = 1  # where the parser is, roughly
+        self.first = first  # the line on which the text begins
+        self.line = first  # where the parser is, roughly
         self.count = 0  # nodes so far, those of aliases included
         self.expanded = 0  # nodes that aliases added
         self.plain_keys: set[str] = set()  # keys known to be text
@@ -170,13 +180,13 @@ class _Builder:
                 handle[kind](event)
             elif kind is yaml.DocumentStartEvent:
                 self.reset()
-                self.line = event.start_mark.line + 1
+                self.line = event.start_mark.line + self.first
             elif kind is yaml.DocumentEndEvent:
                 yield self.top.items[0]
 
     def scalar(self, event: Any) -> None:
         mark, text, style = event.start_mark, event.value, event.style or ""
-        line, column, index = mark.line + 1, mark.column + 1, mark.index
+        line, column, index = mark.line + self.first, mark.column + 1, mark.index
         if event.tag is not None:
             self._refuse_tag(event.tag, line, column)
         if event.anchor is not None:
@@ -207,7 +217,7 @@ class _Builder:
         self._put(node)
 
     def open(self, event: Any) -> None:
-        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        line, column = event.start_mark.line + self.first, event.start_mark.column + 1
         if event.tag is not None:
             self._refuse_tag(event.tag, line, column)
         if len(self.stack) > MAX_DEPTH:
@@ -236,7 +246,7 @@ class _Builder:
         self._put(node)
 
     def alias(self, event: Any) -> None:
-        line, column, name = event.start_mark.line + 1, event.start_mark.column + 1, event.anchor
+        line, column, name = event.start_mark.line + self.first, event.start_mark.column + 1, event.anchor
         if any(frame.anchor == name for frame in self.stack):
             self._end(f'the anchor "{shown(name)}" would contain itself', line, column)
         if name not in self.anchors:
@@ -345,17 +355,17 @@ _COLON_HINT = 'a value that holds ": " or ends in ":" is written in quotes, or a
 _QUOTE_HINT = 'a value that begins with "{", "[", "*", "&", "!", "%", "@" or "`" is written in quotes'
 
 
-def _add_syntax_fault(error: yaml.MarkedYAMLError, text: str, faults: Faults) -> None:
+def _add_syntax_fault(error: yaml.MarkedYAMLError, text: str, faults: Faults, first: int) -> None:
     mark = error.problem_mark or error.context_mark
-    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    line, column = (mark.line, mark.column + 1) if mark else (0, 1)
     facts = []
     if error.context and error.context_mark and error.problem:
-        began = f"line {error.context_mark.line + 1}, column {error.context_mark.column + 1}"
+        began = f"line {error.context_mark.line + first}, column {error.context_mark.column + 1}"
         facts.append(("where", f"{error.context} that begins at {began}"))
     problem = error.problem or error.context or "it can't be read"
     index = mark.index if mark else 0
-    hint = _syntax_hint(problem, text[index : index + 1], _row(text, line))
-    faults.add(f"not valid YAML: {shown(problem, 120)}", line, column, facts=facts, hint=hint)
+    hint = _syntax_hint(problem, text[index : index + 1], _row(text, line + 1))
+    faults.add(f"not valid YAML: {shown(problem, 120)}", line + first, column, facts=facts, hint=hint)
 
 
 def _row(text: str, line: int) -> str:

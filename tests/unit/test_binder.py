@@ -6,20 +6,26 @@ import binascii
 import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmc_build import binder as binder_module
-from llmc_build import plan
+from llmc_build import plan, workflow
 from llmc_build.binder import Binder, Options
-from llmc_build.config import load_config
 from llmc_build.execute.protocol import Done, Status, Task
+from llmc_build.graph import ActionGraph
+from llmc_build.inputs import Inputs
+from llmc_build.lanes import Lanes
 from llmc_build.loop import Build, Surroundings
 from llmc_build.model import State, TargetId
-from llmc_build.reading import load_program
+from llmc_build.outputs import Outputs
 from llmc_build.report import Silent
-from llmc_build.session import Session
+from llmc_build.resolve import resolve
+from llmc_build.store import Store
+from llmc_build.store.state import FileDigests
 
 
 class Workers:
@@ -64,37 +70,58 @@ def content(data: bytes) -> dict[str, object]:
     }
 
 
+@dataclass
+class Session:
+    """What one process has open of a workspace."""
+
+    graph: ActionGraph
+    store: Store
+    outputs: Outputs
+    binder: Binder
+
+
 class Space:
     """A workspace and its builds, without worker processes."""
 
     def __init__(self, folder: Path, text: str, stack: ExitStack) -> None:
-        self.folder, self._stack = folder, stack
-        (folder / "workflow.yaml").write_text(text)
+        self.folder, self._text, self._stack = folder, text, stack
 
-    def session(self, **options: bool) -> Session:
-        config = load_config(self.folder, {}, {})
-        program, graph = load_program([self.folder / "workflow.yaml"], self.folder)
-        return Session(
-            config=config,
+    def session(self) -> Session:
+        program = resolve(workflow.parse(self._text, "f.yaml"))
+        graph = ActionGraph(tuple(program.targets), program.edges)
+        home = self.folder / ".llmc"
+        home.mkdir(exist_ok=True)
+        store = Store.open(home / "cache", print)
+        digests = FileDigests(home / "state" / "digests")
+        outputs = Outputs(self.folder, home, store, digests)
+        self._stack.callback(store.close)
+        self._stack.callback(outputs.close)
+        binder = Binder(
             program=program,
             graph=graph,
-            options=Options(**options),
-            no_cache=False,
+            store=store,
+            inputs=Inputs(self.folder, digests, {}, graph.comes_after, (home,)),
+            outputs=outputs,
+            lanes=Lanes(models={}, workspace=self.folder, digests=digests, environ={}, store=store.cas_root),
             environ={"PATH": "/bin"},
-            reporter=Silent(),
-            stack=self._stack,
+            workspace=self.folder,
+            scratch=self.folder,
+            options=Options(),
+            last_key=lambda target: None,
         )
+        return Session(graph, store, outputs, binder)
 
-    def build(self, session: Session, workers: Workers | None = None) -> dict[TargetId, State]:
+    def build(self, session: Session, workers: Workers, **more: Any) -> dict[TargetId, State]:
         building = Build(
             Surroundings(
                 plan=plan.Plan(session.graph),
                 binder=session.binder,
                 store=session.store,
                 outputs=session.outputs,
-                executor=workers or Workers(),  # type: ignore[arg-type]
+                executor=workers,  # type: ignore[arg-type]
                 reporter=Silent(),
-                logs=session.run.step_folder,
+                logs=lambda target: self.folder,
+                **more,
             )
         )
         return {target: report.status for target, report in building.run().items()}
@@ -124,7 +151,7 @@ def test_checks_in_bulk_say_what_checks_one_by_one_say(tmp_path: Path, stack: Ex
         "  - {name: never, command: echo y, cache: false}\n"
     )
     space = Space(tmp_path, text.replace("echo 7}", "echo seven}"), stack)
-    space.build(space.session())
+    space.build(space.session(), Workers())
     space = Space(tmp_path, text, stack)
     one, many = space.session(), space.session()
     targets = list(one.graph.order)
@@ -139,14 +166,14 @@ def test_a_build_whose_targets_are_all_in_the_store_asks_it_a_few_times(
     tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = Space(tmp_path, WIDE, stack)
-    space.build(space.session())
+    space.build(space.session(), Workers())
     session = space.session()
     asked: list[int] = []
     real = session.store._index.get_many
     monkeypatch.setattr(
         session.store._index, "get_many", lambda keys: (asked.append(len(list(keys))), real(keys))[1]
     )
-    assert set(space.build(session).values()) == {State.CACHED}
+    assert set(space.build(session, Workers()).values()) == {State.CACHED}
     assert len(asked) == 1
 
 
@@ -177,19 +204,7 @@ def test_what_another_process_runs_is_waited_for_and_taken_over(tmp_path: Path, 
 
     def meanwhile() -> None:
         if next(rounds) == 2:  # in the middle of ours, the other process builds all that is not locked
-            building = Build(
-                Surroundings(
-                    plan=plan.Plan(theirs.graph),
-                    binder=theirs.binder,
-                    store=theirs.store,
-                    outputs=theirs.outputs,
-                    executor=second,  # type: ignore[arg-type]
-                    reporter=Silent(),
-                    logs=theirs.run.step_folder,
-                    interrupted=lambda: len(second.ran) >= 20,
-                )
-            )
-            building.run()
+            space.build(theirs, second, interrupted=lambda: len(second.ran) >= 20)
 
     first.before = meanwhile
     states = space.build(ours, first)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 import pytest
 
 from llmc_build import workflow
 from llmc_build.errors import NoSuchTarget, WorkflowError
 from llmc_build.graph import ActionGraph
-from llmc_build.model import EdgeKind
-from llmc_build.resolve import Program, resolve
+from llmc_build.model import EdgeKind, Workflow
+from llmc_build.resolve import Program, resolve, resolve_all
 
 
 def program(text: str) -> Program:
@@ -200,3 +201,80 @@ def test_a_chain_of_ten_thousand_and_a_step_with_ten_thousand_consumers_need_no_
     dag = ActionGraph(tuple(found.targets), found.edges)
     assert dag.heights()["w.s0"] == 10_000
     assert len(dag.select(["w.s9999"])) == 10_000
+
+
+# ---------------------------------------------------------------- a part of the workflows
+
+PARTS = """
+    name: a
+    steps:
+      - {name: one, command: echo 1, output: x}
+      - {name: two, command: 'echo {{b.y}} {{b.two}} {{x}}', wait_for: {step: b.one, timeout: 5}, output: x}
+    ---
+    name: b
+    order: dataflow
+    steps:
+      - {name: one, command: echo 1, output: y}
+      - {name: two, command: 'echo {{c.one | raw}}', if: "{{c.z}} == '1'", output: z}
+    ---
+    name: c
+    steps:
+      - {name: one, command: 'echo', needs: a.one, output: z}
+      - {name: two, command: 'echo', output: z}
+      - {name: x, command: 'cat out', inputs: out, outputs: other}
+"""
+
+
+class _Rest:
+    """`Known` out of workflows."""
+
+    def __init__(self, workflows: Sequence[Workflow]) -> None:
+        self._workflows = {one.name: one for one in workflows}
+
+    def has(self, workflow: str) -> bool:
+        return workflow.casefold() in {name.casefold() for name in self._workflows}
+
+    def find(self, workflow: str, name: str) -> str | None:
+        steps = self._workflows[workflow].steps if workflow in self._workflows else ()
+        named = [step.id for step in steps if step.name == name]
+        setting = [step.id for step in steps if step.output == name]
+        return (named or setting[-1:] or [None])[0]
+
+
+@pytest.mark.parametrize("chosen", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2), ()])
+def test_a_part_of_the_workflows_comes_out_as_in_the_whole(chosen: tuple[int, ...]) -> None:
+    """What an edit leaves alone is not read again, and only its names are known."""
+    workflows = workflow.parse(textwrap.dedent(PARTS).lstrip("\n").encode(), "flow.yaml")
+    whole = resolve(workflows)
+    given = [workflows[n] for n in chosen]
+    part, faults = resolve_all(given, _Rest([one for one in workflows if one not in given]))
+    assert faults == []
+    names = {one.name for one in given}
+    assert dict(part.targets) == {
+        name: target for name, target in whole.targets.items() if target.step.workflow in names
+    }
+    assert {name: target.action.values for name, target in part.targets.items()} == {
+        name: target.action.values for name, target in whole.targets.items() if target.step.workflow in names
+    }
+    assert list(part.edges) == [edge for edge in whole.edges if edge.target.partition(".")[0] in names]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{name: n, steps: [{name: s, command: 'echo {{a.three}}'}]}",
+        "{name: n, steps: [{name: s, command: 'echo {{A.one}}'}]}",
+        "{name: n, steps: [{name: s, command: 'echo {{x}}'}]}",
+        "{name: n, steps: [{name: s, command: echo, wait_for: a.three}]}",
+        "{name: n, steps: [{name: s, command: echo, needs: one}]}",
+        "{name: n, steps: [{name: s, command: echo, needs: a}]}",
+        "{name: A, steps: [{name: s, command: echo}]}",
+        "{name: a, steps: [{name: s, command: echo}]}",
+    ],
+)
+def test_what_is_a_fault_of_the_whole_is_one_of_a_part(text: str) -> None:
+    """A fault has the whole read again, which alone knows how to help."""
+    rest = workflow.parse(textwrap.dedent(PARTS).lstrip("\n").encode(), "flow.yaml")
+    edited = workflow.parse(text.encode(), "other.yaml")
+    assert resolve_all([*rest, *edited])[1]
+    assert resolve_all(edited, _Rest(rest))[1]
