@@ -1,10 +1,10 @@
 """One target and the world: what the store has for it, whether it is run here, what became of it.  World.
 
 Owns what happens to a target between "it may be looked at" and "its result is known", but for what its key
-is made of (`binding`), the order of things (`plan`), what a worker is told (`orders`), the running (`execute`)
-and the meaning of answers (`replies`).  `check_many` answers the plan; `claim_many` says whether a target that
-missed is to be run by this process; `finish` turns the answer of a worker into a result and, where it may be
-kept, a record for the store.
+is made of (`binding`), the order of things (`plan`), what a worker is told (`orders`), the running
+(`execute`) and the meaning of answers (`replies`).  `check_many` answers the plan; `claim_many` says whether
+a target that missed is to be run by this process; `finish` turns the answer of a worker into a result and,
+where it may be kept, a record for the store.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Orders:
         self._scratch = str(scratch)
         self._bare = self._step_environment({}, ())  # of steps that declare nothing
 
-    def task(self, action: Action, pending: Pending, number: int, logs: Path) -> Task:
+    def task(self, action: Action, pending: Pending, number: int, logs: str | Path) -> Task:
         """Raises BindError, MissingSecret, OSError."""
         its = rule(action.rule)
         request = its.request(action, pending.bound)
@@ -42,7 +42,7 @@ class Orders:
             for variable in replies.objects(request["variables"]):
                 variable["content"] = self._reads.content(uses[str(variable["slot"])])
         else:
-            write_atomic(logs / "action.json", pending.key.text.encode())
+            write_atomic(Path(logs, "action.json"), pending.key.text.encode())
         lane = self._lanes.lane(action, pending.bound.model)
         return Task(id=number, lane=lane, request=request, timeout_s=action.timeout_s)
 
