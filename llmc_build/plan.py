@@ -359,4 +359,5 @@ class Plan:
             commands += [Cancel(target=target) for target, state in self._states.items() if state is _RUNNING]
         for target, state in self._states.items():
             if state is _WANTED or state is _READY:
-                self._end(target, State.CANCELLED, "the build was stopped", commands)
+                for one in (target, *self._followers.pop(target, ())):
+                    self._end(one, State.CANCELLED, "the build was stopped", commands)

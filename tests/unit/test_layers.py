@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
     {"report", "partial"},
-    {"replies", "binder", "record"},
+    {"replies", "binding", "orders", "binder", "record"},
     {"loop", "cone", "watching", "taking"},
     {"session"},
     {"api"},
