@@ -133,13 +133,21 @@ def _part(
         return None
     from llmc_build.partial import Partial, TooMuch
     from llmc_build.session import Work
+    from llmc_build.snapshot.form import Damaged
     from llmc_build.snapshot.selection import selected
 
     try:
+        survey.snapshot.check()
         part = Partial(survey, paths, config.workspace)
         structure = part.structure
         wanted = selected(structure.paths, structure.producers, targets) if targets else None
-    except (TooMuch, ValueError, KeyError, IndexError):  # what is wrong with it is found by looking at all
+    except (
+        TooMuch,
+        Damaged,
+        ValueError,
+        KeyError,
+        IndexError,
+    ):  # what is wrong with it is found by looking at all
         return None
     if targets and wanted is None:
         return None
@@ -152,7 +160,8 @@ def _all(paths: Sequence[Path], config: Config, targets: Sequence[str]) -> Work:
 
     read: dict[str, str] = {}
     program, graph = load_program(paths, config.workspace, read)
-    return Work(program=program, read=read, graph=graph.select(targets))
+    graph = graph.select(targets)
+    return Work(program=program, read=read, graph=graph, after=graph.comes_after)
 
 
 def _look(

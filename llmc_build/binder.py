@@ -358,7 +358,7 @@ class Binder:
             del self._leaders[key]
             self._store.unlock(key)
 
-    def task(self, target: TargetId, number: int, logs: Path) -> Task:
+    def task(self, target: TargetId, number: int, logs: str | Path) -> Task:
         """The message for the worker that runs a target.  Raises BindError, MissingSecret."""
         action = self._program.targets[target].action
         pending = self.pending[target]
@@ -373,7 +373,7 @@ class Binder:
             for variable in replies.objects(request["variables"]):
                 variable["content"] = self._reads.content(uses[str(variable["slot"])])
         else:
-            write_atomic(logs / "action.json", pending.key.text.encode())
+            write_atomic(Path(logs) / "action.json", pending.key.text.encode())
         lane = self._lanes.lane(action, pending.bound.model)
         return Task(id=number, lane=lane, request=request, timeout_s=action.timeout_s)
 

@@ -33,18 +33,19 @@ class Run:
         self.run_id = run_id
         self.folder = home / "runs" / run_id
         self._home = home
-        self._made: set[str] = set()  # folders of workflows that are there
+        self._made: dict[str, str] = {}  # workflow -> its folder, which is there
 
-    def step_folder(self, target: TargetId) -> Path:
+    def step_folder(self, target: TargetId) -> str:
         """Where the logs of a target are to be; the folder of its workflow is there.
 
         The run's folder is this process's own, so no symbolic link can stand in the way.
         """
         workflow, step = _target_parts(target)
-        if workflow not in self._made:
+        folder = self._made.get(workflow)
+        if folder is None:
             with files.open_beneath(self._home, ("runs", self.run_id, workflow), create=True):
-                self._made.add(workflow)
-        return self.folder / workflow / step
+                folder = self._made[workflow] = str(self.folder / workflow)
+        return f"{folder}/{step}"
 
     def write_step(self, target: TargetId, name: str, data: bytes) -> None:
         """A file beside the logs of a target."""

@@ -54,14 +54,14 @@ def test_the_folder_ignores_itself_for_git_and_is_private(home: Path) -> None:
         home,
         home / "runs",
         run.folder,
-        run.step_folder("wf.step").parent,
+        Path(run.step_folder("wf.step")).parent,
     ):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_logs_of_a_target_have_their_folder(home: Path) -> None:
     run = Runs(home).create()
-    assert run.step_folder("wf.my-step") == run.folder / "wf" / "my-step"
+    assert run.step_folder("wf.my-step") == str(run.folder / "wf" / "my-step")
     run.write_step("wf.my-step", "stdout", b"\x00bytes")
     assert (run.folder / "wf" / "my-step" / "stdout").read_bytes() == b"\x00bytes"
 
