@@ -83,6 +83,7 @@ def build(
     from starting.  In the main thread, SIGINT and SIGTERM end the build in order; the report says so.
     """
     from llmc_build.binder import Options
+    from llmc_build.collecting import loaded
     from llmc_build.report import Silent
     from llmc_build.session import Session, signals
 
@@ -95,7 +96,7 @@ def build(
     options = Options(force=force, offline=offline, dry_run=dry_run)
     work = None if force or no_cache else _part(paths, config, environ, targets)
     work = work or _all(paths, config, targets)
-    with signals() as stop:
+    with signals() as stop, loaded():
         with ExitStack() as stack:
             session = Session(
                 config=config,

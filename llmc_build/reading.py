@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc_build import workflow
+from llmc_build.collecting import loading
 from llmc_build.errors import Fault, WorkflowError
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_all, unordered_inputs
@@ -34,6 +35,7 @@ def load_files(files: Sequence[Path], workspace: Path) -> tuple[Workflow, ...]:
     return draft.workflows
 
 
+@loading()
 def load_program(
     files: Sequence[Path], workspace: Path, seen: Seen | None = None
 ) -> tuple[Program, ActionGraph]:

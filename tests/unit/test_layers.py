@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "llmc_build"
 # Layers from the bottom; a module may import from its own layer and those before it.
 LAYERS: list[set[str]] = [
     {"model"},
-    {"errors", "terminal"},
+    {"errors", "terminal", "collecting"},
     {"environment", "placeholder"},
     {"template"},
     {"workflow"},
