@@ -6,6 +6,7 @@ Owns how defaults and a step's own fields add up.  What the values may be is `ki
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from llmc_build.model import Env, Location, Need, Sampling, Step, Wait
@@ -15,6 +16,7 @@ from llmc_build.workflow.nodes import Map, Node, Scalar
 
 _MERGED = ("env", "secrets")  # fields whose names add up; every other field of a step replaces the default
 _SAMPLING = Sampling()
+_NO_BLOCKS: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
 
 class Values:
@@ -45,9 +47,10 @@ class Values:
         if field.placed:
             self.spots[name] = (node.line, node.column)
         if field.text:
-            self.blocks.pop(name, None)
             if isinstance(node, Scalar) and node.block is not None:
                 self.blocks[name] = node.block
+            elif self.blocks:
+                self.blocks.pop(name, None)
 
     def drop(self, field: Field) -> None:
         """Forgets a field, and the default that it replaced."""
@@ -66,7 +69,7 @@ class Values:
                 plain[group] = _sorted(plain[group])
         if "needs" in plain:
             plain["needs"] = tuple(
-                Need(target=need.name, location=site.at(need.line, need.column)) for need in plain["needs"]
+                [Need(target=need.name, location=site.at(need.line, need.column)) for need in plain["needs"]]
             )
         return Step(
             workflow=workflow,
@@ -76,7 +79,7 @@ class Values:
             sampling=Sampling(**self.sampling) if self.sampling else _SAMPLING,
             waits=waits,
             places=_Places(site.file, self.spots),
-            blocks=self.blocks,
+            blocks=self.blocks or _NO_BLOCKS,
             **plain,
         )
 
