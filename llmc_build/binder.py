@@ -8,24 +8,24 @@ be kept, a record for the store.
 
 from __future__ import annotations
 
-import binascii
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmc_build import keys, plan, replies
 from llmc_build.environment import MissingSecret, step_environment
 from llmc_build.execute.protocol import Done, Status, Task
-from llmc_build.graph import ActionGraph
 from llmc_build.inputs import InputError, Inputs
+from llmc_build.keys import Files
 from llmc_build.lanes import Lanes
 from llmc_build.model import (
     Action,
     ActionKey,
     ActionResult,
     Digest,
+    Env,
     Json,
     Location,
     TargetId,
@@ -33,13 +33,18 @@ from llmc_build.model import (
 )
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.outside import Outside
-from llmc_build.resolve import Program
+from llmc_build.reads import Reads
+from llmc_build.resolve import Program, Target
 from llmc_build.rules import BindError, Bound, rule
-from llmc_build.store import INLINE, Record, Store
+from llmc_build.store import Record, Store
 from llmc_build.store.files import write_atomic
 from llmc_build.template import ConditionError
+from llmc_build.traces import Traces
 
 PLATFORM = f"{platform.system().lower()}-{platform.machine()}"
+MOST_PENDING = (
+    1000  # targets that wait for a worker and whose key's parts are kept; of others they are made again
+)
 ELSEWHERE_S = 0.05  # how soon to look again for what another llmc process is running
 
 
@@ -58,10 +63,18 @@ class Pending:
 
     key: ActionKey
     bound: Bound
-    files: dict[str, tuple[Digest, bool]]
+    files: Files
     env: Mapping[str, str | None]
     cached: bool  # whether the result may be kept
     attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a look at a target would find, given the values that its producers have."""
+
+    key: str | None  # None: its condition is false, so that it has none
+    value: str | None = None  # SHA-256 of the value that the store has for the key; None: it has none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +94,7 @@ class Binder:
         self,
         *,
         program: Program,
-        graph: ActionGraph,
+        graph: Container[TargetId],
         store: Store,
         inputs: Inputs,
         outputs: Outputs,
@@ -90,67 +103,45 @@ class Binder:
         workspace: Path,
         scratch: Path,
         options: Options,
-        last_keys: Mapping[TargetId, str],
+        last_key: Callable[[TargetId], str | None],
         clock: Callable[[], float] = time.time,
         outside: Outside | None = None,
     ) -> None:
         """`outside`: what is read of targets that are not in the graph."""
         self._program = program
-        self._graph = graph
         self._store = store
         self._inputs = inputs
         self._outputs = outputs
         self._lanes = lanes
-        self._environ = environ
-        self._workspace = workspace
-        self._scratch = scratch
+        self._environ = dict(environ)  # os.environ decodes each variable whenever it is asked for
+        self._bare = self._step_environment({}, ())  # of steps that declare nothing
+        self._workspace = str(workspace)
+        self._scratch = str(scratch)
+        self._reads = Reads(store, graph, outside)
         self._options = options
-        self._last_keys = last_keys
+        self._last_key = last_key
         self._clock = clock
-        self._outside = outside
         self._leaders: dict[str, TargetId] = {}  # key -> the target whose action runs
         self._done: dict[str, TargetId] = {}  # key -> a target of this build that has its result
-        self.pending: dict[TargetId, Pending] = {}
-        self.results: dict[TargetId, ActionResult] = {}
+        self.pending: dict[TargetId, Pending] = {}  # what missed, as far as it is remembered, and what runs
         self.keys: dict[TargetId, str] = {}
+        self.traces = Traces()
         self.warnings: dict[TargetId, tuple[str, ...]] = {}
         self.unknown: set[TargetId] = set()  # in a dry run: targets whose value can't be known
         self.restored = 0
         self.missed_offline = False
 
-    # ------------------------------------------------------------ what a target reads
-
-    def _digest(self, use: ValueUse) -> Digest:
-        if use.producer is None:
-            return self._store.add((use.constant or "").encode("utf-8", "surrogateescape"))
-        result = self.results.get(use.producer)
-        if result is not None:
-            return result.value
-        found = None
-        if self._outside is not None and use.producer not in self._graph:
-            found = self._outside.digest(use.producer)
-        return self._store.add(b"") if found is None else found  # a skipped step's value is empty
-
-    def _read(self, use: ValueUse) -> bytes:
-        digest = self._digest(use)
-        data = self._store.read(digest)
-        if data is None and self._fetched(use, digest):
-            data = self._store.read(digest)
-        if data is None:
-            raise BindError(f"the value of {use.name} was lost from the store; build again")
-        return data
-
-    def _fetched(self, use: ValueUse, digest: Digest) -> bool:
-        """Whether the value of a target outside the build was brought into the store."""
-        producer = use.producer
-        if self._outside is None or producer is None or producer in self._graph:
-            return False
-        return self._outside.fetch(producer, digest)
+    @property
+    def values(self) -> Mapping[TargetId, Digest]:
+        """The values of targets that have one by now."""
+        return self._reads.values
 
     def value(self, target: TargetId) -> bytes | None:
-        """A target's value, or None where it has none."""
-        result = self.results.get(target)
-        return None if result is None else self._store.read(result.value)
+        """A target's value, or None where it has none, or it was lost."""
+        try:
+            return self._reads.read(ValueUse(slot="", name=target, producer=target))
+        except BindError:
+            return None
 
     def location(self, target: TargetId) -> Location:
         return self._program.targets[target].step.location
@@ -159,93 +150,128 @@ class Binder:
 
     def check(self, target: TargetId) -> plan.Verdict:
         """What is to be done for a target, all it depends on having ended well."""
+        return self.check_many([target])[0]
+
+    def check_many(self, targets: Sequence[TargetId]) -> list[plan.Verdict]:
+        """As `check` one after the other, but the store is asked once for all of them."""
+        found = [self._prepare(target) for target in targets]
+        records = self._lookup([one.key.hash for one in found if isinstance(one, Pending) and one.cached])
+        verdicts = []
+        for target, one in zip(targets, found, strict=True):
+            if isinstance(one, Pending):
+                try:
+                    self.keys[target] = one.key.hash
+                    one = self._served(target, one, records) or self._miss(target, one)
+                except PlacingError as error:
+                    one = plan.Broken(error=str(error))
+            verdicts.append(one)
+        return verdicts
+
+    def _lookup(self, hashes: list[str]) -> dict[str, Record]:
+        if self._options.force:
+            return {}
+        wanted = [key for key in dict.fromkeys(hashes) if key not in self._leaders]
+        return self._store.lookup_many(wanted) if wanted else {}
+
+    def _prepare(self, target: TargetId) -> plan.Verdict | Pending:
+        """What a target's key is made of; or a verdict that needs no key."""
         try:
-            return self._check(target)
-        except (BindError, InputError, MissingSecret, ConditionError, PlacingError) as error:
+            found = self._program.targets[target]
+            if self.unknown:
+                uses = {use.producer for use in (*found.action.values, *found.condition_values.values())}
+                guessed = sorted(p for p in uses & self.unknown if p is not None)
+                if guessed:
+                    self.unknown.add(target)
+                    return plan.Hit(reason=f"would run: reads {guessed[0]}")
+            if not self._is_wanted(found):
+                return plan.Skip(reason=f"if: {found.step.condition} is false")
+            return self._bind(found.action)
+        except (BindError, InputError, MissingSecret, ConditionError) as error:
             return plan.Broken(error=str(error))
 
-    def _check(self, target: TargetId) -> plan.Verdict:
-        found = self._program.targets[target]
-        uses = {use.producer for use in (*found.action.values, *found.condition_values.values())}
-        guessed = sorted(p for p in uses & self.unknown if p is not None)
-        if guessed:
-            self.unknown.add(target)
-            return plan.Hit(reason=f"would run: reads {guessed[0]}")
-        if found.condition is not None:
-            values = found.condition_values
-            if not found.condition.evaluate(lambda ref: self._read(values[ref.names])):
-                return plan.Skip(reason=f"if: {found.step.condition} is false")
-        action = found.action
-        pending = self._bind(action)
-        self.keys[target] = pending.key.hash
-        if pending.cached:
-            verdict = self._served(target, action, pending)
-            if verdict is not None:
-                return verdict
-        return self._miss(target, action, pending)
+    def _is_wanted(self, found: Target) -> bool:
+        """Whether a target's condition holds."""
+        reads, values = self._reads, found.condition_values
+        return found.condition is None or found.condition.evaluate(lambda ref: reads.read(values[ref.names]))
+
+    def probe_many(self, targets: Sequence[TargetId]) -> list[Finding | None]:
+        """What `check_many` would find, given values from outside; None: it takes more than that."""
+        found = [self._prepare(target) for target in targets]
+        records = self._lookup([one.key.hash for one in found if isinstance(one, Pending) and one.cached])
+        return [self._finding(t, one, records) for t, one in zip(targets, found, strict=True)]
+
+    def _finding(
+        self, target: TargetId, one: plan.Verdict | Pending, records: Mapping[str, Record]
+    ) -> Finding | None:
+        if not isinstance(one, Pending):
+            return Finding(key=None) if isinstance(one, plan.Skip) else None
+        if not one.cached or self._options.force:
+            return None
+        record = records.get(one.key.hash)
+        usable = record is not None and not self._expired(target, record)
+        return Finding(
+            key=one.key.hash, value=record.result.value.hash if record is not None and usable else None
+        )
 
     def _bind(self, action: Action) -> Pending:
         its = rule(action.rule)
-        model = self._lanes.model(action)
-        uses = {use.slot: use for use in action.values}
+        reads, uses = self._reads, action.values
         bound = Bound(
-            values={slot: self._digest(use) for slot, use in uses.items()},
-            read=lambda slot: self._read(uses[slot]),
+            values={use.slot: reads.digest(use) for use in uses},
+            read=lambda slot: reads.read(next(use for use in uses if use.slot == slot)),
             platform=PLATFORM,
-            model=model,
+            model=self._lanes.model(action),
         )
         found = self._inputs.find(action)
         if found.warnings:
             self.warnings[action.target] = found.warnings
+        self.traces.given(action.target, found.files)
         env = {name: self._environ.get(name) if value is None else value for name, value in action.env}
         key = keys.action_key(its, action, bound, files=found.files, env=env)
         enabled = action.cache.enabled
         cached = action.sandbox if enabled is None else enabled
         return Pending(key=key, bound=bound, files=found.files, env=env, cached=cached)
 
-    def _served(self, target: TargetId, action: Action, pending: Pending) -> plan.Verdict | None:
-        """A verdict from an equal action, in this build, in the store or elsewhere; None: it must run."""
+    def _served(
+        self, target: TargetId, pending: Pending, records: Mapping[str, Record]
+    ) -> plan.Verdict | None:
+        """A verdict from an equal action, in this build or in the store; None: it must run."""
         key = pending.key.hash
+        if not pending.cached:
+            return None
         if key in self._leaders:
             return plan.Same(leader=self._leaders[key])
         twin = self._done.get(key)
-        if twin is not None and self._take(target, self.results[twin]):
-            return plan.Hit(reason=f"equal to {twin}")
-        if self._options.force:
+        found = records.get(key) or (self._store.lookup(key) if twin is not None else None)
+        if found is None or (twin is None and self._expired(target, found)):
             return None
-        for attempt in ("before the lock", "under the lock"):
-            found = self._store.lookup(key)
-            if found is not None and not self._expired(action, found) and self._take(target, found.result):
-                if attempt == "under the lock":
-                    self._store.unlock(key)
-                return plan.Hit(reason="in the store")
-            if self._options.dry_run or self._options.offline:
-                break
-            if attempt == "before the lock" and not self._store.try_lock(key):
-                return plan.Elsewhere(again_in_s=ELSEWHERE_S)
-        return None
+        if not self._take(target, found.result):
+            return None
+        self._done.setdefault(key, target)
+        return plan.Hit(reason="in the store" if twin is None else f"equal to {twin}")
 
     def _take(self, target: TargetId, result: ActionResult) -> bool:
         """Puts a stored result into place; False makes it a miss: a blob of it was lost, or it is not ours.
 
         A store that others can write to must not be able to write files that the step does not declare.
         """
-        if {output.path for output in result.outputs} != set(self._program.targets[target].action.outputs):
+        declared = self._program.targets[target].action.outputs
+        if (declared or result.outputs) and {output.path for output in result.outputs} != set(declared):
             return False
         if not self._options.dry_run:
             written = self._outputs.place(target, result)
             if written is None:
                 return False
             self.restored += written
-        self.results[target] = result
-        self._done.setdefault(self.keys[target], target)
+        self._reads.values[target] = result.value
+        self.traces.gave(result)
         return True
 
-    def _expired(self, action: Action, found: Record) -> bool:
-        ttl = action.cache.ttl_s
+    def _expired(self, target: TargetId, found: Record) -> bool:
+        ttl = self._program.targets[target].action.cache.ttl_s
         return ttl is not None and not 0 <= self._clock() - found.created < ttl
 
-    def _miss(self, target: TargetId, action: Action, pending: Pending) -> plan.Verdict:
+    def _miss(self, target: TargetId, pending: Pending) -> plan.Verdict:
         reason = self._why(target, pending)
         if self._options.dry_run:
             self.unknown.add(target)
@@ -253,9 +279,11 @@ class Binder:
         if self._options.offline:
             self.missed_offline = True
             return plan.Broken(error=f"not in the store ({reason}), and --offline forbids running it")
-        self.pending[target] = pending
+        if len(self.pending) < MOST_PENDING:
+            self.pending[target] = pending
         if pending.cached:
             self._leaders[pending.key.hash] = target
+        action = self._program.targets[target].action
         return plan.Miss(reason=reason, lane=self._lanes.queue(action, pending.bound.model))
 
     def _why(self, target: TargetId, pending: Pending) -> str:
@@ -263,7 +291,7 @@ class Binder:
             return "forced"
         if not pending.cached:
             return "never cached"
-        last = self._last_keys.get(target)
+        last = self._last_key(target)
         if last is None:
             return "not built before"
         if last == pending.key.hash:
@@ -277,46 +305,98 @@ class Binder:
 
     # ------------------------------------------------------------ run
 
+    def claim_many(self, targets: Sequence[TargetId]) -> list[plan.Verdict | None]:
+        """Right before targets that missed are run: None for those that this process is to run now.
+
+        The locks of their keys are taken here and not when they are checked.  So a process holds few at a
+        time, for each costs the kernel a walk along all the others, and leaves to other processes what it
+        has no worker for.
+        """
+        claimed = [self._claim(target) for target in targets]
+        locked = [one.key.hash for one in claimed if isinstance(one, Pending) and one.cached]
+        records = self._store.lookup_many(locked) if locked and not self._options.force else {}
+        return [
+            self._late(target, one, records) if isinstance(one, Pending) else one
+            for target, one in zip(targets, claimed, strict=True)
+        ]
+
+    def _claim(self, target: TargetId) -> plan.Verdict | Pending:
+        """What a target's key is made of, its lock being ours; or why it is not run now."""
+        known = self.keys[target]
+        again = self.pending.get(target) or self._prepare(target)
+        if not isinstance(again, Pending):
+            self._drop(target, known)
+            return again
+        if again.key.hash != known:  # an input changed since
+            self._drop(target, known)
+            return self.check(target)
+        if again.cached and not self._options.force and not self._store.try_lock(known):
+            self._drop(target, known)
+            return plan.Elsewhere(again_in_s=ELSEWHERE_S)
+        self.pending[target] = again
+        return again
+
+    def _late(self, target: TargetId, pending: Pending, records: Mapping[str, Record]) -> plan.Verdict | None:
+        """A hit where another process has stored the result since the target was checked."""
+        found = records.get(pending.key.hash)
+        if found is None or self._expired(target, found):
+            return None
+        verdict: plan.Verdict = plan.Hit(reason="in the store")
+        try:
+            if not self._take(target, found.result):
+                return None
+            self._done.setdefault(found.key, target)
+        except PlacingError as error:
+            verdict = plan.Broken(error=str(error))
+        self._drop(target, found.key)
+        return verdict
+
+    def _drop(self, target: TargetId, key: str) -> None:
+        """A target that missed is not run now."""
+        self.pending.pop(target, None)
+        if self._leaders.get(key) == target:
+            del self._leaders[key]
+            self._store.unlock(key)
+
     def task(self, target: TargetId, number: int, logs: Path) -> Task:
         """The message for the worker that runs a target.  Raises BindError, MissingSecret."""
         action = self._program.targets[target].action
         pending = self.pending[target]
         pending.attempts += 1
-        request = rule(action.rule).request(action, pending.bound)
+        its = rule(action.rule)
+        request = its.request(action, pending.bound)
         request["logs"] = str(logs)
-        components = keys.as_text(pending.key.components)
-        if rule(action.rule).lane == "shell":
-            request["action"] = components  # the worker writes it beside the logs
+        if its.lane == "shell":
+            request["action"] = pending.key.text  # the worker writes it beside the logs
             request.update(self._shell_request(action, pending))
+            uses = {use.slot: use for use in action.values}
             for variable in replies.objects(request["variables"]):
-                variable["content"] = self._content(action, str(variable["slot"]))
+                variable["content"] = self._reads.content(uses[str(variable["slot"])])
         else:
-            write_atomic(logs / "action.json", components.encode())
+            write_atomic(logs / "action.json", pending.key.text.encode())
         lane = self._lanes.lane(action, pending.bound.model)
         return Task(id=number, lane=lane, request=request, timeout_s=action.timeout_s)
 
     def _shell_request(self, action: Action, pending: Pending) -> dict[str, Json]:
-        env, secrets = step_environment(self._environ, pending.env, action.secrets)
+        if not pending.env and not action.secrets:
+            env, secrets = self._bare
+        else:
+            env, secrets = self._step_environment(pending.env, action.secrets)
         return {
-            "env": dict(env),
-            "secrets": dict(secrets),
+            "env": env,
+            "secrets": secrets,
             "sandbox": action.sandbox,
-            "workspace": str(self._workspace),
-            "scratch": str(self._scratch),
-            "inputs": [[path, str(self._workspace / path)] for path in pending.files],
+            "workspace": self._workspace,
+            "scratch": self._scratch,
+            "inputs": [[path, f"{self._workspace}/{path}"] for path in pending.files],
             "outputs": list(action.outputs),
         }
 
-    def _content(self, action: Action, slot: str) -> dict[str, Json]:
-        use = next(use for use in action.values if use.slot == slot)
-        digest = self._digest(use)
-        path = self._store.file(digest)
-        if path is None and digest.size > INLINE and self._fetched(use, digest):
-            path = self._store.file(digest)
-        if path is not None:
-            return {"hash": digest.hash, "size": digest.size, "file": str(path)}
-        data = binascii.b2a_base64(self._read(use), newline=False).decode("ascii")
-        return {"hash": digest.hash, "size": digest.size, "data": data}
+    def _step_environment(
+        self, env: Mapping[str, str | None], secrets: Env
+    ) -> tuple[dict[str, Json], dict[str, Json]]:
+        whole, hidden = step_environment(self._environ, env, secrets)
+        return {**whole}, {**hidden}
 
     def may_retry(self, target: TargetId, done: Done, retries: int) -> bool:
         """Whether a failed attempt is to be made again."""
@@ -346,7 +426,8 @@ class Binder:
                 return Verified(error="its result was lost from the store while it was put in place")
         except PlacingError as error:
             return Verified(error=str(error), warnings=tuple(warnings))
-        self.results[target] = result
+        self._reads.values[target] = result.value
+        self.traces.gave(result)
         kept = None
         if pending.cached and not changed:
             kept = Record(
@@ -354,7 +435,10 @@ class Binder:
                 components=pending.key.components,
                 result=result,
                 created=self._clock(),
+                text=pending.key.text,
             )
+        else:
+            self.traces.not_kept.add(target)
         stats = done.reply.get("stats")
         return Verified(
             result=result,
@@ -366,13 +450,10 @@ class Binder:
 
     def release(self, target: TargetId, *, kept: bool) -> None:
         """The action of a target is over and, where `kept`, its record is durable."""
-        pending = self.pending.pop(target)
-        key = pending.key.hash
-        if self._leaders.get(key) == target:
-            del self._leaders[key]
-            self._store.unlock(key)
-            if kept:
-                self._done.setdefault(key, target)
+        key = self.pending[target].key.hash
+        if kept:
+            self._done.setdefault(key, target)
+        self._drop(target, key)
 
     def _explain(self, target: TargetId, done: Done, tail: str) -> str:
         action = self._program.targets[target].action

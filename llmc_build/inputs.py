@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ class Found:
     warnings: tuple[str, ...] = ()
 
 
+NOTHING = Found(files={})  # of the many actions that read no file; nobody changes what was found
+
+
 class Inputs:
     """`writers`: declared output path -> the target that writes it; `after(target, other)`: runs after it."""
 
@@ -42,6 +46,7 @@ class Inputs:
         hidden: Iterable[Path],
     ) -> None:
         self._workspace = workspace
+        self._root = os.fspath(workspace)
         self._digests = digests
         self._writers = writers
         self._after = after
@@ -53,6 +58,8 @@ class Inputs:
 
     def find(self, action: Action) -> Found:
         """Every declared file of an action.  Raises InputError."""
+        if not action.inputs and not action.words:
+            return NOTHING
         files: dict[str, tuple[Digest, bool]] = {}
         warnings = []
         for pattern in action.inputs:
@@ -69,11 +76,19 @@ class Inputs:
             elif not any(p == pattern or p.startswith(f"{pattern}/") for p in files):
                 raise InputError(self._missing(action.target, pattern))
         for word in action.words:
-            if word not in files and self._visible(action.target, word):
-                entry = self._entry(word) if self._is_plain_file(word) else None
+            if word not in files and self._is_plain_file(word) and self._visible(action.target, word):
+                entry = self._entry(word)
                 if entry is not None:
                     files[word] = entry
+        if not files and not warnings:
+            return NOTHING
         return Found(files=dict(sorted(files.items())), warnings=tuple(warnings))
+
+    def names(self, action: Action) -> set[str]:
+        """The paths of the files that `find` would find now."""
+        found = {path for pattern in action.inputs for path in self._expand(pattern)}
+        found.update(word for word in action.words if self._is_plain_file(word))
+        return {path for path in found if self._visible(action.target, path)}
 
     def offers(self, target: TargetId, path: str) -> bool:
         """Whether something of that name is in the workspace that the step could have been given."""
@@ -94,7 +109,7 @@ class Inputs:
 
     def _is_plain_file(self, path: str) -> bool:
         try:
-            return (self._workspace / path).is_file()
+            return stat.S_ISREG(os.stat(f"{self._root}/{path}").st_mode)
         except (OSError, ValueError):
             return False
 

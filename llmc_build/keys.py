@@ -6,7 +6,8 @@ own components (`rules.*.bind`).  The same components that are hashed are stored
 
 Encoding: the tag below, then JSON with sorted keys, no white space, UTF-8.  JSON is unambiguous about
 borders and types, so two different component sets never encode alike; lone surrogates (bytes that were not
-UTF-8) are kept by `surrogatepass`.  NaN and infinities are refused.
+UTF-8) are kept by `surrogatepass`.  NaN and infinities are refused.  What is stored is the same in ASCII,
+which for most actions is the same text, so that it is made once.
 """
 
 from __future__ import annotations
@@ -24,11 +25,19 @@ if TYPE_CHECKING:
 TAG = b"llmc-action/1\n"
 Files = Mapping[str, tuple[Digest, bool]]  # path -> content, executable
 
+_canonical = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+).encode
+
+# How JSON is stored: canonical, in ASCII.  ValueError for NaN and infinities, TypeError for what is no JSON.
+ascii_json = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False
+).encode
+
 
 def canonical(value: Json | Mapping[str, Json]) -> bytes:
     """The one encoding of a JSON value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
+    return _canonical(value).encode("utf-8", "surrogatepass")
 
 
 def action_key(
@@ -49,16 +58,15 @@ def action_key(
         "cache_version": action.cache.version,
     }
     own = rule.bind(action, bound)
-    clash = components.keys() & own.keys()
-    if clash:
-        raise AssertionError(f"rule {action.rule} names components that every action has: {clash}")
+    several = len(components) + len(own)
     components.update(own)
-    return ActionKey(hash=hashlib.sha256(TAG + canonical(components)).hexdigest(), components=components)
-
-
-def as_text(components: Mapping[str, Json]) -> str:
-    """The components as `action.json` has them, in ASCII, for whoever wants to know what a key is made of."""
-    return json.dumps(components, sort_keys=True)
+    if len(components) != several:
+        raise AssertionError(f"rule {action.rule} names components that every action has: {sorted(own)}")
+    text = _canonical(components)
+    encoded = text.encode("utf-8", "surrogatepass")
+    if not text.isascii() or "\x7f" in text:
+        text = ascii_json(components)
+    return ActionKey(hash=hashlib.sha256(TAG + encoded).hexdigest(), components=components, text=text)
 
 
 def difference(old: Mapping[str, Json], new: Mapping[str, Json]) -> tuple[str, ...]:

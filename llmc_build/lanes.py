@@ -42,6 +42,9 @@ class Lanes:
         self._store = store
         self._spill = None if spill is None else str(spill)
         self._known: dict[tuple[str, str], ModelId | BindError] = {}
+        self.files: dict[str, str] = {}  # model files that were asked for -> SHA-256
+        self.moving: set[str] = set()  # references that may mean another file tomorrow
+        self._made: dict[tuple[str, ModelId | None], Lane] = {}
 
     def model(self, action: Action) -> ModelId | None:
         """The model of an action, None for a rule without one.  Raises BindError, one line."""
@@ -76,6 +79,9 @@ class Lanes:
             raise BindError(f"model {reference}: {error}") from None
         if digest is None:
             raise BindError(f"model {reference}: there is no file {file.path}")
+        self.files[str(file.path)] = digest.hash
+        if not models.is_pinned(reference, self._models):
+            self.moving.add(reference)
         return ModelId(
             reference=reference,
             hash=digest.hash,
@@ -112,10 +118,17 @@ class Lanes:
 
     def queue(self, action: Action, model: ModelId | None) -> str:
         """The plan's name for the queue of the action's lane."""
-        return self.lane(action, model).kind + (f":{model.hash}" if model and model.hash else "")
+        kind = rule(action.rule).lane
+        return f"{kind}:{model.hash}" if model and model.hash else kind
 
     def lane(self, action: Action, model: ModelId | None) -> Lane:
         kind = rule(action.rule).lane
+        found = self._made.get((kind, model))
+        if found is None:
+            found = self._made[kind, model] = self._lane(kind, model)
+        return found
+
+    def _lane(self, kind: str, model: ModelId | None) -> Lane:
         config: dict[str, Json] = {"cas": str(self._store), "spill": self._spill}
         if kind == "model" and model is not None:
             config.update(

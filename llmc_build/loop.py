@@ -87,29 +87,42 @@ class Build:
         while self._todo and checks < most:
             command = self._todo.popleft()
             if isinstance(command, p.Check):
-                checks += 1
-                verdict = self._a.binder.check(command.target)
-                event = p.Checked(target=command.target, verdict=verdict)
-                # what follows from it comes first, so that an end is reported before the next check
-                self._todo.extendleft(reversed(self._a.plan.handle(event, self._a.clock())))
-            elif isinstance(command, p.Cancel):
-                if command.target in self._numbers:
-                    self._a.executor.cancel(self._numbers[command.target], "the build was stopped")
+                targets = [command.target]
+                while self._todo and isinstance(self._todo[0], p.Check) and checks + len(targets) < most:
+                    targets.append(self._todo.popleft().target)
+                checks += len(targets)
+                self._check(targets)
             else:
-                self._ended(command)
+                self._do(command)
+
+    def _check(self, targets: list[TargetId]) -> None:
+        """Checks that can be made at once; an end is told at once, the checks that follow are next."""
+        following = []
+        for target, verdict in zip(targets, self._a.binder.check_many(targets), strict=True):
+            for command in self._a.plan.handle(p.Checked(target=target, verdict=verdict), self._a.clock()):
+                if isinstance(command, p.Check):
+                    following.append(command)
+                else:
+                    self._do(command)
+        self._todo.extendleft(reversed(following))
+
+    def _do(self, command: p.Cancel | p.Ended) -> None:
+        if isinstance(command, p.Ended):
+            self._ended(command)
+        elif command.target in self._numbers:
+            self._a.executor.cancel(self._numbers[command.target], "the build was stopped")
 
     def _ended(self, end: p.Ended) -> None:
         a, target = self._a, end.target
         if end.state in (State.FAILED, State.POISONED, State.SKIPPED) and not a.dry_run:
             a.outputs.withdraw(target)
         verified = self._verified.pop(target, None) or Verified()
-        result = a.binder.results.get(target)
         report = TargetReport(
             target=target,
             status=State.RAN if target in a.binder.unknown else end.state,
             reason=end.reason,
             key=a.binder.keys.get(target),
-            output=result.value if result else None,
+            output=a.binder.values.get(target),
             wall_s=round(self._walls.pop(target, 0.0), 6),
             error=end.error,
             caused_by=end.caused_by,
@@ -139,13 +152,18 @@ class Build:
         for queue in plan.lanes:
             room = executor.room(self._lanes[queue]) if queue in self._lanes else 1
             while room > 0:
-                target = plan.take(queue)
-                if target is None:
+                taken = (plan.take(queue) for _ in range(room))
+                targets = [target for target in taken if target is not None]
+                if not targets:
                     break
-                lane = self._submit(target)
-                if lane is not None:
-                    self._lanes[queue] = lane
-                    room = executor.room(lane)
+                for target, verdict in zip(targets, self._a.binder.claim_many(targets), strict=True):
+                    if verdict is None:
+                        lane = self._submit(target)
+                        self._lanes.update({queue: lane} if lane is not None else {})
+                    else:
+                        event = p.NotStarted(target=target, verdict=verdict)
+                        self._todo.extend(plan.handle(event, self._a.clock()))
+                room = executor.room(self._lanes[queue]) if queue in self._lanes else 1
 
     def _submit(self, target: TargetId) -> Lane | None:
         """The lane that runs it now; None where it could not be started, which has failed it."""

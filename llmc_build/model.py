@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar, dataclass_transform
 
@@ -236,6 +236,7 @@ class ActionKey:
 
     hash: str
     components: Mapping[str, Json]
+    text: str  # the components as they are stored: `keys.ascii_json` of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +281,9 @@ class State(enum.Enum):
         self.good = word in ("ran", "cached", "skipped")  # ended, and what depends on it may go on
 
 
+_COUNTED = (State.RAN, State.CACHED, State.FAILED, State.POISONED, State.SKIPPED, State.CANCELLED)
+
+
 @message
 class TargetReport:
     """What a build says of one target."""
@@ -304,9 +308,13 @@ class BuildReport:
     run_id: str
     exit_code: int
     wall_s: float
-    targets: tuple[TargetReport, ...]  # in topological order
+    targets: Sequence[TargetReport]  # all, in topological order
     restored: int = 0  # outputs that had to be put back into place
     notes: tuple[str, ...] = ()  # what the user should know of the run as a whole
+    looked_at: tuple[TargetReport, ...] | None = (
+        None  # those that were not simply still up to date; None: all
+    )
+    skipped_before: int = 0  # of the others: how many are skipped
 
     @property
     def ok(self) -> bool:
@@ -315,6 +323,13 @@ class BuildReport:
     @property
     def counts(self) -> dict[str, int]:
         """Targets by how they ended; the keys and their order are those of `--json`."""
-        states = (State.RAN, State.CACHED, State.FAILED, State.POISONED, State.SKIPPED, State.CANCELLED)
-        found = Counter(target.status for target in self.targets)
-        return {"total": len(self.targets), **{state.value: found[state] for state in states}}
+        ended = Counter(target.status for target in self.news)
+        others = len(self.targets) - len(self.news)
+        ended[State.SKIPPED] += self.skipped_before
+        ended[State.CACHED] += others - self.skipped_before
+        return {"total": len(self.targets), **{state.value: ended[state] for state in _COUNTED}}
+
+    @property
+    def news(self) -> Sequence[TargetReport]:
+        """The targets that were looked at."""
+        return self.targets if self.looked_at is None else self.looked_at

@@ -1,11 +1,11 @@
 """What a build puts into the workspace, and takes away again.  World.
 
-Owns `.llmc/out/WORKFLOW/STEP`, the files that steps declare in `outputs`, and the list of what was placed
-(`.llmc/placed.json`), which alone says what may be removed: a file that the user has changed since is the
-user's, and stays.  The list is not in `.llmc/state/`, which may be deleted at any time: what is forgotten
-there must not leave an output of a step that is gone where a glob finds it.  For the same reason what is
-about to be placed is first written to a journal beside the list, since a build may be killed before it saves
-the list.
+Owns the files that steps declare in `outputs`, and the list of what was placed (`.llmc/placed.json`), which
+alone says what may be removed: a file that the user has changed since is the user's, and stays.  Values go
+to `.llmc/out` by way of `valuefiles`.  The list is not in `.llmc/state/`, which may be deleted at any time:
+what is forgotten there must not leave an output of a step that is gone where a glob finds it.  For the same
+reason what is about to be placed is first written to a journal beside the list, since a build may be killed
+before it saves the list.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from llmc_build.model import ActionResult, Digest, TargetId
+from llmc_build.model import ActionResult, Digest, OutputFile, TargetId
 from llmc_build.store import Store, files
 from llmc_build.store.state import FileDigests
+from llmc_build.valuefiles import ValueFiles, value_path
 
-
-def value_path(home: Path, target: TargetId) -> Path:
-    """Where the value of a target lies; `home` is the folder `.llmc`."""
-    workflow, _, step = target.partition(".")
-    return home / "out" / workflow / step
+__all__ = ["Outputs", "PlacingError", "value_path"]
 
 
 class PlacingError(Exception):
@@ -47,51 +45,55 @@ class Outputs:
         self._home = home
         self._store = store
         self._digests = digests
+        self._values = ValueFiles(home, store, digests)
         self._list = home / "placed.json"
         self._journal = home / "placed.journal"
-        self._sources = sources or {}
+        self.sources = dict(sources or {})
         self._placed = _read_list(self._list)  # "file target" -> {path: hash, or several after a kill}
         self._dirty = self._replay()
+        self.placed_ns: dict[TargetId, int] = {}  # when a target's value was seen in place, unix time
 
     def place(self, target: TargetId, result: ActionResult) -> int | None:
         """Everything of a result into its place; how many files had to be written, or None on a lost blob.
 
         A file that is there with the right content is left as it is.  Raises PlacingError.
         """
+        if not result.outputs and not self._placed:  # nothing to write but the value, nothing to take away
+            return self._place_value(target, result.value)
         wanted = {output.path: output.digest.hash for output in result.outputs}
         entry = self._entry(target)
         old = self._placed.get(entry, {})
         if wanted and wanted != old:
             self._announce(entry, wanted)
-        written = 0
-        workflow, _, step = target.partition(".")
-        found = self._place(self._home, ["out", workflow, step], result.value, False, 0o700)
+        written = self._place_value(target, result.value)
         for output in result.outputs:
-            if found is None:
+            placed = None if written is None else self._place(output)
+            if written is None or placed is None:
                 return None
-            written += found
-            parts = output.path.split("/")
-            found = self._place(self._workspace, parts, output.digest, output.executable, 0o777)
-        if found is None:
-            return None
-        if old != wanted:
+            written += placed
+        if old != wanted and written is not None:
             self._remove({p: h for p, h in old.items() if p not in wanted})
             self._note(entry, wanted)
-        return written + found
+        self.placed_ns[target] = time.time_ns()
+        return written
 
-    def _place(self, root: Path, parts: list[str], digest: Digest, executable: bool, mode: int) -> int | None:
-        """One file, through no symbolic link: 1 where it was written, 0 where it was there, None if lost."""
-        path = root.joinpath(*parts)
-        if self._in_place(path, digest, executable):
-            return 0
+    def _place_value(self, target: TargetId, digest: Digest) -> int | None:
         try:
-            with files.open_beneath(root, parts[:-1], create=True, mode=mode) as folder:
-                return 1 if self._store.place_at(digest, folder, parts[-1], executable=executable) else None
+            return self._values.place(target, digest)
         except OSError as error:
-            why = error.strerror or str(error)
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                why = "a folder on the way is a file or a symbolic link"
-            raise PlacingError(f"{'/'.join(parts)} can't be put in place: {why}") from None
+            raise PlacingError(_why(f"out/{target.replace('.', '/', 1)}", error)) from None
+
+    def _place(self, output: OutputFile) -> int | None:
+        """One file, through no symbolic link: 1 where it was written, 0 where it was there, None if lost."""
+        if self._in_place(self._workspace / output.path, output.digest, output.executable):
+            return 0
+        *folders, name = output.path.split("/")
+        try:
+            with files.open_beneath(self._workspace, folders, create=True, mode=0o777) as folder:
+                found = self._store.place_at(output.digest, folder, name, executable=output.executable)
+                return 1 if found else None
+        except OSError as error:
+            raise PlacingError(_why(output.path, error)) from None
 
     def _in_place(self, path: Path, digest: Digest, executable: bool) -> bool:
         try:
@@ -104,41 +106,44 @@ class Outputs:
 
     def withdraw(self, target: TargetId) -> None:
         """A target that has no result now: nothing of an older one stays."""
-        self._unlink(value_path(self._home, target))
+        self._values.withdraw(target)
         entry = self._entry(target)
         if entry in self._placed:
             self._remove(self._placed[entry])
             self._note(entry, {})
 
-    def withdraw_gone(self, declared: Mapping[TargetId, tuple[str, ...]]) -> None:
+    def withdraw_gone(
+        self, declared: Mapping[TargetId, tuple[str, ...]], only: Collection[str] | None = None
+    ) -> None:
         """What no step writes any more goes, before anything looks for inputs.
 
         `declared`: the outputs of every target of the build.  Gone is a step that its file no longer defines,
-        or whose file is gone.
+        or whose file is gone.  `only`: the workflows that may have lost steps or declarations; None: any.
         """
-        here = set(self._sources)
-        for workflow in {target.partition(".")[0] for target in here}:
-            with contextlib.suppress(OSError):
-                for path in (self._home / "out" / workflow).iterdir():
-                    if f"{workflow}.{path.name}" not in here:
-                        path.unlink()
-        for target, outputs in declared.items():
-            entry = self._entry(target)
-            placed = self._placed.get(entry, {})
-            if placed.keys() - outputs:
-                self._remove({p: h for p, h in placed.items() if p not in outputs})
-                self._note(entry, {p: h for p, h in placed.items() if p in outputs})
-        current = {self._entry(target) for target in here}
-        built = set(self._sources.values())
-        for entry in [entry for entry in self._placed if entry not in current]:
-            source = entry.rpartition(" ")[0]
-            if source in built or not (self._workspace / source).is_file():
-                self._remove(self._placed[entry])
-                self._note(entry, {})
+        here = self.sources
+        self._values.withdraw_all_but(
+            here, only if only is not None else {target.partition(".")[0] for target in here}
+        )
+        if not self._placed:
+            return
+        current = {self._entry(target): target for target in here}
+        built = set(here.values())
+        for entry, placed in list(self._placed.items()):
+            source, _, known = entry.rpartition(" ")
+            target = current.get(entry)
+            if only is not None and known.partition(".")[0] not in only:
+                continue
+            if target is None:
+                if source in built or not (self._workspace / source).is_file():
+                    self._remove(placed)
+                    self._note(entry, {})
+            elif target in declared and placed.keys() - declared[target]:
+                self._remove({p: h for p, h in placed.items() if p not in declared[target]})
+                self._note(entry, {p: h for p, h in placed.items() if p in declared[target]})
 
     def _entry(self, target: TargetId) -> str:
         """What a target is called in the list: two files may define targets of one name."""
-        return f"{self._sources.get(target, '')} {target}"
+        return f"{self.sources.get(target, '')} {target}"
 
     def remove_all(self) -> list[str]:
         """Every placed file, for `llmc clean`; the paths of those the user has changed, which stay."""
@@ -155,6 +160,10 @@ class Outputs:
             files.write_atomic(self._list, json.dumps(self._placed, sort_keys=True).encode())
             self._unlink(self._journal)
             self._dirty = False
+
+    def close(self) -> None:
+        """Releases the folders that were open for placing."""
+        self._values.close()
 
     def _announce(self, target: TargetId, wanted: dict[str, str]) -> None:
         try:
@@ -218,6 +227,13 @@ class Outputs:
     def _unlink(self, path: Path) -> None:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def _why(path: str, error: OSError) -> str:
+    why = error.strerror or str(error)
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        why = "a folder on the way is a file or a symbolic link"
+    return f"{path} can't be put in place: {why}"
 
 
 def _read_list(path: Path) -> dict[TargetId, dict[str, str]]:

@@ -11,13 +11,16 @@ import os
 import stat
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmc_build import workflow
 from llmc_build.errors import Fault, WorkflowError
-from llmc_build.graph import ActionGraph
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_all, unordered_inputs
 from llmc_build.workflow import Draft
+
+if TYPE_CHECKING:
+    from llmc_build.graph import ActionGraph
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 Seen = MutableMapping[str, str]  # absolute path of a file that was read -> SHA-256 of what was read
@@ -39,6 +42,8 @@ def load_program(
     Raises WorkflowError with the faults of every kind together: those of the fields, of the names and of the
     graph.  Names are not checked where a fault may hide one that is defined.
     """
+    from llmc_build.graph import ActionGraph  # networkx takes its time
+
     draft = _read_all(files, workspace, seen)
     program, faults = resolve_all(draft.workflows)
     found = [*draft.faults, *(faults if draft.names_known else ())]

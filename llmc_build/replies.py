@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from llmc_build.execute.protocol import Done, content_data, content_digest
 from llmc_build.model import ActionResult, Digest, Json, OutputFile
 from llmc_build.store import Store
+from llmc_build.store.cas import EMPTY
 
 
 def result(done: Done, store: Store) -> ActionResult:
@@ -40,7 +41,13 @@ def result(done: Done, store: Store) -> ActionResult:
 def _keep(content: Json, store: Store) -> Digest:
     assert isinstance(content, dict)
     data = content_data(content)
-    return content_digest(content) if data is None else store.add(data)
+    if data is None:
+        return content_digest(content)
+    if not data:
+        return EMPTY
+    digest = Digest(hash=content_digest(content).hash, size=len(data))  # of these very bytes
+    store.keep(digest, data)
+    return digest
 
 
 def texts(value: Json) -> list[str]:

@@ -1,34 +1,38 @@
-"""A file that a step's output is captured in, or that a step wrote: its size, its end, its content.
+"""The files that a step's output is captured in, or that it wrote: their size, their end, their content.
 
-Owns no names of files and no meaning of what is in them.
+Owns the log folder of a step and the names in it, and no meaning of what is in the files.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from llmc_build.execute.protocol import INLINE_BYTES, pack_content
 from llmc_build.model import Json
 from llmc_build.store.cas import Cas
+from llmc_build.store.files import write_all
 
 _TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 4096
 _CHUNK: Final = 1 << 20
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Appending, so that what reopens /dev/stderr with `>>` and what inherited it don't overwrite each other.
+_FRESH: Final = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Capture:
     """An open file, with the name it was opened by."""
 
+    __slots__ = ("fd", "path")
+
     def __init__(self, path: str, *, fresh: bool = True) -> None:
         """`fresh`: made, or emptied, for a step to write to; else only read."""
-        # Appending, so that what reopens /dev/stderr with `>>` and what inherited it don't overwrite
-        # each other.
-        mode = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND if fresh else os.O_RDONLY
         self.path = path
-        self.fd = os.open(path, mode | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self.fd = os.open(path, _FRESH if fresh else _READ, 0o600)
 
     @property
     def size(self) -> int:
@@ -41,12 +45,14 @@ class Capture:
     def close(self) -> None:
         os.close(self.fd)
 
+    def small(self) -> bytes | None:
+        """All of it, where that is little enough to travel in a message."""
+        data = os.pread(self.fd, INLINE_BYTES + 1, 0)
+        return data if len(data) <= INLINE_BYTES else None
+
     def tail(self) -> str:
         """The last lines, as text."""
-        size = self.size
-        if not size:
-            return ""
-        data = os.pread(self.fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+        data = os.pread(self.fd, _TAIL_BYTES, max(0, self.size - _TAIL_BYTES))
         lines = data.decode("utf-8", "replace").rstrip().split("\n")
         return "\n".join(lines[-_TAIL_LINES:])
 
@@ -54,13 +60,28 @@ class Capture:
         """Writes the same bytes to another file."""
         with open(self.path, "rb") as source, contextlib.closing(Capture(path)) as target:
             while data := source.read(_CHUNK):
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(target.fd, view) :]
+                write_all(target.fd, data)
 
     def content(self, cas: Cas, *, consume: bool = False) -> dict[str, Json]:
         """A content for a message; large ones go to the store, which takes the file itself with `consume`."""
-        if self.size <= INLINE_BYTES:
-            return pack_content(os.pread(self.fd, INLINE_BYTES + 1, 0), cas.put_bytes)
+        data = self.small()
+        if data is not None:
+            return pack_content(data, cas.put_bytes)
         digest = cas.put_file(Path(self.path), consume=consume)
         return {"hash": digest.hash, "size": digest.size}
+
+
+def log_files(folder: str, texts: Mapping[str, str]) -> None:
+    """Makes the log folder of a step and writes `texts` (name -> content) into it."""
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:  # of an attempt before
+        pass
+    except FileNotFoundError:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    for name, text in texts.items():
+        fd = os.open(f"{folder}/{name}", _FRESH, 0o600)
+        try:
+            write_all(fd, os.fsencode(text))
+        finally:
+            os.close(fd)

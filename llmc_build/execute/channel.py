@@ -5,6 +5,9 @@ used differently.  A runner calls `recv` from one thread and `send` from any; bo
 must never block on a worker that doesn't read, so it calls `post`, which keeps what the socket does not
 take, `flush` when the socket takes more, and `drain` when there is something to read.  Since the pool
 always drains, a runner's `send` always ends.
+
+A system call costs as much as a small message, so both ends can put several into one: `hold` makes a frame
+that a later `post` or `send` takes along.
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ from llmc_build.model import Json
 Message = dict[str, Any]
 
 _LENGTH = struct.Struct("!I")
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_decode = json.JSONDecoder().raw_decode
 _MAX_MESSAGE = 1 << 30  # bytes; more than this is a broken peer
-_CHUNK = 1 << 18
+_CHUNK = 1 << 17  # bytes taken at a time
 
 
 class ChannelClosed(Exception):
@@ -36,9 +41,10 @@ class Channel:
     """One end of a connection."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        sock.setblocking(True)  # what must not block asks for that call by call
         self._sock = sock
-        self._in = bytearray()
+        self._in = bytearray()  # the beginning of a message whose end is still to come
+        self._whole = 0  # bytes that make it whole
         self._messages: deque[Message] = deque()
         self._out = bytearray()
         self._sending = threading.Lock()
@@ -63,15 +69,14 @@ class Channel:
 
     # ------------------------------------------------------------ a runner's side
 
-    def send(self, message: Mapping[str, Json]) -> None:
-        """Sends one message, waiting while the socket is full.  Raises ChannelClosed."""
-        frame = memoryview(_frame(message))
+    def send(self, *messages: Mapping[str, Json]) -> None:
+        """Sends messages together, waiting while the socket is full.  Raises ChannelClosed."""
+        frames = b"".join(map(_frame, messages))
         with self._sending:
-            while frame:
-                sent = self._write(frame)
-                frame = frame[sent:]
-                if frame:
-                    _ready(self._sock, select.POLLOUT, None)
+            try:
+                self._sock.sendall(frames)
+            except OSError as error:
+                raise ChannelClosed(f"the other end is closed ({error.strerror})") from error
 
     def recv(self, timeout: float | None = None) -> Message | None:
         """The next message, or None when `timeout` seconds (None: no limit) passed without one.
@@ -82,14 +87,28 @@ class Channel:
         while not self._messages:
             if self._eof:
                 raise ChannelClosed("the other end is closed")
-            if self._read():
-                continue
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not _ready(self._sock, select.POLLIN, left):
-                return None
+            if deadline is None:
+                self._read(0)
+            elif not self._read(socket.MSG_DONTWAIT) and not self._eof:
+                left = deadline - time.monotonic()
+                if left <= 0 or not _readable(self._sock, left):
+                    return None
         return self._messages.popleft()
 
+    def take(self, timeout: float | None = None) -> list[Message]:
+        """The messages that are there, having waited for one as `recv` does."""
+        first = self.recv(timeout)
+        if first is None:
+            return []
+        found = [first, *self._messages]
+        self._messages.clear()
+        return found
+
     # ------------------------------------------------------------ the pool's side
+
+    def hold(self, message: Mapping[str, Json]) -> None:
+        """Keeps a message for the next `flush`."""
+        self._out += _frame(message)
 
     def post(self, message: Mapping[str, Json]) -> None:
         """Sends what the socket takes now and keeps the rest for `flush`.  Raises ChannelClosed."""
@@ -97,11 +116,14 @@ class Channel:
         self.flush()
 
     def flush(self) -> None:
-        """Sends more of what `post` kept.  Raises ChannelClosed."""
+        """Sends more of what `hold` and `post` kept.  Raises ChannelClosed."""
         while self._out:
-            sent = self._write(self._out)
-            if not sent:
+            try:
+                sent = self._sock.send(self._out, socket.MSG_DONTWAIT)
+            except (BlockingIOError, InterruptedError):
                 return
+            except OSError as error:
+                raise ChannelClosed(f"the other end is closed ({error.strerror})") from error
             del self._out[:sent]
 
     @property
@@ -110,11 +132,12 @@ class Channel:
         return bool(self._out)
 
     def drain(self) -> list[Message]:
-        """Every message that has arrived.  Raises ChannelClosed when the end was reached before."""
-        if self._eof and not self._messages:
-            raise ChannelClosed("the other end is closed")
-        while self._read():
-            pass
+        """Messages that have arrived, of a socket that can be read.  Raises ChannelClosed at the end.
+
+        What more there is, is told by the socket, which still can be read.
+        """
+        if not self._eof:
+            self._read(socket.MSG_DONTWAIT)
         found = list(self._messages)
         self._messages.clear()
         if self._eof and not found:
@@ -123,10 +146,10 @@ class Channel:
 
     # ------------------------------------------------------------ the socket
 
-    def _read(self) -> bool:
+    def _read(self, flags: int) -> bool:
         """Takes in what is there; False where nothing more can be had now."""
         try:
-            data = self._sock.recv(_CHUNK)
+            data = self._sock.recv(_CHUNK, flags)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -134,46 +157,47 @@ class Channel:
         if not data:
             self._eof = True
             return False
-        self._in += data
-        self._split()
+        if self._in:
+            self._in += data
+            if len(self._in) < self._whole:
+                return True
+            data = bytes(self._in)
+        at = self._split(data)
+        self._in = bytearray(data[at:])
         return True
 
-    def _split(self) -> None:
-        at = 0
-        while len(self._in) - at >= _LENGTH.size:
-            (size,) = _LENGTH.unpack_from(self._in, at)
+    def _split(self, data: bytes) -> int:
+        """Takes whole messages from the beginning of `data`; where the first one begins that isn't whole."""
+        at, have, self._whole = 0, len(data), _LENGTH.size
+        while have - at >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(data, at)
             if size > _MAX_MESSAGE:
                 raise ChannelClosed(f"a message of {size} bytes: the other end is broken")
             end = at + _LENGTH.size + size
-            if len(self._in) < end:
+            if have < end:
+                self._whole = end - at
                 break
-            message = json.loads(self._in[at + _LENGTH.size : end])
+            try:
+                message, _ = _decode(str(data[at + _LENGTH.size : end], "ascii"))
+            except ValueError as error:
+                raise ChannelClosed("a message that is no JSON: the other end is broken") from error
             if not isinstance(message, dict):
                 raise ChannelClosed("a message that is no object: the other end is broken")
             self._messages.append(message)
             at = end
-        if at:
-            del self._in[:at]
-
-    def _write(self, data: memoryview | bytearray) -> int:
-        try:
-            return self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            return 0
-        except OSError as error:
-            raise ChannelClosed(f"the other end is closed ({error.strerror})") from error
+        return at
 
 
 def _frame(message: Mapping[str, Json]) -> bytes:
     # ASCII escapes carry lone surrogates, which file names that aren't UTF-8 consist of.
-    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    body = _encode(message).encode("ascii")
     if len(body) > _MAX_MESSAGE:
         raise ValueError(f"a message of {len(body)} bytes is over the limit of {_MAX_MESSAGE}")
     return _LENGTH.pack(len(body)) + body
 
 
-def _ready(sock: socket.socket, event: int, timeout_s: float | None) -> bool:
-    """Waits until the socket can be read or written; False when the time is over."""
+def _readable(sock: socket.socket, timeout_s: float) -> bool:
+    """Waits until the socket can be read; False when the time is over."""
     poll = select.poll()
-    poll.register(sock, event)
-    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))

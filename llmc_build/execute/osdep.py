@@ -1,6 +1,6 @@
 """What an operating system offers to keep hold of processes, with the best that macOS allows.
 
-Owns the calls that only Linux has (child subreaper, PDEATHSIG, /proc, FICLONE) and what stands in for
+Owns the calls that only Linux has (child subreaper, PDEATHSIG, pidfds, /proc, FICLONE) and what stands in for
 them elsewhere.  What they are used for is told in `supervise`.
 """
 
@@ -71,6 +71,15 @@ def adopts_orphans() -> bool:
     found = ctypes.c_int(0)
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     return prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0) == 0 and bool(found.value)
+
+
+def has_pidfds() -> bool:
+    """Whether the end of a process can be awaited with `poll`, on the descriptor of `os.pidfd_open`."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # another system; an old kernel, or a sandbox that forbids it
+        return False
+    return True
 
 
 def signal_on_parent_death(number: int) -> bool:

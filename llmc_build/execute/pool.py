@@ -4,10 +4,14 @@ Owns which worker a task goes to, capacities, deadlines and the life of worker p
 llmc; one process is `process`.  What a request means is its runner's business, and which task is to be
 submitted when is the plan's.
 
-A lane of kind "shell" has up to `jobs` workers, each of which runs one task; a lane of another kind has one
-worker, which answers several tasks at a time.  Workers start when first needed and stay.  One that dies
-fails the tasks it had, and nothing else; the next task starts a new one.  Where the pool itself has to kill
-a worker because one of its tasks ignores its end, the worker's other tasks run again in a new one.
+A lane of kind "shell" has up to `jobs` workers, each of which runs one task at a time; a lane of another
+kind has one worker, which answers several.  Workers start when first needed and stay.  One that dies fails
+what it ran, and nothing else; the next task starts a new one.  What it had not begun, or had not yet told
+the end of, runs again in another; so do the other tasks of a worker that the pool itself has to kill because
+one of them ignores its end.
+
+Shell workers are fed ahead (`lane`).  A worker whose task takes long after all gives the others back, and
+they go to the front of the lane's queue, so a long task holds up a more urgent one for a moment only.
 
 A task's time is kept by the shell worker itself, and by the pool for other lanes.  Behind both stands the
 pool: what doesn't answer in time after it was told to end loses its worker.
@@ -16,37 +20,32 @@ pool: what doesn't answer in time after it was told to end loses its worker.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import selectors
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from llmc_build.execute import osdep
 from llmc_build.execute.channel import ChannelClosed, Message
+from llmc_build.execute.lane import LaneState
 from llmc_build.execute.process import Flight, WorkerProcess
 from llmc_build.execute.protocol import Done, Executor, Lane, Progress, Status, Task
 from llmc_build.execute.supervise import GRACE_S
 from llmc_build.execute.worker import RUNNERS
 from llmc_build.model import Json
 
-HTTP_CAPACITY: Final = 64
 OBEY_S: Final = 5.0  # for a runner to obey a cancel, beyond what it grants its processes itself
 _CLOSE_S = 3.0  # for workers to end by themselves
 _LOOK_S = 0.2  # the longest sleep where no signal can wake the pool
-
-
-@dataclass(slots=True)
-class _LaneState:
-    lane: Lane
-    workers: list[WorkerProcess] = field(default_factory=list)
-    queue: deque[Task] = field(default_factory=deque)
+_NEVER = float("inf")
+_STATUSES: Final = {status.value: status for status in Status}
 
 
 class Pool(Executor):
@@ -71,9 +70,12 @@ class Pool(Executor):
         self._scratch = scratch
         self._environ = dict(os.environ if environ is None else environ)
         self._runners = runners
-        self._lanes: dict[Lane, _LaneState] = {}
+        self._lanes: dict[Lane, LaneState] = {}
         self._news: deque[Done | Progress] = deque()
         self._open: set[int] = set()  # tasks whose end was not yet returned
+        self._flights: dict[int, tuple[WorkerProcess, Flight]] = {}  # of all workers
+        self._due: list[tuple[float, int]] = []  # heap of deadlines, those of ended flights among them
+        self._unsent: set[WorkerProcess] = set()  # workers that are fed by the next `wait`
         self._closed = False
         self._selector = selectors.DefaultSelector()
         self._waking = threading.RLock()  # a signal may arrive in the thread that holds it
@@ -101,10 +103,7 @@ class Pool(Executor):
 
     def room(self, lane: Lane) -> int:
         state = self._lanes.get(lane)
-        if state is None:
-            return self._slots(lane, ())
-        taken = len(state.queue) + sum(len(worker.flights) for worker in state.workers)
-        return max(0, self._slots(lane, state.workers) - taken)
+        return (LaneState(lane, self._jobs) if state is None else state).room
 
     def submit(self, task: Task) -> None:
         if self._closed:
@@ -114,30 +113,34 @@ class Pool(Executor):
         self._open.add(task.id)
         state = self._lanes.get(task.lane)
         if state is None:
-            state = self._lanes[task.lane] = _LaneState(task.lane)
+            state = self._lanes[task.lane] = LaneState(task.lane, self._jobs)
         state.queue.append(task)
         self._feed(state)
 
     def wait(self, timeout_s: float | None) -> list[Done | Progress]:
-        deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        self._flush()
+        now = time.monotonic()
+        deadline = _NEVER if timeout_s is None else now + timeout_s
         while True:
-            self._enforce()
+            if self._due:
+                self._enforce(now)
             if self._news or not self._open:
                 return self._take_news()
-            until = min(deadline, self._next_deadline())
-            seconds = max(0.0, until - time.monotonic())
+            seconds = max(0.0, min(deadline, self._due[0][0] if self._due else _NEVER) - now)
             if not self._woken:
                 seconds = min(seconds, _LOOK_S)
-            events = self._selector.select(None if seconds == float("inf") else seconds)
+            events = self._selector.select(None if seconds == _NEVER else seconds)
+            woken = not (events or self._woken)
             for key, mask in events:
                 if key.data is None:
                     self._drain_wakeup()
+                    woken = True
                 else:
                     self._service(key.data, mask)
-            woken = any(key.data is None for key, _ in events) or not (events or self._woken)
             if self._news:
                 return self._take_news()
-            if woken or time.monotonic() >= deadline:
+            now = time.monotonic()
+            if woken or now >= deadline:
                 return []
 
     def wake(self) -> None:
@@ -150,16 +153,14 @@ class Pool(Executor):
                 os.write(self._wake_write, b"\0")
 
     def cancel(self, task_id: int, reason: str) -> None:
+        if task_id in self._flights:
+            self._tell_to_end(*self._flights[task_id], Status.CANCELLED, reason)
+            return
         for state in self._lanes.values():
             for task in state.queue:
                 if task.id == task_id:
                     state.queue.remove(task)
                     self._news.append(Done(id=task_id, status=Status.CANCELLED, error=reason))
-                    return
-            for worker in state.workers:
-                flight = worker.flights.get(task_id)
-                if flight is not None:
-                    self._tell_to_end(worker, flight, Status.CANCELLED, reason)
                     return
 
     def close(self, *, kill: bool = False) -> None:
@@ -180,54 +181,46 @@ class Pool(Executor):
             worker.bury()
         self._lanes.clear()
         self._open.clear()
+        self._flights.clear()
         self._news.clear()
         osdep.adopt_orphans(self._adopted_before)
         self._give_wakeup_back()
         self._selector.close()
         with self._waking:
             self._awake = False
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            for fd in (self._wake_read, self._wake_write):
+                os.close(fd)
 
     # ------------------------------------------------------------ giving tasks out
 
-    def _slots(self, lane: Lane, workers: Iterable[WorkerProcess]) -> int:
-        """How many tasks a lane runs at a time."""
-        if lane.kind == "shell":
-            return self._jobs
-        for worker in workers:
-            if worker.capacity is not None:
-                return worker.capacity
-        if lane.kind == "http":
-            return HTTP_CAPACITY
-        told = lane.config.get("parallel")
-        return max(1, told) if isinstance(told, int) else 1
-
-    def _feed(self, state: _LaneState) -> None:
-        """Sends queued tasks to workers that have room, starting workers where there may be more."""
+    def _feed(self, state: LaneState) -> None:
+        """Gives queued tasks to workers that have room, starting workers where there may be more."""
         while state.queue:
-            worker = self._with_room(state)
+            worker = state.with_room()
+            if worker is None and state.wants_worker:
+                worker = self._start(state)
             if worker is None:
                 return
             task = state.queue.popleft()
+            idle = not worker.flights
+            self._flights[task.id] = worker, worker.send(task)
+            self._watch_clocks(worker.start_clocks())
+            state.flying += 1
+            self._unsent.add(worker)
+            if idle or state.lane.kind != "shell":
+                self._flush()
+
+    def _flush(self) -> None:
+        """Sends what workers were given."""
+        while self._unsent:
+            worker = self._unsent.pop()
             try:
-                worker.send(task)
-            except ChannelClosed:  # it died unnoticed: the task was not begun
-                state.queue.appendleft(task)
-                self._lost(worker)
-            else:
+                worker.channel.flush()
                 self._watch_writes(worker)
+            except ChannelClosed:
+                self._lost(worker)
 
-    def _with_room(self, state: _LaneState) -> WorkerProcess | None:
-        each = 1 if state.lane.kind == "shell" else self._slots(state.lane, state.workers)
-        for worker in state.workers:
-            if len(worker.flights) < each:
-                return worker
-        if len(state.workers) >= (self._jobs if state.lane.kind == "shell" else 1):
-            return None
-        return self._start(state)
-
-    def _start(self, state: _LaneState) -> WorkerProcess | None:
+    def _start(self, state: LaneState) -> WorkerProcess | None:
         config: dict[str, Json] = {"cas": str(self._cas), **state.lane.config}
         try:
             worker = WorkerProcess(
@@ -249,8 +242,9 @@ class Pool(Executor):
 
     def _watch_writes(self, worker: WorkerProcess) -> None:
         """Asks to be told when a worker takes more, only while there is more."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.channel.unsent else 0)
-        if self._selector.get_key(worker.channel).events != events:
+        if worker.channel.unsent != worker.watched:
+            worker.watched = worker.channel.unsent
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.watched else 0)
             self._selector.modify(worker.channel, events, worker)
 
     # ------------------------------------------------------------ taking answers
@@ -273,17 +267,38 @@ class Pool(Executor):
         self._feed(self._lanes[worker.lane])
 
     def _handle(self, worker: WorkerProcess, message: Message) -> None:
-        operation = message["op"]
+        operation, state = message["op"], self._lanes[worker.lane]
         if operation == "done":
-            flight = worker.flights.pop(message["id"])
-            self._news.append(_ended(flight, message))
+            flight = self._landed(worker, message["id"])
+            done = _ended(worker, flight, message)
+            self._news.append(done)
+            state.took(done.wall_s)
+            state.hold(worker, False)
+            self._watch_clocks(worker.start_clocks())
         elif operation == "progress":
             if message["id"] in worker.flights:
                 self._news.append(Progress(id=message["id"], stats=message["stats"]))
+        elif operation == "back":
+            self._again(state, [self._landed(worker, number) for number in message["ids"]])
+            state.hold(worker, bool(worker.flights))
         elif operation == "ready":
-            worker.is_ready(int(message["capacity"]))
+            worker.capacity = max(1, int(message["capacity"]))
+            worker.defaults = message.get("defaults") or {}
+            self._watch_clocks(worker.start_clocks())
         else:
             raise ValueError(operation)
+
+    def _landed(self, worker: WorkerProcess, number: int) -> Flight:
+        """A task that its worker has no more."""
+        flight = worker.flights.pop(number)
+        del self._flights[number]
+        self._lanes[worker.lane].flying -= 1
+        return flight
+
+    def _again(self, state: LaneState, flights: list[Flight]) -> None:
+        """Puts tasks to the front of the queue, but for those that were told to end meanwhile."""
+        self._news.extend(_forced(flight) for flight in flights if flight.ending is not None)
+        state.queue.extendleft(flight.task for flight in reversed(flights) if flight.ending is None)
 
     def _lost(
         self, worker: WorkerProcess, *, culprit: Flight | None = None, error: str | None = None
@@ -292,27 +307,20 @@ class Pool(Executor):
         state = self._lanes[worker.lane]
         state.workers.remove(worker)
         self._selector.unregister(worker.channel)
+        self._unsent.discard(worker)
+        state.hold(worker, False)
+        blamed = None if culprit is not None or worker.lane.kind != "shell" else worker.begun
         worker.hang_up()
         how, tail = worker.bury(at_once=culprit is not None)
         again = []
-        for flight in worker.flights.values():
-            if flight is culprit or flight.ending is not None:
+        for flight in [self._landed(worker, number) for number in tuple(worker.flights)]:
+            if flight is culprit:
                 self._news.append(_forced(flight))
-            elif culprit is not None:
-                again.append(flight.task)
+            elif flight.ending is not None or culprit is not None or blamed not in (None, flight):
+                again.append(flight)
             else:
-                reply: dict[str, Json] = {"stderr_tail": tail} if tail else {}
-                wall_s = time.monotonic() - flight.sent
-                self._news.append(
-                    Done(
-                        id=flight.task.id,
-                        status=Status.CRASHED,
-                        reply=reply,
-                        error=error or how,
-                        wall_s=wall_s,
-                    )
-                )
-        state.queue.extendleft(reversed(again))
+                self._news.append(_crashed(flight, error or how, tail))
+        self._again(state, again)
         self._feed(state)
 
     def _take_news(self) -> list[Done | Progress]:
@@ -323,34 +331,33 @@ class Pool(Executor):
 
     # ------------------------------------------------------------ deadlines
 
-    def _flights(self) -> list[tuple[WorkerProcess, Flight]]:
-        return [
-            (worker, flight)
-            for state in self._lanes.values()
-            for worker in state.workers
-            for flight in worker.flights.values()
-        ]
+    def _watch_clocks(self, flights: list[Flight]) -> None:
+        for flight in flights:
+            if len(self._due) > 64 + 4 * len(self._flights):  # most of them are of tasks long gone
+                self._due = [
+                    (f.deadline, f.task.id) for _, f in self._flights.values() if f.deadline < _NEVER
+                ]
+                heapq.heapify(self._due)
+            heapq.heappush(self._due, (flight.deadline, flight.task.id))
 
-    def _next_deadline(self) -> float:
-        return min((flight.deadline for _, flight in self._flights()), default=float("inf"))
-
-    def _enforce(self) -> None:
+    def _enforce(self, now: float) -> None:
         """Tells tasks whose time is over to end, and kills the workers of those that don't."""
-        now = time.monotonic()
-        for worker, flight in self._flights():
-            if now < flight.deadline or flight.task.id not in worker.flights:
-                continue
+        while self._due and self._due[0][0] <= now:
+            deadline, number = heapq.heappop(self._due)
+            worker, flight = self._flights.get(number, (None, None))
+            if worker is None or flight is None or flight.deadline != deadline:
+                continue  # it has ended, or got another deadline
             if flight.ending is not None:
                 self._lost(worker, culprit=flight)
-                return self._enforce()
-            self._tell_to_end(worker, flight, Status.TIMEOUT, _timed_out(flight.task))
-        return None
+            else:
+                self._tell_to_end(worker, flight, Status.TIMEOUT, _timed_out(flight.task))
 
     def _tell_to_end(self, worker: WorkerProcess, flight: Flight, status: Status, reason: str) -> None:
         if flight.ending is not None:
             return
         flight.ending, flight.reason = status, reason
         flight.deadline = time.monotonic() + OBEY_S + (GRACE_S if worker.lane.kind == "shell" else 0.0)
+        self._watch_clocks([flight])
         with contextlib.suppress(ChannelClosed):  # its end is noticed by reading
             worker.channel.post({"op": "cancel", "id": flight.task.id, "reason": reason})
             self._watch_writes(worker)
@@ -375,17 +382,27 @@ class Pool(Executor):
             os.read(self._wake_read, 4096)
 
 
-def _ended(flight: Flight, message: Mapping[str, Any]) -> Done:
+def _ended(worker: WorkerProcess, flight: Flight, message: Mapping[str, Any]) -> Done:
     """What a runner's answer means, given what it was told."""
-    status, error = Status(message["status"]), message.get("error")
+    status, error = _STATUSES[message["status"]], message.get("error")
     if status is Status.CANCELLED and flight.ending is not None:
         status, error = flight.ending, flight.reason
     return Done(
         id=flight.task.id,
         status=status,
-        reply=message.get("reply") or {},
+        reply={**worker.defaults, **(message.get("reply") or {})},
         error=error,
         wall_s=float(message["wall_s"]),
+    )
+
+
+def _crashed(flight: Flight, error: str, tail: str) -> Done:
+    return Done(
+        id=flight.task.id,
+        status=Status.CRASHED,
+        reply={"stderr_tail": tail} if tail else {},
+        error=error,
+        wall_s=time.monotonic() - flight.sent,
     )
 
 

@@ -6,6 +6,7 @@ Owns the command line and environment of workers, and their end.  Which tasks th
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from typing import Final
 
 from llmc_build.execute import osdep
 from llmc_build.execute.channel import Channel, ChannelClosed
-from llmc_build.execute.protocol import Lane, Status, Task, signal_name
+from llmc_build.execute.protocol import BEGUN, Lane, Status, Task, shortened, signal_name
 from llmc_build.execute.sandbox import home_path, remove_tree
 from llmc_build.execute.supervise import GRACE_S, end_marked
 from llmc_build.execute.worker import BOOTSTRAP
@@ -62,20 +63,28 @@ class WorkerProcess:
     ) -> None:
         """Starts it.  Raises OSError."""
         self.lane = lane
-        self.flights: dict[int, Flight] = {}
+        self.flights: dict[int, Flight] = {}  # those of a shell worker in the order in which it runs them
         self.capacity: int | None = None  # None until it says that it is ready
+        self.defaults: Mapping[str, Json] = {}  # of its replies
+        self.watched = False  # whether the pool waits until it takes more
+        self.holding = False  # it gave tasks back: the one that it runs takes long
         self._token = os.urandom(8).hex()
         self._scratches: set[str] = set()
+        self._last: Mapping[str, Json] = {}  # the last request that was sent
         self._errors = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by `bury`
+        page = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed below
+        page.write(BEGUN.pack(-1))
+        page.flush()
+        self._page = mmap.mmap(page.fileno(), BEGUN.size)
         self.channel, theirs = Channel.pair()
-        os.set_inheritable(theirs.fileno(), True)
+        shared = (theirs.fileno(), page.fileno())
         try:
             self._process = subprocess.Popen(
                 _command_line(lane, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=self._errors,
                 stderr=self._errors,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=shared,
                 env=_environment(lane, environ),
                 start_new_session=True,  # the terminal's signals go to llmc alone
             )
@@ -85,44 +94,65 @@ class WorkerProcess:
             raise
         finally:
             theirs.close()
+            page.close()
         with contextlib.suppress(ChannelClosed):  # its end is noticed by reading
             self.channel.post(
                 {
                     "op": "start",
                     "kind": lane.kind,
                     "runner": runner,
-                    "config": {**config, "token": self._token},
+                    "config": {**config, "token": self._token, "begun": shared[1]},
                     "parent": os.getpid(),
                     # The signal comes when the thread that started the worker ends.
                     "watch": threading.current_thread() is threading.main_thread(),
                 }
             )
 
-    def send(self, task: Task) -> None:
-        """Gives it a task.  Raises ChannelClosed where it is dead."""
-        self.channel.post(
-            {"op": "run", "id": task.id, "request": dict(task.request), "timeout_s": task.timeout_s}
-        )
-        scratch = task.request.get("scratch")
-        if self.lane.kind == "shell" and isinstance(scratch, str):
-            self._scratches.add(scratch)
+    def send(self, task: Task) -> Flight:
+        """Gives it a task, with the next `flush` of its channel."""
+        shell = self.lane.kind == "shell"
+        request, rest = shortened(task.request, self._last) if shell else (task.request, False)
+        message: dict[str, Json] = {"op": "run", "id": task.id, "request": dict(request)}
+        if rest:
+            message["rest"] = True
+        if task.timeout_s is not None or not shell:
+            message["timeout_s"] = task.timeout_s
+        self.channel.hold(message)
+        if shell:
+            self._last = task.request
+            scratch = request.get("scratch")
+            if isinstance(scratch, str):
+                self._scratches.add(scratch)
         flight = self.flights[task.id] = Flight(task)
-        if self.capacity is not None:
-            self._start_clock(flight)
+        return flight
 
-    def is_ready(self, capacity: int) -> None:
-        """Its start is over; the time of the tasks that waited for that begins."""
-        self.capacity = max(1, capacity)
+    def start_clocks(self) -> list[Flight]:
+        """Tasks whose time begins now, if they have one: a shell worker's first, all of another's.
+
+        The time that a worker takes to get ready counts for none.
+        """
+        if self.capacity is None or self.lane.kind == "http":
+            return []  # the http lane keeps its own time, which doesn't run while a request stands in line
+        shell = self.lane.kind == "shell"
+        found = []
         for flight in self.flights.values():
-            if flight.ending is None:
-                self._start_clock(flight)
+            limit = flight.task.timeout_s
+            if limit is not None and flight.ending is None and flight.deadline == float("inf"):
+                # A shell worker keeps the time itself.
+                flight.deadline = time.monotonic() + limit + (GRACE_S + BACKSTOP_S if shell else 0.0)
+                found.append(flight)
+            if shell:
+                break
+        return found
 
-    def _start_clock(self, flight: Flight) -> None:
-        # The http lane keeps its own time, which doesn't run while a request stands in line for its server.
-        if flight.task.timeout_s is not None and self.lane.kind != "http":
-            # A shell worker keeps the time itself.
-            more = GRACE_S + BACKSTOP_S if self.lane.kind == "shell" else 0.0
-            flight.deadline = time.monotonic() + flight.task.timeout_s + more
+    @property
+    def begun(self) -> Flight | None:
+        """The task that it began last, if it has not answered that: the one to blame if it dies.
+
+        The first of its tasks where it says nothing.
+        """
+        (number,) = BEGUN.unpack_from(self._page)
+        return self.flights.get(number) or next(iter(self.flights.values()), None)
 
     # ------------------------------------------------------------ its end
 
@@ -150,6 +180,7 @@ class WorkerProcess:
                 remove_tree(home_path(scratch, self._process.pid))
         tail = self._tail()
         self._errors.close()
+        self._page.close()
         return f"the worker died: {_how(code)}", tail
 
     def _kill(self) -> list[int]:

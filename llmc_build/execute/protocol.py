@@ -6,15 +6,21 @@ reply says is the business of the lane's runner.
 
 Messages are JSON objects.  To a runner:
 
-    {"op": "run", "id": int, "request": {...}, "timeout_s": float | null}
+    {"op": "run", "id": int, "request": {...}, "timeout_s": float | null, "rest": bool}
     {"op": "cancel", "id": int, "reason": str}
 
 From a runner:
 
-    {"op": "ready", "capacity": int}                        once, before anything else
+    {"op": "ready", "capacity": int, "defaults": {...}}     once, before anything else
     {"op": "progress", "id": int, "stats": {...}}           as often as useful
+    {"op": "back", "ids": [int]}                            not begun yet: for another worker
     {"op": "done", "id": int, "status": "ok" | "failed" | "timeout" | "cancelled",
-     "reply": {...}, "error": str | null, "wall_s": float}  exactly once for each "run"
+     "reply": {...}, "error": str | null, "wall_s": float}  exactly once for each "run" that wasn't given back
+
+Requests to one worker are much alike, so a shell worker gets of each only what differs from the one
+before (`shortened`): with "rest", the fields that are not in "request" are as in the last "run".  A reply's
+fields are as in "defaults" where it doesn't say otherwise; "defaults", "rest" and "timeout_s" may be left
+out.
 
 A *content* in a message is {"hash": hex, "size": n, "data": base64} up to `INLINE_BYTES`, and
 {"hash", "size"} above: then its bytes are already durable in the store.
@@ -26,13 +32,15 @@ import binascii
 import enum
 import hashlib
 import signal
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from llmc_build.model import Digest, Json
 
 INLINE_BYTES = 4096  # contents up to this size travel inside messages
+BEGUN = struct.Struct("q")  # in the page that llmc and a worker share: the task that was begun last, or -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +102,10 @@ class Executor(Protocol):
         """Starts a task, or queues it behind those of its lane."""
 
     def room(self, lane: Lane) -> int:
-        """How many more tasks the lane takes now without queueing."""
+        """How many more tasks are wanted now, so that no worker of the lane has to wait for one.
+
+        It is more than run at a time where they are so short that workers are fed ahead.
+        """
 
     def wait(self, timeout_s: float | None) -> list[Done | Progress]:
         """News since the last call; blocks up to `timeout_s` (None: no limit) while there is none.
@@ -107,6 +118,19 @@ class Executor(Protocol):
 
     def close(self, *, kill: bool = False) -> None:
         """Ends every worker and all that they started; with `kill`, at once."""
+
+
+def shortened(request: Mapping[str, Json], last: Mapping[str, Json]) -> tuple[Mapping[str, Json], bool]:
+    """("request", "rest") of a message: the fields that differ from the last request, or all of them."""
+    if not last or not last.keys() <= request.keys():
+        return request, False
+    return {name: value for name, value in request.items() if name not in last or last[name] != value}, True
+
+
+def restored(message: Mapping[str, Any], last: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The whole request of a message; equal fields of two requests are the same objects."""
+    request: Mapping[str, Any] = message["request"]
+    return {**last, **request} if message.get("rest") else request
 
 
 def pack_content(data: bytes, put: Callable[[bytes], object]) -> dict[str, Json]:

@@ -3,11 +3,11 @@
 Owns making them, bringing inputs in, and finding what a step wrote.  What is done with that is
 `shellrun`.
 
-A worker has one *home* under the scratch folder, with a working folder, a folder for temporary files and
-a folder for the step's values.  Making and removing folders is a good part of the cost of a short step,
-so one that a step has not touched serves the next step too.  That is seen by its times: making or
-removing something in a folder sets its mtime to now, and it is made with one long past, because two
-events within a tick of the kernel's clock have equal times.
+A worker has one *home* under the scratch folder, with a working folder and a folder for temporary files, and
+with one for the step's values where it has values that need files.  Making and removing folders is a good
+part of the cost of a short step, so one that a step has not touched serves the next step too.  That is seen
+by its times: making or removing something in a folder sets its mtime to now, and it is made with one long
+past, because two events within a tick of the kernel's clock have equal times.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from llmc_build.execute import osdep
@@ -28,8 +29,9 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _CHUNK = 1 << 20
 
 _LONG_PAST = (1_000_000_000, 1_000_000_000)  # atime and mtime, unix seconds
+_TICK_NS = 50_000_000  # more than a tick of any clock that file systems take times from
 
-_Stat = tuple[int, int, int, int, int]  # inode, size, mode, mtime_ns, ctime_ns
+Stamp = tuple[int, int, int, int, int]  # inode, size, mode, mtime_ns, ctime_ns
 
 
 class InputError(Exception):
@@ -55,7 +57,8 @@ class Home:
         os.makedirs(self.path, mode=0o700)
         self.work = Folder(f"{self.path}/work")
         self.tmp = Folder(f"{self.path}/tmp")
-        self.values = Folder(f"{self.path}/values")
+        self._values = f"{self.path}/values"
+        self._has_values = False
         self._captures: tuple[Capture, Capture] | None = None
 
     def captures(self) -> tuple[Capture, Capture]:
@@ -66,10 +69,23 @@ class Home:
             capture.empty()
         return self._captures
 
-    def reset(self) -> None:
-        """Makes every folder fresh again."""
-        for folder in (self.work, self.tmp, self.values):
-            folder.reset()
+    def values(self) -> str:
+        """A fresh folder for files of this step's values."""
+        if not self._has_values:
+            remove_tree(self._values)  # a step may have put something there
+            os.mkdir(self._values, 0o700)
+            os.chmod(self._values, 0o700)  # whatever the umask says
+            self._has_values = True
+        return self._values
+
+    def reset(self, *, untouched: bool = False) -> None:
+        """Makes every folder fresh again; `untouched`: the working folder is known to be."""
+        if not untouched:
+            self.work.renew()
+        self.tmp.reset()
+        if self._has_values:
+            remove_tree(self._values)
+            self._has_values = False
 
     def remove(self) -> None:
         remove_tree(self.path)
@@ -80,18 +96,24 @@ class Folder:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.made = 0  # how often: a process that went into it before is not in it any more
+        self._settled = False  # it was made long enough ago for its times to tell everything
         self._make()
 
     @property
     def untouched(self) -> bool:
         """Whether it is as it was made: nothing was put in, nothing changed about it.
 
-        It is also looked into: what is made within the tick of the clock in which the folder was made
-        leaves the folder's times as they were.
+        A folder made a moment ago is also looked into: what is made within the tick of the clock in which the
+        folder was made may leave the folder's times as they were.
         """
         try:
             if self._fresh != _stamp(os.lstat(self.path)):
                 return False
+            if self._settled:
+                return True
+            # Only for the next step: this one may have begun within the tick.
+            self._settled = time.time_ns() - self._fresh[4] > _TICK_NS
             with os.scandir(self.path) as entries:
                 return next(entries, None) is None
         except OSError:
@@ -99,14 +121,20 @@ class Folder:
 
     def reset(self) -> None:
         if not self.untouched:
-            remove_tree(self.path)
-            self._make()
+            self.renew()
+
+    def renew(self) -> None:
+        """Makes it anew, whatever was done to it."""
+        remove_tree(self.path)
+        self._make()
 
     def _make(self) -> None:
         os.mkdir(self.path, 0o700)
         os.chmod(self.path, 0o700)  # whatever the umask says
         os.utime(self.path, _LONG_PAST)
         self._fresh = _stamp(os.lstat(self.path))
+        self._settled = False
+        self.made += 1
 
 
 def remove_tree(path: str) -> None:
@@ -150,12 +178,12 @@ def _open_up(path: str) -> None:
 # ---------------------------------------------------------------- inputs
 
 
-def bring_in(root: str, inputs: Sequence[tuple[str, str]]) -> dict[str, _Stat]:
+def bring_in(root: str, inputs: Sequence[tuple[str, str]]) -> dict[str, Stamp]:
     """Copies files into a sandbox; returns what they look like there, to find changed ones later.
 
     `inputs`: (path relative to the root, absolute source).  Raises InputError.
     """
-    found: dict[str, _Stat] = {}
+    found: dict[str, Stamp] = {}
     for relative, source in inputs:
         if not _inside(relative):
             raise InputError(f'input "{relative}" is not a path inside the workspace')
@@ -166,7 +194,7 @@ def bring_in(root: str, inputs: Sequence[tuple[str, str]]) -> dict[str, _Stat]:
     return found
 
 
-def _copy(source: str, target: str) -> _Stat:
+def _copy(source: str, target: str) -> Stamp:
     origin = os.open(source, _READ)
     try:
         looks = os.fstat(origin)
@@ -243,7 +271,7 @@ def find_output(root: str, relative: str) -> tuple[str, bool] | None:
     return real, bool(mode & 0o100)
 
 
-def undeclared(root: str, inputs: dict[str, _Stat], outputs: Iterable[str], limit: int) -> list[str]:
+def undeclared(root: str, inputs: dict[str, Stamp], outputs: Iterable[str], limit: int) -> list[str]:
     """Files that a step wrote or changed without declaring them, the first `limit` of them, sorted."""
     declared = {os.path.normpath(path) for path in outputs}
     given = {os.path.normpath(path): looks for path, looks in inputs.items()}
@@ -275,7 +303,7 @@ def _inside(relative: str) -> bool:
     return bool(relative) and not os.path.isabs(relative) and ".." not in relative.split("/")
 
 
-def _stamp(looks: os.stat_result) -> _Stat:
+def _stamp(looks: os.stat_result) -> Stamp:
     return looks.st_ino, looks.st_size, looks.st_mode, looks.st_mtime_ns, looks.st_ctime_ns
 
 

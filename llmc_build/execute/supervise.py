@@ -39,8 +39,10 @@ and outlived a script that ended well is not found.
 A step that ends by itself and leaves processes behind (`server &`) gives them `LEFTOVER_S` to end alone,
 as `exec > >(tee log)` needs; then they are asked (SIGTERM), then killed.
 
-Waiting is `poll` on the wake-up pipe that SIGCHLD and SIGTERM write to, and on the connection to llmc.
-Output goes to files, so nothing is ever read from a pipe that a descendant could hold open.
+Waiting is `poll` on the script's process (a pidfd), on the connection to llmc, and on the wake-up pipe that
+SIGTERM writes to.  Where there are no pidfds, and while other processes of the step are awaited, SIGCHLD
+writes to that pipe too; otherwise it is not handled, because a handler costs a short step more than all its
+waiting does.  Output goes to files, so nothing is ever read from a pipe that a descendant could hold open.
 """
 
 from __future__ import annotations
@@ -50,10 +52,9 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType, TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from llmc_build.execute import osdep
 
@@ -63,31 +64,22 @@ LEFTOVER_S: Final = 0.5  # for what a script left behind: to end alone, and agai
 _KILL_LIMIT_S = 5.0  # after which processes that don't die of SIGKILL are given up and reported
 _TICK_S = 0.2  # between two calls of `check`
 
-# Python ignores some signals, and ignored signals are inherited.
-_DEFAULTED = (
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGCHLD,
-)
+# All of them, although Python ignores only some: for the others the C library would first ask the system
+# whether they are ignored, in every child.
+_DEFAULTED: Final = frozenset(signal.valid_signals())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(NamedTuple):
     """One process to start."""
 
     argv: tuple[str | bytes, ...]  # the first is the path of the executable
     env: Mapping[bytes, bytes]
-    cwd: str
+    cwd: str | None  # None: where this process is
     stdout: int  # file descriptors
     stderr: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(NamedTuple):
     """How a step ended.  Nothing of it runs any more, but for `survivors`."""
 
     exit_code: int | None  # None where a signal ended the script
@@ -95,19 +87,20 @@ class Ending:
     stopped: str | None  # why it was made to end; None: it ended by itself
     left: int  # processes that it left behind and that had to be ended
     survivors: tuple[int, ...]  # processes that couldn't be killed
-    wall_s: float
 
 
 class Supervisor:
     """Runs steps, one at a time, in a process that has no other children.
 
-    Only for a process's main thread, since it handles signals.
+    They inherit its standard input, which must be empty, and no other open file.  Only for a process's main
+    thread, since it handles signals.
     """
 
     def __init__(self, *, token: str = "", interrupt_fd: int | None = None) -> None:
         """`interrupt_fd`: readable when `interrupt` of `run` may have something to say."""
         self._token = token
         self._adopts = False
+        self._pidfds = False
         self._wake_read, self._wake_write = os.pipe()
         self._children = select.poll()
         self._children.register(self._wake_read, select.POLLIN)
@@ -120,8 +113,9 @@ class Supervisor:
     def __enter__(self) -> Self:
         for fd in (self._wake_read, self._wake_write):
             os.set_blocking(fd, False)
-        signal.signal(signal.SIGCHLD, _ignore)  # a handler, or no wake-up would be written
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._pidfds = osdep.has_pidfds()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if self._pidfds else _ignore)
         osdep.adopt_orphans(True)
         self._adopts = osdep.adopts_orphans()
         return self
@@ -142,25 +136,29 @@ class Supervisor:
         interrupt: Callable[[], str | None] = lambda: None,
         check: Callable[[], str | None] = lambda: None,
         grace_s: Callable[[str], float] = lambda reason: GRACE_S,
+        looks: Sequence[float] = (),
     ) -> Ending:
         """Runs a command to its end and ends all that it started.
 
-        `interrupt` is asked after every event and `check` a few times a second; a reason that one of them
-        gives ends the step and is handed back as `stopped`, as "timeout" is when the time is over.
-        Raises OSError where the process can't be started.
+        `interrupt` is asked after every event, at the moments `looks` (seconds after the start, ascending)
+        and a few times a second, as is `check`; a reason that one of them gives ends the step and is handed
+        back as `stopped`, as "timeout" is when the time is over.  Raises OSError where the process can't be
+        started.
         """
-        started = time.monotonic()
-        os.chdir(command.cwd)
-        pid = _spawn(command)
-        stopped = self._await_exit(pid, started, timeout_s, interrupt, check)
+        if command.cwd is not None:
+            os.chdir(command.cwd)
+        pid = self._spawn(command)
+        self._statuses.clear()
+        stopped, alive = self._await_exit(pid, timeout_s, interrupt, check, looks)
         left = 0
         survivors: tuple[int, ...] = ()
         if stopped is not None:
             survivors = self._end(pid, grace_s(stopped))
-        elif self._alive(pid):
+        elif alive:
             left, survivors = self._end_leftovers(pid)
-        status = self._statuses.pop(pid, None)
-        self._statuses.clear()
+        status = self._statuses.get(pid)
+        if status == 0:
+            return Ending(0, None, stopped, left, survivors)
         code = None if status is None else os.waitstatus_to_exitcode(status)
         return Ending(
             exit_code=code if code is not None and code >= 0 else None,
@@ -168,46 +166,80 @@ class Supervisor:
             stopped=stopped,
             left=left,
             survivors=survivors,
-            wall_s=time.monotonic() - started,
         )
+
+    def _spawn(self, command: Command) -> int:
+        actions = [
+            (os.POSIX_SPAWN_DUP2, command.stdout, 1),
+            (os.POSIX_SPAWN_DUP2, command.stderr, 2),
+        ]
+        try:
+            return os.posix_spawn(
+                command.argv[0],
+                command.argv,
+                command.env,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULTED,
+            )
+        except NotImplementedError:  # a C library without POSIX_SPAWN_SETSID
+            return os.posix_spawn(
+                command.argv[0],
+                command.argv,
+                command.env,
+                file_actions=actions,
+                setpgroup=0,
+                setsigmask=(),
+                setsigdef=_DEFAULTED,
+            )
 
     # ------------------------------------------------------------ waiting
 
     def _await_exit(
         self,
         pid: int,
-        started: float,
         timeout_s: float | None,
         interrupt: Callable[[], str | None],
         check: Callable[[], str | None],
-    ) -> str | None:
-        """Waits until the script's own process ended (None) or has to end (why)."""
-        deadline = float("inf") if timeout_s is None else started + timeout_s
-        next_check = started + _TICK_S
-        while True:
-            now = time.monotonic()
-            self._anything.poll(max(0.0, min(deadline, next_check) - now) * 1000)
-            self._drain()
-            if self._exited(pid):
-                return None
-            reason = interrupt()
-            now = time.monotonic()
-            if reason is None and now >= next_check:
-                reason, next_check = check(), now + _TICK_S
-            if reason is None and now >= deadline:
-                reason = "timeout"
-            if reason is not None:
-                return reason
+        looks: Sequence[float],
+    ) -> tuple[str | None, bool]:
+        """Waits until the script's own process ended (None) or has to end (why); whether anything is left."""
+        process = os.pidfd_open(pid) if self._pidfds else None
+        try:
+            if process is not None:
+                self._anything.register(process, select.POLLIN)
+            started = now = time.monotonic()
+            deadline = float("inf") if timeout_s is None else started + timeout_s
+            due = [started + after for after in reversed(looks)]
+            next_check = started + _TICK_S
+            while True:
+                until = min(deadline, due[-1] if due else next_check)
+                events = self._anything.poll(max(0.0, until - now) * 1000)
+                if events:
+                    alive = self._alive(pid)
+                    if pid in self._statuses:
+                        return None, alive
+                    if any(fd == self._wake_read for fd, _ in events):
+                        self._drain()
+                now = time.monotonic()
+                while due and due[-1] <= now:
+                    due.pop()
+                reason = interrupt()
+                if reason is None and now >= next_check:
+                    reason, next_check = check(), now + _TICK_S
+                if reason is None and now >= deadline:
+                    reason = "timeout"
+                if reason is not None:
+                    return reason, True
+        finally:
+            if process is not None:
+                self._anything.unregister(process)
+                os.close(process)
 
     def _drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
-
-    def _exited(self, pid: int) -> bool:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            self._statuses[pid] = status
-        return bool(done)
 
     def _alive(self, group: int) -> bool:
         """Reaps what has died; whether anything of the step is left."""
@@ -222,14 +254,24 @@ class Supervisor:
 
     def _gone_within(self, group: int, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while self._alive(group):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            # Without adoption, the death of what is no child wakes nobody.
-            self._children.poll((left if self._adopts else min(left, 0.02)) * 1000)
-            self._drain()
+        with self._hearing():
+            while self._alive(group):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                # Without adoption, the death of what is no child wakes nobody.
+                self._children.poll((left if self._adopts else min(left, 0.02)) * 1000)
+                self._drain()
         return True
+
+    @contextlib.contextmanager
+    def _hearing(self) -> Iterator[None]:
+        """Here the death of a child is written to the wake-up pipe, which takes a handler."""
+        before = signal.signal(signal.SIGCHLD, _ignore)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGCHLD, before)
 
     # ------------------------------------------------------------ ending
 
@@ -298,34 +340,6 @@ def _reap(pids: set[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
-
-
-def _spawn(command: Command) -> int:
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_DUP2, command.stdout, 1),
-        (os.POSIX_SPAWN_DUP2, command.stderr, 2),
-    ]
-    try:
-        return os.posix_spawn(
-            command.argv[0],
-            command.argv,
-            command.env,
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=_DEFAULTED,
-        )
-    except NotImplementedError:  # a C library without POSIX_SPAWN_SETSID
-        return os.posix_spawn(
-            command.argv[0],
-            command.argv,
-            command.env,
-            file_actions=actions,
-            setpgroup=0,
-            setsigmask=(),
-            setsigdef=_DEFAULTED,
-        )
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -6,10 +6,11 @@ to take them in is `shellcode`'s.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -38,20 +39,25 @@ class Loaded:
 
     def script(self, text: str) -> str:
         """The script that takes the values in before it begins."""
-        if not self.places:
-            return text
-        return with_prelude(text, [Load(variable=v, kind=k, source=s) for v, k, s in self.places])
+        return _prelude(tuple(self.places)) + text if self.places else text
 
 
-def load(variables: Sequence[Mapping[str, Any]], dash: Sequence[Sequence[str]], folder: str) -> Loaded:
-    """Places every value of a request; files go into `folder`.  Raises ValueRefused."""
+@functools.lru_cache(maxsize=256)  # most steps find their values in the same places
+def _prelude(places: tuple[Place, ...]) -> str:
+    return with_prelude("", [Load(variable=v, kind=k, source=s) for v, k, s in places])
+
+
+def load(
+    variables: Sequence[Mapping[str, Any]], dash: Sequence[Sequence[str]], folder: Callable[[], str]
+) -> Loaded:
+    """Places every value of a request; `folder` is asked for where a file is needed.  Raises ValueRefused."""
     found, total = Loaded(), 0
     commands = {check[0]: check[1] for check in dash}
     for entry in variables:
         variable, name = str(entry["variable"]), str(entry.get("name") or entry["variable"])
         value = _filtered(entry, name)
         if entry.get("path"):
-            found.places.append((variable, "path", _write(found, folder, variable, name, value)))
+            found.places.append((variable, "path", _write(found, folder(), variable, name, value)))
             continue
         if b"\0" in value:
             raise ValueRefused(f"value of {{{{{name}}}}} holds a NUL byte: use {{{{{name} | path}}}}")
@@ -66,7 +72,7 @@ def load(variables: Sequence[Mapping[str, Any]], dash: Sequence[Sequence[str]], 
             found.env[carrier.encode()] = value
             found.places.append((variable, "environment", carrier))
         else:
-            found.places.append((variable, "file", _write(found, folder, variable, name, value)))
+            found.places.append((variable, "file", _write(found, folder(), variable, name, value)))
     return found
 
 

@@ -47,6 +47,9 @@ def digest_of(data: bytes) -> Digest:
     return Digest(hash=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
+EMPTY = digest_of(b"")
+
+
 def is_hash(text: object) -> bool:
     """Whether this is a hash as the store writes it: 64 lower-case hex digits."""
     return isinstance(text, str) and len(text) == 64 and not text.strip(_HEX)

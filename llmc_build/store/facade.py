@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from llmc_build.errors import StoreError
 from llmc_build.model import ActionResult, Digest
 from llmc_build.store import files
-from llmc_build.store.cas import Cas, digest_of
+from llmc_build.store.cas import EMPTY, Cas, digest_of
+from llmc_build.store.contents import Contents
 from llmc_build.store.group import GroupCommit
 from llmc_build.store.index import DiskIndex, Index, IndexUnavailableError, MemoryIndex
 from llmc_build.store.locks import KeyLocks
@@ -54,7 +55,9 @@ class Store:
         self._locks = locks
         self._broken: str | None = None
         self._unreadable = False
-        self._small: dict[str, bytes] = {}  # contents up to INLINE bytes, by hash: seen or added
+        self._small = Contents()  # contents up to INLINE bytes: seen or added
+        self._small.put(EMPTY.hash, b"")
+        self._named: dict[str, list[str]] = {}  # key -> small contents of a record on its way to the disk
         self._ours = MemoryIndex()  # records that could not be written
         self._group: GroupCommit | None = None
         self._at_once: list[str] = []  # keys that needed no commit, whose end was not yet told
@@ -117,6 +120,11 @@ class Store:
         """Where workers put large contents: the store, or the throwaway folder while it can't be written."""
         return self.cas.root if self._broken is None or self.spill is None else self.spill
 
+    @property
+    def broken(self) -> bool:
+        """Whether something that this build made could not be stored."""
+        return self._broken is not None
+
     def close(self) -> None:
         """Release everything, locks too, and remove what was thrown away; commits on their way are ended."""
         if self._group is not None:
@@ -146,8 +154,11 @@ class Store:
                 self._set_aside(key, data)
                 continue
             record, contents = decoded
-            self._small.update(contents)
-            if self.verify(record) if verify else self._has_all(record.result):
+            for name, content in contents.items():
+                self._small.put(name, content)
+            self._small.recorded(contents, key)
+            large = any(digest.size > INLINE for digest in digests(record.result))
+            if not large or (self.verify(record) if verify else self._has_all(record.result)):
                 found[key] = record
         return found
 
@@ -161,14 +172,15 @@ class Store:
         Their contents were added before, or put into the CAS by a worker: StoreError names one that lacks,
         and then none of the results is stored.
         """
-        for record, data in [(record, encode(record, self._contents(record))) for record in entries]:
+        encoded = [(record, self._encode(record)) for record in entries]
+        for record, data in encoded:
             self._submit(record, data)
         while self.committing:
             self.committed(_COMMIT_LOOK_S)
 
     def commit_soon(self, record: Record) -> None:
         """As `commit` of one result, beside what the caller does next; `committed` tells of its end."""
-        self._submit(record, encode(record, self._contents(record)))
+        self._submit(record, self._encode(record))
 
     def _submit(self, record: Record, data: bytes) -> None:
         if self._broken is not None or not self._is_durable(record.result):
@@ -202,6 +214,8 @@ class Store:
                 self._give_up(why)
                 self._ours.put_many(items)
                 keys += [key for key, _ in items]
+        for key in keys:
+            self._small.recorded(self._named.pop(key, ()), key)
         return keys
 
     def forget(self, key: str) -> None:
@@ -216,14 +230,21 @@ class Store:
     def add(self, data: bytes) -> Digest:
         """Keep some bytes: small ones in memory until a record takes them, large ones in the CAS."""
         digest = digest_of(data)
+        self.keep(digest, data)
+        return digest
+
+    def keep(self, digest: Digest, data: bytes) -> None:
+        """As `add`, of bytes whose digest has been taken."""
         if digest.size <= INLINE:
-            self._small[digest.hash] = data
-            return digest
-        return self._put(lambda: self.cas.put_bytes(data))
+            self._small.put(digest.hash, data)
+            return
+        self.cas.put_bytes(data)
+        if self._broken is None and not self.cas.owns(digest):
+            self._give_up("no content can be written")
 
     def has(self, digest: Digest) -> bool:
         """Whether the content is there, unread."""
-        return digest.hash in self._small or self.cas.has(digest)
+        return self.small(digest) is not None or self.cas.has(digest)
 
     def file(self, digest: Digest) -> Path | None:
         """A file that holds a large content, verified; None for a small one, or one that is not there."""
@@ -231,8 +252,17 @@ class Store:
 
     def read(self, digest: Digest) -> bytes | None:
         """The content, verified; None where it is absent or was wrong."""
-        small = self._small.get(digest.hash)
+        small = self.small(digest)
         return small if small is not None else self.cas.read(digest)
+
+    def small(self, digest: Digest) -> bytes | None:
+        """A small content, verified, of which this build has seen or made the record."""
+        data = self._small.get(digest.hash)
+        if data is None:
+            key = self._small.record(digest.hash)
+            if key is not None and self.lookup(key, verify=False) is not None:
+                data = self._small.get(digest.hash)
+        return data
 
     def place(self, digest: Digest, dest: Path, executable: bool = False) -> bool:
         """Put a verified copy at `dest`, atomically; False where it is absent or was wrong.
@@ -244,7 +274,7 @@ class Store:
 
     def place_at(self, digest: Digest, folder: int, name: str, *, executable: bool = False) -> bool:
         """As `place`, into a folder that is open."""
-        small = self._small.get(digest.hash)
+        small = self.small(digest)
         if small is None:
             return self.cas.place_at(digest, folder, name, executable=executable)
         files.write_at(folder, name, small, mode=0o755 if executable else 0o644)
@@ -291,34 +321,29 @@ class Store:
         return found
 
     def _verify(self, digest: Digest) -> bool:
-        return digest.hash in self._small or self.cas.verify(digest)
+        return (digest.size <= INLINE and self.small(digest) is not None) or self.cas.verify(digest)
 
     def _has_all(self, result: ActionResult) -> bool:
         return all(self.has(digest) for digest in digests(result))
 
-    def _contents(self, record: Record) -> Mapping[str, bytes]:
-        """The small contents of a result; StoreError where any content, small or large, lacks."""
+    def _encode(self, record: Record) -> bytes:
+        """The bytes of a record; StoreError where any content, small or large, lacks."""
         found: dict[str, bytes] = {}
         for digest in digests(record.result):
             if digest.size > INLINE:
                 data = b"" if self.cas.has(digest) else None
             else:
-                data = self.read(digest)
+                data = found[digest.hash] = self.read(digest) or b""
+                data = data if len(data) == digest.size else None
             if data is None:
                 raise StoreError(f"a result names a content that is not in the store: sha256 {digest.hash}")
-            if digest.size <= INLINE:
-                found[digest.hash] = data
-        return found
+        encoded = encode(record, found)
+        self._named[record.key] = list(found)
+        return encoded
 
     def _is_durable(self, result: ActionResult) -> bool:
         """Whether every blob of a result is in the store itself, and none only in the throwaway folder."""
         return all(digest.size <= INLINE or self.cas.owns(digest) for digest in digests(result))
-
-    def _put(self, put: Callable[[], Digest]) -> Digest:
-        digest = put()
-        if self._broken is None and not self.cas.owns(digest):
-            self._give_up("no content can be written")
-        return digest
 
     def _set_aside(self, key: str, data: bytes) -> None:
         """A record that can't be believed: keep its bytes for whoever wants to know, and drop it."""

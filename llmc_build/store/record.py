@@ -19,10 +19,11 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from llmc_build.keys import ascii_json
 from llmc_build.model import ActionResult, Digest, Json, OutputFile
-from llmc_build.store.cas import is_hash
+from llmc_build.store.cas import EMPTY, is_hash
 
 INLINE = 4096  # bytes; contents up to this size are kept in the record
 
@@ -43,6 +44,9 @@ class Record:
     components: Mapping[str, Json]  # the key is the hash of their encoding (`keys`)
     result: ActionResult
     created: float  # unix seconds
+    text: str | None = field(
+        default=None, compare=False, repr=False
+    )  # `ascii_json` of the components, if made
 
 
 class RecordError(ValueError):
@@ -60,29 +64,55 @@ def digests(result: ActionResult) -> Iterator[Digest]:
 def encode(record: Record, contents: Mapping[str, bytes]) -> bytes:
     """The bytes of a record.  `contents`: the small contents by hash (others are passed over).
 
-    Raises RecordError where the decoder would not take it, KeyError where a small content lacks.
+    Raises RecordError where the decoder would not take it, KeyError where a small content lacks.  The JSON
+    is put together from its parts, which have nothing in them that would have to be escaped, since
+    that costs a third of encoding the whole; a test holds it against the encoder.
     """
-    small = {d.hash for d in digests(record.result) if d.size <= INLINE}
-    document = {
-        "key": record.key,
-        "components": record.components,
-        "created": record.created,
-        "result": _result_json(record.result),
-        "contents": {name: binascii.b2a_base64(contents[name], newline=False).decode() for name in small},
-    }
+    result = record.result
+    small = {d.hash: contents[d.hash] for d in digests(result) if d.size <= INLINE}
     try:
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        _read(record.key, document)
+        _vet(record, small)
+        components = ascii_json(record.components) if record.text is None else record.text
+        outputs, provenance = _outputs_json(result), _provenance_json(result.provenance)
     except (ValueError, TypeError) as error:
         raise RecordError(f"a record can't be stored: {error}") from error
-    body = text.encode("ascii")
-    return _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    data = ",".join([f'"{name}":"{_base64(small[name])}"' for name in sorted(small)])
+    value, stderr = result.value, result.stderr
+    body = (
+        f'{{"components":{components},"contents":{{{data}}},"created":{record.created!r},"key":"{record.key}",'
+        f'"result":{{"exit_code":{result.exit_code},"outputs":{outputs},"provenance":{provenance},'
+        f'"stderr":{{"hash":"{stderr.hash}","size":{stderr.size}}},'
+        f'"value":{{"hash":"{value.hash}","size":{value.size}}}}}}}'
+    ).encode("ascii")
+    return b"%s%s\n%s" % (_MAGIC, hashlib.sha256(body).hexdigest().encode(), body)
+
+
+def _base64(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def _outputs_json(result: ActionResult) -> str:
+    if not result.outputs:
+        return "[]"
+    return ascii_json(
+        [
+            {"path": o.path, "executable": o.executable, "hash": o.digest.hash, "size": o.digest.size}
+            for o in result.outputs
+        ]
+    )
+
+
+def _provenance_json(provenance: Mapping[str, Json]) -> str:
+    wall = provenance.get("wall_s")
+    if len(provenance) == 1 and type(wall) is float and math.isfinite(wall):  # of every shell step
+        return f'{{"wall_s":{wall!r}}}'
+    return ascii_json(provenance)
 
 
 def decode(key: str, data: bytes) -> tuple[Record, dict[str, bytes]] | None:
     """The record stored under a key and its small contents by hash; None where anything is odd."""
     body = data[_HEAD:]
-    if data[:_HEAD] != _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n":
+    if data[:_HEAD] != b"%s%s\n" % (_MAGIC, hashlib.sha256(body).hexdigest().encode()):
         return None
     try:
         return _read(key, _PARSER.decode(body.decode("ascii")))
@@ -108,24 +138,6 @@ def _finite(text: str) -> float:
 _PARSER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
-def _result_json(result: ActionResult) -> dict[str, object]:
-    return {
-        "value": {"hash": result.value.hash, "size": result.value.size},
-        "stderr": {"hash": result.stderr.hash, "size": result.stderr.size},
-        "exit_code": result.exit_code,
-        "outputs": [
-            {
-                "path": output.path,
-                "executable": output.executable,
-                "hash": output.digest.hash,
-                "size": output.digest.size,
-            }
-            for output in result.outputs
-        ],
-        "provenance": result.provenance,
-    }
-
-
 def _fields(value: object, names: set[str]) -> dict[str, object]:
     if type(value) is not dict or value.keys() != names:
         raise _OddError(f"fields other than {sorted(names)}")
@@ -133,74 +145,101 @@ def _fields(value: object, names: set[str]) -> dict[str, object]:
 
 
 def _read(key: str, document: object) -> tuple[Record, dict[str, bytes]]:
+    """A record of the right types; what they say is `_vet`'s."""
     top = _fields(document, _FIELDS)
-    created, components = top["created"], top["components"]
-    if not is_hash(key) or top["key"] != key:
+    components = top["components"]
+    if top["key"] != key:
         raise _OddError(f"not the key {key!r}")
-    if type(created) not in (int, float) or not (0 <= created < math.inf):  # type: ignore[operator]
-        raise _OddError("created is no time")
-    if not isinstance(components, Mapping):
+    if type(components) is not dict:
         raise _OddError("components is no object")
-    result = _read_result(top["result"])
-    contents = _read_contents(top["contents"], result)
-    record = Record(key=key, components=components, result=result, created=created)  # type: ignore[arg-type]
+    result = _read_result(_fields(top["result"], _RESULT))
+    record = Record(key=key, components=components, result=result, created=top["created"])  # type: ignore[arg-type]
+    texts = top["contents"]
+    if type(texts) is not dict:
+        raise _OddError("contents is no object")
+    contents = {name: _read_content(text) for name, text in texts.items()}
+    _vet(record, contents)
     return record, contents
 
 
-def _read_result(value: object) -> ActionResult:
-    fields = _fields(value, _RESULT)
-    code, outputs, provenance = fields["exit_code"], fields["outputs"], fields["provenance"]
-    if type(code) is not int or not -_MAX_SIZE <= code < _MAX_SIZE:
-        raise _OddError("exit_code is no number")
-    if type(outputs) is not list or not isinstance(provenance, Mapping):
-        raise _OddError("outputs or provenance")
-    found = tuple(_read_output(output) for output in outputs)
-    if len({output.path for output in found}) != len(found):
-        raise _OddError("an output twice")
+def _read_result(fields: dict[str, object]) -> ActionResult:
+    outputs = fields["outputs"]
+    if type(outputs) is not list:
+        raise _OddError("outputs")
     return ActionResult(
         value=_read_digest(_fields(fields["value"], _DIGEST)),
         stderr=_read_digest(_fields(fields["stderr"], _DIGEST)),
-        exit_code=code,
-        outputs=found,
-        provenance=provenance,
+        exit_code=fields["exit_code"],  # type: ignore[arg-type]
+        outputs=tuple([_read_output(_fields(output, _OUTPUT)) for output in outputs]),
+        provenance=fields["provenance"],  # type: ignore[arg-type]
     )
 
 
-def _read_output(value: object) -> OutputFile:
-    fields = _fields(value, _OUTPUT)
-    path, executable = fields["path"], fields["executable"]
-    if type(path) is not str or not is_inside(path) or type(executable) is not bool:
-        raise _OddError(f"output {path!r}")
-    return OutputFile(path=path, digest=_read_digest(fields), executable=executable)
+def _read_output(fields: dict[str, object]) -> OutputFile:
+    return OutputFile(
+        path=fields["path"],  # type: ignore[arg-type]
+        digest=_read_digest(fields),
+        executable=fields["executable"],  # type: ignore[arg-type]
+    )
 
 
 def _read_digest(fields: dict[str, object]) -> Digest:
     name, size = fields["hash"], fields["size"]
-    if not is_hash(name) or type(size) is not int or not 0 <= size < _MAX_SIZE:
+    if type(name) is not str or len(name) != 64 or type(size) is not int or size < 0:
         raise _OddError("not a digest")
-    return Digest(hash=name, size=size)  # type: ignore[arg-type]
+    return EMPTY if not size and name == EMPTY.hash else Digest(hash=name, size=size)
 
 
-def _read_contents(value: object, result: ActionResult) -> dict[str, bytes]:
-    """The small contents; they must be just those that the result refers to."""
-    sizes: dict[str, int] = {}
-    for digest in digests(result):
-        if sizes.setdefault(digest.hash, digest.size) != digest.size:
-            raise _OddError("one hash with two sizes")
-    small = {name for name, size in sizes.items() if size <= INLINE}
-    found = {name: _read_content(name, data) for name, data in _fields(value, small).items()}
-    if any(len(data) != sizes[name] for name, data in found.items()):
-        raise _OddError("a content of another size")
-    return found
-
-
-def _read_content(name: str, text: object) -> bytes:
+def _read_content(text: object) -> bytes:
     if type(text) is not str or not text.isascii():
         raise _OddError("a content that is no base64")
-    data = binascii.a2b_base64(text, strict_mode=True) if text else b""
-    if hashlib.sha256(data).hexdigest() != name:
-        raise _OddError("a content of another hash")
-    return data
+    return binascii.a2b_base64(text, strict_mode=True) if text else b""
+
+
+def _vet(record: Record, contents: Mapping[str, bytes]) -> None:
+    """Raise _OddError for a record that must be neither written nor believed.
+
+    `contents` must be just the small contents that the result refers to.
+    """
+    created, result = record.created, record.result
+    if not is_hash(record.key):
+        raise _OddError(f"not a key: {record.key!r}")
+    if type(created) not in (int, float) or not 0 <= created < math.inf:
+        raise _OddError("created is no time")
+    if type(result.exit_code) is not int or not -_MAX_SIZE <= result.exit_code < _MAX_SIZE:
+        raise _OddError("exit_code is no number")
+    if not isinstance(result.provenance, Mapping):
+        raise _OddError("provenance is no object")
+    if result.outputs:
+        _vet_outputs(result)
+    small = 0
+    sizes: dict[str, int] = {}
+    for digest in (result.value, result.stderr, *[output.digest for output in result.outputs]):
+        name, size = digest.hash, digest.size
+        if name in sizes:
+            if sizes[name] != size:
+                raise _OddError("one hash with two sizes")
+            continue
+        sizes[name] = size
+        if not is_hash(name) or type(size) is not int or not 0 <= size < _MAX_SIZE:
+            raise _OddError("not a digest")
+        if size <= INLINE:
+            small += 1
+            data = contents.get(name)
+            if data is None or len(data) != size:
+                raise _OddError("a content lacks or has another size")
+            if name != (hashlib.sha256(data).hexdigest() if size else EMPTY.hash):
+                raise _OddError("a content of another hash")
+    if len(contents) != small:
+        raise _OddError("contents that the result does not name")
+
+
+def _vet_outputs(result: ActionResult) -> None:
+    for output in result.outputs:
+        if type(output.path) is not str or not is_inside(output.path) or type(output.executable) is not bool:
+            raise _OddError(f"output {output.path!r}")
+    if len({output.path for output in result.outputs}) != len(result.outputs):
+        raise _OddError("an output twice")
 
 
 def is_inside(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -207,15 +208,23 @@ digest_strategy = st.one_of(
     st.dictionaries(st.text(max_size=9), json_values, max_size=4),
     st.floats(0, 1e12),
     st.integers(-255, 255),
+    st.dictionaries(st.sampled_from(["wall_s", "tokens", "\x7f\u2028é"]), json_values),
 )
-@settings(max_examples=200, deadline=None)
-def test_every_record_comes_back(found: list[Any], components: Any, created: float, code: int) -> None:
+@settings(max_examples=300, deadline=None)
+def test_every_record_comes_back(
+    found: list[Any], components: Any, created: float, code: int, provenance: Any
+) -> None:
     contents = {digest.hash: data for digest, data in found if data is not None}
     value, stderr, *rest = [digest for digest, _ in found]
     outputs = tuple(OutputFile(path=f"out/{i}", digest=digest) for i, digest in enumerate(rest))
-    result = ActionResult(value=value, stderr=stderr, outputs=outputs, exit_code=code)
+    result = ActionResult(value=value, stderr=stderr, outputs=outputs, exit_code=code, provenance=provenance)
     record = Record(key=KEY, components=components, result=result, created=created)
-    assert decode(KEY, encode(record, contents)) == (record, contents)
+    data = encode(record, contents)
+    assert decode(KEY, data) == (record, contents)
+    body = data.partition(b"\n")[2]
+    assert body == json.dumps(json.loads(body), sort_keys=True, separators=(",", ":")).encode()
+    ready = replace(record, text=json.dumps(components, sort_keys=True, separators=(",", ":")))
+    assert encode(ready, contents) == data
 
 
 def test_what_the_decoder_would_refuse_is_not_written() -> None:

@@ -1,0 +1,90 @@
+"""What a pool knows of a lane: its workers, what waits, and how many tasks it takes.
+
+Owns which worker gets the next task, and how far workers are fed ahead.
+
+Shell workers are *fed ahead* where tasks are short: each has the next few tasks before it asks, so that it
+never waits for llmc to look at its answer, and several travel in one message.  They are worth `AHEAD_S` of
+work at the pace of the last tasks: long tasks are not fed ahead at all, for a more urgent one may turn up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from llmc_build.execute.process import WorkerProcess
+from llmc_build.execute.protocol import Lane, Task
+
+HTTP_CAPACITY: Final = 64
+AHEAD_S: Final = 0.01  # of work that a shell worker has waiting
+AHEAD_MOST: Final = 7  # tasks
+_QUICKEST_S: Final = 0.0001
+
+
+class LaneState:
+    def __init__(self, lane: Lane, jobs: int) -> None:
+        """`jobs`: workers of a shell lane."""
+        self.lane = lane
+        self.workers: list[WorkerProcess] = []
+        self.queue: deque[Task] = deque()  # what no worker has yet, the most urgent first
+        self.flying = 0  # tasks that the workers have
+        self._shell = lane.kind == "shell"
+        self._most = jobs if self._shell else 1
+        self._holding = 0  # workers that are given nothing behind what they run
+        self._pace_s = AHEAD_S  # a task's time, the last ones counting most
+        self._ahead = 1  # tasks that a shell worker may have waiting
+
+    @property
+    def room(self) -> int:
+        """How many more tasks are wanted now, so that no worker has to wait for one."""
+        slots = self._capacity * self._most
+        if self._shell:
+            slots += self._ahead * (self._most - self._holding)
+        return max(0, slots - len(self.queue) - self.flying)
+
+    @property
+    def wants_worker(self) -> bool:
+        return len(self.workers) < self._most
+
+    def with_room(self) -> WorkerProcess | None:
+        """The worker for the next task: an idle one, or that with the least to do.
+
+        None: a new one, if the lane wants it, or none.
+        """
+        if not self.workers:
+            return None
+        best = min(self.workers, key=_load)
+        if not best.flights:
+            return best
+        if self.wants_worker or best.holding:
+            return None
+        most = 1 + self._ahead if self._shell else self._capacity
+        return best if len(best.flights) < most else None
+
+    def took(self, wall_s: float) -> None:
+        """A task has ended that took so long."""
+        self._pace_s += (wall_s - self._pace_s) / 5
+        self._ahead = min(AHEAD_MOST, int(AHEAD_S / max(self._pace_s, _QUICKEST_S)))
+
+    def hold(self, worker: WorkerProcess, on: bool) -> None:
+        """Whether a worker runs a long task, and is given nothing behind it."""
+        if worker.holding != on:
+            worker.holding = on
+            self._holding += 1 if on else -1
+
+    @property
+    def _capacity(self) -> int:
+        """Tasks that a worker runs at a time."""
+        if self._shell:
+            return 1
+        for worker in self.workers:
+            if worker.capacity is not None:
+                return worker.capacity
+        if self.lane.kind == "http":
+            return HTTP_CAPACITY
+        told = self.lane.config.get("parallel")
+        return max(1, told) if isinstance(told, int) else 1
+
+
+def _load(worker: WorkerProcess) -> float:
+    return float("inf") if worker.holding else len(worker.flights)

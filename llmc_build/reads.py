@@ -1,0 +1,62 @@
+"""What targets read: the values of this build, and those of targets outside it.  World.
+
+Owns which value a use stands for and how its bytes are had, verified.  Of a value only the digest is kept
+here; the bytes are the store's, which may have put them out of memory.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Container
+
+from llmc_build.model import Digest, Json, TargetId, ValueUse
+from llmc_build.outside import Outside
+from llmc_build.rules import BindError
+from llmc_build.store import INLINE, Store
+
+
+class Reads:
+    def __init__(self, store: Store, graph: Container[TargetId], outside: Outside | None) -> None:
+        """`outside`: what is read of targets that are not in the graph."""
+        self.values: dict[TargetId, Digest] = {}  # of targets that have one; a skipped one has none
+        self._store = store
+        self._graph = graph
+        self._outside = outside
+        self._empty = store.add(b"")
+
+    def digest(self, use: ValueUse) -> Digest:
+        if use.producer is None:
+            return self._store.add((use.constant or "").encode("utf-8", "surrogateescape"))
+        found = self.values.get(use.producer)
+        if found is None and self._outside is not None and use.producer not in self._graph:
+            found = self._outside.digest(use.producer)
+        return self._empty if found is None else found  # a skipped step's value is empty
+
+    def read(self, use: ValueUse) -> bytes:
+        """The bytes of a value.  Raises BindError where they are lost."""
+        digest = self.digest(use)
+        data = self._store.read(digest)
+        if data is None and self._fetched(use, digest):
+            data = self._store.read(digest)
+        if data is None:
+            raise BindError(f"the value of {use.name} was lost from the store; build again")
+        return data
+
+    def content(self, use: ValueUse) -> dict[str, Json]:
+        """A value as a message to a worker has it.  Raises BindError where it is lost."""
+        digest = self.digest(use)
+        if digest.size > INLINE:
+            path = self._store.file(digest)
+            if path is None and self._fetched(use, digest):
+                path = self._store.file(digest)
+            if path is not None:
+                return {"hash": digest.hash, "size": digest.size, "file": str(path)}
+        data = binascii.b2a_base64(self.read(use), newline=False).decode("ascii")
+        return {"hash": digest.hash, "size": digest.size, "data": data}
+
+    def _fetched(self, use: ValueUse, digest: Digest) -> bool:
+        """Whether the value of a target outside the build was brought into the store."""
+        producer = use.producer
+        if self._outside is None or producer is None or producer in self._graph:
+            return False
+        return self._outside.fetch(producer, digest)

@@ -1,0 +1,162 @@
+"""Values in `.llmc/out`: what is right there stays, what is not is replaced, and nothing leads elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmc_build import valuefiles
+from llmc_build.model import ActionResult
+from llmc_build.outputs import Outputs, PlacingError
+from llmc_build.store import Store
+from llmc_build.store.state import FileDigests
+from llmc_build.valuefiles import ValueFiles
+
+LARGE = b"large\n" * 1000
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / ".llmc"
+    home.mkdir()
+    return home
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.memory(tmp_path / "scratch")
+
+
+@pytest.fixture
+def values(home: Path, store: Store) -> Iterator[ValueFiles]:
+    found = ValueFiles(home, store, FileDigests(home / "digests"))
+    yield found
+    found.close()
+
+
+def another(home: Path, store: Store) -> ValueFiles:
+    """As the next build has it."""
+    return ValueFiles(home, store, FileDigests(home / "digests"))
+
+
+@pytest.mark.parametrize("data", [b"", b"value\n", LARGE])
+def test_a_value_is_written_once(home: Path, store: Store, values: ValueFiles, data: bytes) -> None:
+    assert values.place("w.s", store.add(data)) == 1
+    assert (home / "out" / "w" / "s").read_bytes() == data
+    assert another(home, store).place("w.s", store.add(data)) == 0
+    assert os.listdir(home / "out" / "w") == ["s"], "no temporary file stays"
+
+
+def test_what_is_not_the_value_is_replaced(home: Path, store: Store, values: ValueFiles) -> None:
+    values.place("w.s", store.add(b"value\n"))
+    path = home / "out" / "w" / "s"
+    outside = home / "precious"
+    outside.write_bytes(b"value\n")
+
+    def spoil(how: str) -> None:
+        path.unlink()
+        if how == "link":
+            path.symlink_to(outside)
+        else:
+            path.write_bytes(b"valuE\n" if how == "content" else b"value\n")
+            path.chmod(0o755 if how == "mode" else 0o644)
+
+    for how in ("content", "link", "mode"):
+        spoil(how)
+        assert another(home, store).place("w.s", store.add(b"value\n")) == 1, how
+        assert path.read_bytes() == b"value\n"
+        assert not path.is_symlink()
+    assert outside.read_bytes() == b"value\n"
+
+
+def test_a_lost_value_is_told(store: Store, values: ValueFiles) -> None:
+    digest = store.add(LARGE)
+    store.cas.path(digest).unlink()
+    assert values.place("w.s", digest) is None
+
+
+def test_no_more_folders_are_open_than_a_process_may_have(
+    home: Path, store: Store, values: ValueFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(valuefiles, "_OPEN", 3)
+    before = len(os.listdir("/dev/fd"))
+    for turn in range(3):
+        for w in range(10):
+            assert values.place(f"w{w}.s{turn}", store.add(b"%d %d" % (w, turn))) == 1
+    assert len(os.listdir("/dev/fd")) <= before + 4
+    for turn in range(3):
+        for w in range(10):
+            assert (home / "out" / f"w{w}" / f"s{turn}").read_bytes() == b"%d %d" % (w, turn)
+    values.close()
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_folders_that_are_removed_while_a_build_goes_on_are_made_again(
+    home: Path, store: Store, values: ValueFiles
+) -> None:
+    for name, gone in (("a", home / "out" / "w"), ("b", home / "out"), ("c", None)):
+        assert values.place(f"w.{name}", store.add(b"value")) == 1
+        assert (home / "out" / "w" / name).read_bytes() == b"value"
+        if gone is not None:
+            shutil.rmtree(gone)
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_nothing_is_written_through_what_is_no_folder(home: Path, store: Store, what: str) -> None:
+    """A step without a sandbox could have put a symbolic link there."""
+    (home / "elsewhere").mkdir()
+    (home / "out").mkdir()
+    if what == "file":
+        (home / "out" / "w").write_text("in the way")
+    else:
+        (home / "out" / "w").symlink_to(home / "elsewhere")
+    outputs = Outputs(home.parent, home, store, FileDigests(home / "digests"))
+    result = ActionResult(value=store.add(b"value"), stderr=store.add(b""))
+    with pytest.raises(PlacingError) as error:
+        outputs.place("w.s", result)
+    assert str(error.value) == (
+        "out/w/s can't be put in place: a folder on the way is a file or a symbolic link"
+    )
+    assert os.listdir(home / "elsewhere") == []
+
+
+def test_only_values_of_steps_that_are_gone_are_withdrawn(home: Path, store: Store) -> None:
+    digests = FileDigests(home / "digests")
+    for target in ("v.a", "v.b", "w.a", "w.b", "x.a"):
+        Outputs(home.parent, home, store, digests).place(
+            target, ActionResult(value=store.add(b"value"), stderr=store.add(b""))
+        )
+
+    def there() -> set[str]:
+        return {f"{path.parent.name}.{path.name}" for path in (home / "out").glob("*/*")}
+
+    def withdraw(*here: str, only: set[str] | None = None) -> None:
+        outputs = Outputs(home.parent, home, store, digests, dict.fromkeys(here, "f.yaml"))
+        outputs.withdraw_gone(dict.fromkeys(here, ()), only)
+
+    withdraw("v.a", "w.a", only={"w"})
+    assert there() == {"v.a", "v.b", "w.a", "x.a"}
+    withdraw("v.a", "w.a")
+    assert there() == {"v.a", "w.a", "x.a"}, "a workflow of which the build knows nothing is left alone"
+
+
+def test_only_outputs_of_the_workflows_named_are_withdrawn(home: Path, store: Store) -> None:
+    from llmc_build.model import OutputFile
+
+    digests = FileDigests(home / "digests")
+    (home.parent / "f.yaml").touch()
+    sources = {"v.a": "f.yaml", "w.a": "f.yaml"}
+    outputs = Outputs(home.parent, home, store, digests, sources)
+    for target in sources:
+        output = OutputFile(path=f"made/{target}", digest=store.add(target.encode()))
+        outputs.place(target, ActionResult(value=store.add(b""), stderr=store.add(b""), outputs=(output,)))
+    outputs.save()
+    again = Outputs(home.parent, home, store, digests, sources)
+    again.withdraw_gone({"v.a": (), "w.a": ()}, {"w"})
+    assert sorted(os.listdir(home.parent / "made")) == ["v.a"]
+    Outputs(home.parent, home, store, digests, {}).withdraw_gone({}, {"v"})
+    assert sorted(os.listdir(home.parent / "made")) == ["v.a"], "its file is there and was not read"
