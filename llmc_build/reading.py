@@ -6,17 +6,20 @@ Owns reading: what the text means is `workflow`.  Faults of all files are raised
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import os
 import stat
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc_build import workflow
+from llmc_build.claims import unordered_inputs
 from llmc_build.errors import Fault, WorkflowError
 from llmc_build.model import Step, Workflow
-from llmc_build.resolve import Program, resolve_all, unordered_inputs
+from llmc_build.resolve import Program, resolve_and_release
 from llmc_build.workflow import Draft
 
 if TYPE_CHECKING:
@@ -42,11 +45,24 @@ def load_program(
     Raises WorkflowError with the faults of every kind together: those of the fields, of the names and of the
     graph.  Names are not checked where a fault may hide one that is defined.
     """
-    from llmc_build.graph import ActionGraph  # networkx takes its time
+    with _collector_paused():
+        try:
+            return _load(files, workspace, seen, places=False)
+        except WorkflowError:
+            return _load(files, workspace, seen, places=True)  # told with every place
+
+
+def _load(
+    files: Sequence[Path], workspace: Path, seen: Seen | None, *, places: bool
+) -> tuple[Program, ActionGraph]:
+    from llmc_build.graph import ActionGraph
 
     draft = _read_all(files, workspace, seen)
-    program, faults = resolve_all(draft.workflows)
-    found = [*draft.faults, *(faults if draft.names_known else ())]
+    found, names_known = list(draft.faults), draft.names_known
+    workflows = list(draft.workflows)
+    del draft
+    program, faults = resolve_and_release(workflows, places=places)
+    found += faults if names_known else ()
     try:
         graph = ActionGraph(tuple(program.targets), program.edges)
     except WorkflowError as error:
@@ -55,6 +71,18 @@ def load_program(
     if found:
         raise WorkflowError(dict.fromkeys(found))
     return program, graph
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Nothing that is made while a program is read is garbage: to look for it again and again takes long."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_piece(data: bytes, name: str, first_line: int, workspace: Path, seen: Seen) -> Draft:

@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"workflow"},
     {"shellcode"},
     {"rules"},
-    {"resolve", "keys", "reach"},
+    {"claims", "names", "resolve", "keys", "reach"},
     {"graph"},
     {"plan"},
     # ---- from here on, the world
