@@ -57,7 +57,7 @@ def _load(
 ) -> tuple[Program, ActionGraph]:
     from llmc_build.graph import ActionGraph
 
-    draft = _read_all(files, workspace, seen)
+    draft = _read_all(files, workspace, seen, places=places)
     found, names_known = list(draft.faults), draft.names_known
     workflows = list(draft.workflows)
     del draft
@@ -93,14 +93,16 @@ def read_piece(data: bytes, name: str, first_line: int, workspace: Path, seen: S
     return dataclasses.replace(draft, workflows=workflows, faults=tuple(faults))
 
 
-def _read_all(files: Sequence[Path], workspace: Path, seen: Seen | None = None) -> Draft:
+def _read_all(
+    files: Sequence[Path], workspace: Path, seen: Seen | None = None, *, places: bool = True
+) -> Draft:
     faults: list[Fault] = []
     workflows: list[Workflow] = []
     names_known = True
     for file in files:
         name = shown(file)
         try:
-            draft = workflow.read(_read(file, seen), name)
+            draft = workflow.read(_read(file, seen), name, places=places)
         except _Unreadable as error:
             faults.append(Fault(headline=f"{name}: {error}", hint=_near(file)))
             names_known = False

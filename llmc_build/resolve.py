@@ -9,7 +9,8 @@ Every fault of all workflows is found in one pass and raised together.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 
@@ -30,6 +31,7 @@ from llmc_build.names import Known, Names, Origin, View
 from llmc_build.rules import rule
 from llmc_build.template import Condition, Ref, TemplateError, parse_condition
 
+_NO_MORE = (None, None)
 _NO_VALUES: Mapping[tuple[str, ...], ValueUse] = MappingProxyType({})
 
 
@@ -49,7 +51,43 @@ class Program:
     """All targets in the order of the files, and all edges between them."""
 
     targets: Mapping[TargetId, Target]
-    edges: tuple[Edge, ...]
+    edges: Collection[Edge]
+
+
+class Edges(Collection[Edge]):
+    """Edges in little memory: each is made when it is asked for."""
+
+    def __init__(self) -> None:
+        self._ends: list[TargetId] = []  # producer, target, producer, target, ...
+        self._kinds: list[EdgeKind] = []
+        self._more: dict[int, tuple[Location | None, float | None]] = {}  # where there is more to it
+
+    def add(
+        self,
+        producer: TargetId,
+        target: TargetId,
+        kind: EdgeKind,
+        location: Location | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        if location is not None:
+            self._more[len(self._kinds)] = (location, timeout_s)
+        self._kinds.append(kind)
+        self._ends += (producer, target)
+
+    def __iter__(self) -> Iterator[Edge]:
+        ends, more = iter(self._ends), self._more
+        for number, kind in enumerate(self._kinds):
+            location, timeout_s = more.get(number, _NO_MORE)
+            yield Edge(
+                producer=next(ends), target=next(ends), kind=kind, timeout_s=timeout_s, location=location
+            )
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def __contains__(self, edge: object) -> bool:
+        return any(edge == one for one in self)
 
 
 def resolve(workflows: Sequence[Workflow]) -> Program:
@@ -77,7 +115,7 @@ def resolve_all(
 
 
 def resolve_and_release(workflows: list[Workflow], *, places: bool = True) -> tuple[Program, list[Fault]]:
-    """What `resolve_all` does, emptying the list on the way: all steps and all targets are too much at once."""
+    """What `resolve_all` does, emptying the list on the way: steps and targets are too much at once."""
     faults: list[Fault] = []
     names = Names(workflows, faults, None, places)
     return _resolved(_popped(workflows), names, faults)
@@ -93,7 +131,7 @@ def _resolved(
     workflows: Iterable[Workflow], names: Names, faults: list[Fault]
 ) -> tuple[Program, list[Fault]]:
     targets: dict[TargetId, Target] = {}
-    edges: list[Edge] = []
+    edges = Edges()
     for workflow in workflows:
         view = View(workflow, names)
         before: Origin | None = None
@@ -101,14 +139,14 @@ def _resolved(
             view.enter(origin)
             targets[origin.id] = _target(step, origin, view, faults, edges)
             if before is not None and view.sequential:
-                edges.append(Edge(producer=before.id, target=origin.id, kind=EdgeKind.ORDER))
+                edges.add(before.id, origin.id, EdgeKind.ORDER)
             before = origin
             view.leave(origin)
     refuse_shared_outputs(targets.values(), faults)
-    return Program(targets=targets, edges=tuple(edges)), faults
+    return Program(targets=targets, edges=edges), faults
 
 
-def _target(step: Step, origin: Origin, view: View, faults: list[Fault], edges: list[Edge]) -> Target:
+def _target(step: Step, origin: Origin, view: View, faults: list[Fault], edges: Edges) -> Target:
     """The target of a step; its edges are added to those found so far."""
     action = rule(step.rule).lower(step, _Scope(step, view, faults, edges))
     condition, condition_values = None, _NO_VALUES
@@ -117,19 +155,11 @@ def _target(step: Step, origin: Origin, view: View, faults: list[Fault], edges: 
     for wait in step.waits:
         producer = view.step(wait.target, "waits for", wait.location, step, faults)
         if producer:
-            edges.append(
-                Edge(
-                    producer=producer,
-                    target=step.id,
-                    kind=EdgeKind.WAIT,
-                    timeout_s=wait.timeout_s,
-                    location=wait.location,
-                )
-            )
+            edges.add(producer, step.id, EdgeKind.WAIT, wait.location, wait.timeout_s)
     for need in step.needs:
         producer = view.step(need.target, "needs", need.location, step, faults)
         if producer:
-            edges.append(Edge(producer=producer, target=step.id, kind=EdgeKind.ORDER, location=need.location))
+            edges.add(producer, step.id, EdgeKind.ORDER, need.location)
     return Target(
         id=step.id,
         step=origin,
@@ -151,12 +181,18 @@ def _condition(
     return condition, {names: uses[slot] for names, slot in slots.items() if slot in uses}
 
 
+@functools.cache
+def _slot(number: int) -> str:
+    """The name of a slot: one string, in however many steps."""
+    return f"v{number}"
+
+
 class _Scope:
     """`rules.Scope` for one step: gives out slots and notes the edges."""
 
     __slots__ = ("_edges", "_faults", "_field", "_source", "_step", "_told", "_uses", "_view")
 
-    def __init__(self, step: Step, view: View, faults: list[Fault], edges: list[Edge]) -> None:
+    def __init__(self, step: Step, view: View, faults: list[Fault], edges: Edges) -> None:
         self._step = step
         self._view = view
         self._faults = faults
@@ -173,13 +209,13 @@ class _Scope:
         use = self._uses.get(means)
         if use is not None:
             return use.slot
-        slot = f"v{len(self._uses)}"
+        slot = _slot(len(self._uses))
         if isinstance(means, str):
             name = ref.text
             # a name that is the producer's own is not kept twice
             self._uses[means] = ValueUse(slot=slot, name=means if name == means else name, producer=means)
             place = self._place(ref.start) if self._view.names.places else None
-            self._edges.append(Edge(producer=means, target=self._step.id, kind=EdgeKind.DATA, location=place))
+            self._edges.add(means, self._step.id, EdgeKind.DATA, place)
         else:
             self._uses[means] = ValueUse(slot=slot, name=ref.text, constant=means[0])
         return slot

@@ -52,14 +52,15 @@ class Draft:
     names_known: bool  # every name that the file defines is there: an unknown one is a fault of its own
 
 
-def read(data: bytes | str, file: str, first_line: int | None = None) -> Draft:
+def read(data: bytes | str, file: str, first_line: int | None = None, *, places: bool = True) -> Draft:
     """What `parse` does, for a caller that has more to check before it raises.
 
     `first_line`: the data is a piece of the file (`split`), and this is the number of its first line.  Where
     any piece has a fault, the whole file has to be read to know its faults.
+    `places`: whether steps know where each of their values stands, which only messages about them need.
     """
     site = Site(file)
-    reader = _Reader(site)
+    reader = _Reader(site, places)
     found: list[Workflow] = []
     try:
         for root in documents(data, site, first_line):
@@ -75,8 +76,8 @@ def read(data: bytes | str, file: str, first_line: int | None = None) -> Draft:
 class _Reader:
     """Reads the workflows of one file."""
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
+    def __init__(self, site: Site, places: bool) -> None:
+        self.site, self.places = site, places
         self.workflows: dict[str, tuple[str, Node]] = {}  # lower-case name -> name, its place
         self.names_known = True
 
@@ -152,7 +153,7 @@ class _Reader:
     ) -> None:
         """Find what the steps of each rule begin with."""
         site = self.site
-        self.bases = {rule: Values() for rule in RULES}
+        self.bases = {rule: Values(places=self.places) for rule in RULES}
         self.default_rule: str | None = None
         self.default_fields: frozenset[str] = frozenset()
         if env_entry is not None:
@@ -217,7 +218,7 @@ class _Reader:
         if name:
             site.owner = f'step "{name}"'
         rule = self._rule(node)
-        values = self.bases[rule].copy() if rule else Values()
+        values = self.bases[rule].copy() if rule else Values(places=self.places)
         if not entries.keys().isdisjoint(_PROMPTS):
             for prompt in _PROMPTS:
                 values.drop(STEP[prompt])

@@ -305,5 +305,5 @@ def test_a_cycle_in_files_is_told_with_the_place_of_each_reference(tmp_path: Pat
     )
     with pytest.raises(WorkflowError) as error:
         load_program([file], tmp_path)
-    assert f"{file}:4:29" in error.value.render()
-    assert f"{file}:5:29" in error.value.render()
+    assert f"{file}:4:30" in error.value.render()
+    assert f"{file}:5:30" in error.value.render()
