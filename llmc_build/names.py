@@ -26,11 +26,18 @@ class Origin:
     id: TargetId
     workflow: str
     name: str
-    location: Location
+    file: str
+    line: int
+    column: int
     output: str | None
     condition: str | None
     prompt_file: str | None
     files: Mapping[str, Location]  # where its `inputs` and `outputs` are written
+
+    @property
+    def location(self) -> Location:
+        """Where the step is written."""
+        return Location(file=self.file, line=self.line, column=self.column)
 
     def place(self, name: str) -> Location:
         """Where `inputs` or `outputs` are written, or else the step."""
@@ -45,7 +52,9 @@ def _origin(step: Step) -> Origin:
         id=step.id,
         workflow=step.workflow,
         name=step.name,
-        location=step.location,
+        file=step.location.file,
+        line=step.location.line,
+        column=step.location.column,
         output=step.output,
         condition=step.condition,
         prompt_file=step.prompt_file,

@@ -142,7 +142,7 @@ def _read(file: Path, seen: Seen | None) -> bytes:
             raise _Unreadable("is not a regular file")
         if status.st_size > MAX_FILE_BYTES:
             raise _Unreadable(f"is larger than {MAX_FILE_BYTES // 1024**2} MiB")
-        data = stream.read(MAX_FILE_BYTES + 1)
+        data = stream.read()
     if seen is not None:
         seen[os.path.abspath(file)] = hashlib.sha256(data).hexdigest()
     return data

@@ -80,6 +80,7 @@ class _Reader:
         self.site, self.places = site, places
         self.workflows: dict[str, tuple[str, Node]] = {}  # lower-case name -> name, its place
         self.names_known = True
+        self.names: dict[str, str] = {}  # steps of many workflows have the same: one string will do
 
     # ------------------------------------------------------------ a workflow
 
@@ -121,10 +122,12 @@ class _Reader:
         name: str = _read(self.site, field, node)
         if len(self.site.found) > before:
             return ""
-        if name.lower() in taken:
-            self._twice(name, node, *taken[name.lower()], among)
+        name = self.names.setdefault(name, name)
+        lower = name.lower()
+        if lower in taken:
+            self._twice(name, node, *taken[lower], among)
         else:
-            taken[name.lower()] = (name, node)
+            taken[lower] = (name, node)
         return name
 
     def _twice(self, name: str, node: Node, other: str, place: Node, among: str) -> None:
