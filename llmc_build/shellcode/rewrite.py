@@ -40,6 +40,7 @@ _FORMS = {
     Context.BODY: "${%s}",
     Context.COMMENT: "${%s}",
 }
+_NONCE = 8  # characters
 _NONE: frozenset[int] = frozenset()
 _SLOT = re.compile(r"[A-Za-z0-9_]+")
 
@@ -82,7 +83,7 @@ class Script:
 
     text: str  # the same number of lines as the source
     uses: tuple[Use, ...] = ()
-    nonce: str = ""  # the end of the names of its variables
+    nonce_at: int = 0  # where in the text stands what the names of its variables end with
     words: tuple[str, ...] = ()  # plain words that may be paths of files, relative to the workspace
     # (variable, command): begins an argument of the command, which would take "-x" for an option; the step
     # must be refused where the variable's value begins with "-".
@@ -91,7 +92,13 @@ class Script:
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        return tuple(use.variable(self.nonce) for use in self.uses)
+        return variables(self.text, self.nonce_at, self.uses)
+
+
+def variables(text: str, nonce_at: int, uses: Sequence[Use]) -> tuple[Variable, ...]:
+    """The variables of a script."""
+    nonce = text[nonce_at : nonce_at + _NONCE]
+    return tuple([use.variable(nonce) for use in uses])
 
 
 def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[[Ref], str]) -> Script:
@@ -132,10 +139,11 @@ def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[
         read = [n for n, context in enumerate(found.contexts) if context is not Context.COMMENT]
         uses, refs = [uses[n] for n in read], [refs[n] for n in read]
     dashes = [(names[holes.index(at)], command) for at, command in found.dashes]
+    script = _edited(text, holes, forms, found) if found.edits else _filled(template, forms)
     return Script(
-        text=_edited(text, holes, forms, found) if found.edits else _filled(template, forms),
+        text=script,
         uses=_shared(tuple(dict.fromkeys(uses)) if len(uses) > 1 else tuple(uses)),
-        nonce=nonce,
+        nonce_at=script.index(nonce),
         words=found.words,
         dash_checks=tuple(dict.fromkeys(dashes)) if dashes else (),
         reads=tuple(refs),
@@ -194,9 +202,9 @@ def _nonce(template: Template, text: str, uses: Sequence[Use]) -> str:
     marks = iter([f"{HOLE}{' '.join([use.slot, *use.filters])}{HOLE}" for use in uses])
     canonical = "".join([part if isinstance(part, str) else next(marks) for part in template.parts])
     nonce = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
-    while nonce[:8] in text:
+    while nonce[:_NONCE] in text:
         nonce = hashlib.sha256(nonce.encode()).hexdigest()
-    return nonce[:8]
+    return nonce[:_NONCE]
 
 
 def _filled(template: Template, forms: Sequence[str]) -> str:

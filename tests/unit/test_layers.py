@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"workflow"},
     {"shellcode"},
     {"rules"},
-    {"resolve", "keys", "reach", "subgraph"},
+    {"claims", "names", "resolve", "keys", "reach", "subgraph"},
     {"graph"},
     {"plan"},
     # ---- from here on, the world
