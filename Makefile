@@ -75,9 +75,22 @@ static: setup ## Check style and types
 .PHONY: check
 check: static unit ## Everything that is quick to check: style, types, layers, unit tests
 
+BENCH := .venv-bench
+
 .PHONY: bench
-bench: setup ## Time llmc beside ninja and make on the same graphs; minutes; writes bench/results.md
-	@$(BIN)/python bench/graphs.py --write
+bench: setup $(BENCH)/.installed ## Time llmc beside other build tools; minutes; writes bench/results.md
+	@$(BIN)/python -m bench standard --llmc $(abspath $(BIN))/llmc
+
+.PHONY: bench-large
+bench-large: setup $(BENCH)/.installed ## The same on large graphs; an hour; MILLION=1: a million targets too
+	@$(BIN)/python -m bench growth $(if $(MILLION),--million) --llmc $(abspath $(BIN))/llmc
+	@$(BIN)/python -m bench shapes --llmc $(abspath $(BIN))/llmc
+
+$(BENCH)/.installed: bench/requirements.txt
+	@echo "installing doit and snakemake into $(BENCH)"
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check install --quiet -r bench/requirements.txt
+	@touch $@
 
 .PHONY: format
 format: setup ## Put the code into its form
@@ -92,9 +105,9 @@ schema: setup ## Write docs/workflow.schema.json, for completion in editors
 .PHONY: clean
 clean: ## Remove what builds and tools left; the environment and the store stay
 	@rm -rf .llmc examples/docs-pipeline/site examples/demo/page.md build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -not -path './$(VENV)*' -prune -exec rm -rf {} +
 
 .PHONY: distclean
 distclean: clean ## Also remove the environment and the store
-	@rm -rf $(VENV)
+	@rm -rf $(VENV) $(BENCH)
 	@find cache -mindepth 1 -not -name README.md -delete

@@ -1,184 +1,176 @@
-"""llmc beside ninja and make on the same graphs: cold, nothing to do, one edit, everything cached.
+"""The graphs: their shapes, what an edit of them reaches, and what each step must say.  Knows no tool.
 
-    python bench/graphs.py [--sizes 1000 10000] [--rounds 3] [--tools llmc ninja ninja-plain make]
-
-Each graph is workflows of ten steps in a chain that print; the first step of each waits for one root step.
-`ninja` passes the value of a step to the next by `cat`, as a program more; `ninja-plain` has the same number
-of processes as llmc and passes nothing.  The tools take turns within a round, in fresh folders, so a slow
-moment of the machine meets all of them.  Prints a table of medians, ratios to ninja, and peak memory; with
---write, bench/results.md too.
+Every graph has one root step.  Steps come in topological order, workflow by workflow, and are made again each
+time they are asked for, so that a graph of a million steps is never in memory.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import shutil
-import statistics
-import sys
-import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 
-CHAIN = 10
-JOBS = os.cpu_count() or 1
+ROOT = "root.root"
+CHAIN = 10  # steps of one workflow of the standard graph
+WIDTH = 100  # steps of one workflow (a layer) of the dense graph
+READS = 20  # what each step of the dense graph reads
 
 
-@dataclass(frozen=True)
-class Run:
-    seconds: float
-    peak_mb: float  # of the largest process
+@dataclass(frozen=True, slots=True)
+class Step:
+    workflow: str
+    name: str
+    reads: tuple[str, ...]  # ids of the steps whose values it reads
+
+    @property
+    def id(self) -> str:
+        return f"{self.workflow}.{self.name}"
+
+    def says(self, edit: Edit) -> str:
+        """What it prints of its own, before what it passes on."""
+        if self.id == ROOT:
+            return "root"
+        return f"{edit.word if self.id in edit.steps else 'hello'} {self.workflow} {self.name}"
 
 
-def run(command: list[str], folder: Path) -> Run:
-    """One command as a whole process; raises where it fails."""
-    began = time.perf_counter()
-    pid = os.fork()
-    if pid == 0:
-        os.chdir(folder)
-        sink = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(sink, fd)
-        os.execvp(command[0], command)
-    _, status, usage = os.wait4(pid, 0)
-    seconds = time.perf_counter() - began
-    if status:
-        raise SystemExit(f"{' '.join(command)} in {folder} ended with status {status}")
-    return Run(seconds, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2))
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Steps whose commands say another word than at first.  Later edits of a folder cover earlier ones."""
+
+    word: str = "hello"
+    steps: frozenset[str] = frozenset()
 
 
-# ---------------------------------------------------------------- the graphs, for each tool
-
-
-def steps(targets: int) -> list[tuple[int, int, str]]:
-    """(workflow, step, the step before it) of a graph with about so many targets."""
-    found = []
-    for w in range(max(1, targets // CHAIN)):
-        found += [(w, s, f"w{w}.s{s - 1}" if s else "root.root") for s in range(CHAIN)]
-    return found
-
-
-def write_llmc(folder: Path, targets: int, word: str) -> None:
-    lines = ["name: root", "steps:", "  - {name: root, command: echo root}"]
-    for w, s, before in steps(targets):
-        if s == 0:
-            lines += ["---", f"name: w{w}", "steps:"]
-        wait = ", wait_for: root.root, wait_timeout: 600" if s == 0 else ""
-        said = word if (w, s) == (0, 5) else "hello"
-        lines.append(f"  - {{name: s{s}, command: 'echo \"{said} {w} {s} {{{{{before}}}}}\"'{wait}}}")
-    (folder / "workflow.yaml").write_text("\n".join(lines) + "\n")
-
-
-def write_ninja(folder: Path, targets: int, word: str, *, plain: bool = False) -> None:
-    lines = ["rule sh", "  command = $cmd > $out", "build out/root.root: sh", "  cmd = echo root"]
-    for w, s, before in steps(targets):
-        said = word if (w, s) == (0, 5) else "hello"
-        value = "" if plain else f" `cat out/{before}`"
-        lines += [f"build out/w{w}.s{s}: sh out/{before}", f"  cmd = echo {said} {w} {s}{value}"]
-    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
-
-
-def write_make(folder: Path, targets: int, word: str) -> None:
-    """make does not see that a command changed: the edited step also depends on a file that is touched."""
-    names = [f"out/w{w}.s{s}" for w, s, _ in steps(targets)]
-    lines = ["all: " + " ".join(names), "out/root.root:", "\t@mkdir -p out; echo root > $@"]
-    for w, s, before in steps(targets):
-        said, more = (word, " edited") if (w, s) == (0, 5) else ("hello", "")
-        lines += [f"out/w{w}.s{s}: out/{before}{more}", f"\t@echo {said} {w} {s} `cat out/{before}` > $@"]
-    (folder / "Makefile").write_text("\n".join(lines) + "\n")
-    (folder / "edited").touch()
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    name: str
+    dataflow: bool  # False: its steps are a chain
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
-class Tool:
-    write: Callable[[Path, int, str], None]
-    command: list[str]
+class Graph:
+    shape: str
+    targets: int
+    workflows: Callable[[], Iterator[Workflow]]
+    passes: bool  # a step prints what it read; False: it reads it, and prints only its own
+    sinks: Callable[[], Iterator[str]]  # ids of what nothing reads
+    one: frozenset[str]  # the load "one edit"
+    whole: frozenset[str] = field(default_factory=frozenset)  # "one workflow edited"; empty: has no such load
+
+    def steps(self) -> Iterator[Step]:
+        return chain.from_iterable(w.steps for w in self.workflows())
+
+    def reached(self, edited: Collection[str]) -> set[str]:
+        """The edited steps and all that reads them, at any distance."""
+        cone = set(edited)
+        for step in self.steps():
+            if not cone.isdisjoint(step.reads):
+                cone.add(step.id)
+        return cone
+
+    def values(self, edit: Edit, wanted: Collection[str], *, passes: bool = True) -> dict[str, str]:
+        """What those steps must have printed, but for the last newline; `passes`: whether the tool does."""
+        found: dict[str, str] = {}
+        for workflow in self.workflows():
+            here = {ROOT: "root"}
+            for step in workflow.steps:
+                passed = [here[r] for r in step.reads] if self.passes and passes else []
+                here[step.id] = " ".join([step.says(edit), *passed])
+                if step.id in wanted:
+                    found[step.id] = here[step.id]
+        return found
+
+    @cached_property
+    def samples(self) -> set[str]:
+        """A few steps from the beginning, the middle and the end."""
+        at = {0, 1, self.targets // 2, self.targets - 2, self.targets - 1}
+        return {step.id for i, step in enumerate(self.steps()) if i in at}
 
 
-LLMC = [sys.executable, "-m", "llmc_build", "build", "-q", f"-j{JOBS}"]
-TOOLS = {
-    "llmc": Tool(write_llmc, LLMC),
-    "ninja": Tool(write_ninja, ["ninja", f"-j{JOBS}"]),
-    "ninja-plain": Tool(lambda f, n, w: write_ninja(f, n, w, plain=True), ["ninja", f"-j{JOBS}"]),
-    "make": Tool(write_make, ["make", f"-j{JOBS}"]),
-}
+def _rooted(rest: Iterator[Workflow]) -> Iterator[Workflow]:
+    return chain([Workflow("root", False, (Step("root", "root", ()),))], rest)
 
 
-def loads(name: str, tool: Tool, folder: Path, targets: int) -> dict[str, Run]:
-    """Every load of one tool on one graph, in their natural order."""
-    tool.write(folder, targets, "hello")
-    found = {"cold": run(tool.command, folder)}
-    run(tool.command, folder)  # what a first build leaves to the second one is not the load measured
-    found["nothing to do"] = run(tool.command, folder)
-    tool.write(folder, targets, "changed")
-    found["one edit"] = run(tool.command, folder)
-    if name == "llmc":
-        shutil.rmtree(folder / ".llmc" / "out")
-        shutil.rmtree(folder / ".llmc" / "state")
-        found["everything cached, no state"] = run(tool.command, folder)
-    return found
+def chains(size: int) -> Graph:
+    """The standard: workflows of ten steps in a chain that pass values; each chain waits for the root."""
+    count = max(1, size // CHAIN)
 
+    def workflow(w: int) -> Workflow:
+        name = f"w{w}"
+        reads = [ROOT, *(f"{name}.s{s}" for s in range(CHAIN - 1))]
+        return Workflow(name, False, tuple(Step(name, f"s{s}", (r,)) for s, r in enumerate(reads)))
 
-# ---------------------------------------------------------------- the table
-
-
-def table(results: dict[tuple[int, str, str], list[Run]], sizes: list[int], tools: list[str]) -> str:
-    lines = ["| targets | load | tool | median s | against ninja | peak MB |", "|---|---|---|---|---|---|"]
-    for size in sizes:
-        for load in ("cold", "nothing to do", "one edit", "everything cached, no state"):
-            base = results.get((size, load, "ninja"))
-            for tool in tools:
-                runs = results.get((size, load, tool))
-                if not runs:
-                    continue
-                seconds = statistics.median(r.seconds for r in runs)
-                ratio = f"{seconds / statistics.median(r.seconds for r in base):.2f}" if base else ""
-                peak = max(r.peak_mb for r in runs)
-                lines.append(f"| {size:,} | {load} | {tool} | {seconds:.3f} | {ratio} | {peak:.0f} |")
-    return "\n".join(lines)
-
-
-def machine() -> str:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return (
-        f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs, "
-        f"{memory:.0f} GiB, Python {platform.python_version()}, -j{JOBS}"
+    middle = f"w{count // 2}"
+    return Graph(
+        shape="chains",
+        targets=1 + count * CHAIN,
+        workflows=lambda: _rooted(workflow(w) for w in range(count)),
+        passes=True,
+        sinks=lambda: (f"w{w}.s{CHAIN - 1}" for w in range(count)),
+        one=frozenset({f"{middle}.s5"}),
+        whole=frozenset(f"{middle}.s{s}" for s in range(CHAIN)),
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def wide(size: int) -> Graph:
+    """One producer and its consumers, which are one workflow."""
+    count = max(1, size - 1)
+    return Graph(
+        shape="wide",
+        targets=1 + count,
+        workflows=lambda: _rooted(
+            iter([Workflow("wide", True, tuple(Step("wide", f"s{s}", (ROOT,)) for s in range(count)))])
+        ),
+        passes=True,
+        sinks=lambda: (f"wide.s{s}" for s in range(count)),
+        one=frozenset({f"wide.s{count // 2}"}),
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
-    parser.add_argument("--write", action="store_true", help="write bench/results.md")
-    options = parser.parse_args()
-    for name in options.tools:
-        if shutil.which(TOOLS[name].command[0]) is None:
-            raise SystemExit(
-                f"{name} is not installed: on Debian and Ubuntu, apt-get install ninja-build make"
-            )
-    results: dict[tuple[int, str, str], list[Run]] = defaultdict(list)
-    with tempfile.TemporaryDirectory(prefix="llmc-bench-") as scratch:
-        for size in options.sizes:
-            for round_ in range(options.rounds):
-                for name in options.tools:
-                    folder = Path(scratch) / f"{size}-{round_}-{name}"
-                    folder.mkdir()
-                    for load, one in loads(name, TOOLS[name], folder, size).items():
-                        results[size, load, name].append(one)
-                    print(f"{size} targets, round {round_ + 1}: {name} done", file=sys.stderr)
-    text = f"{machine()}; {options.rounds} rounds\n\n{table(results, options.sizes, options.tools)}\n"
-    print(text)
-    if options.write:
-        (Path(__file__).parent / "results.md").write_text(f"# What `make bench` printed\n\n{text}")
 
 
-if __name__ == "__main__":
-    main()
+def deep(size: int) -> Graph:
+    """One chain.  A step prints only its own, since values passed on would grow with every step."""
+    count = max(2, size - 1)
+
+    def steps() -> Iterator[Step]:
+        yield Step("deep", "s0", (ROOT,))
+        for s in range(1, count):
+            yield Step("deep", f"s{s}", (f"deep.s{s - 1}",))
+
+    return Graph(
+        shape="deep",
+        targets=1 + count,
+        workflows=lambda: _rooted(iter([Workflow("deep", False, tuple(steps()))])),
+        passes=False,
+        sinks=lambda: iter([f"deep.s{count - 1}"]),
+        one=frozenset({f"deep.s{count - 2}"}),  # its value is read by one step, whose own stays what it was
+    )
+
+
+def dense(size: int) -> Graph:
+    """Layers; each step reads twenty of the layer before.  As in `deep`, it prints only its own."""
+    width = max(READS, min(WIDTH, size // 5))
+    layers = max(2, size // width)
+
+    def layer(n: int) -> Workflow:
+        name = f"l{n}"
+        reads = [
+            tuple(f"l{n - 1}.s{(s + k * (width // READS)) % width}" for k in range(READS)) if n else (ROOT,)
+            for s in range(width)
+        ]
+        return Workflow(name, True, tuple(Step(name, f"s{s}", r) for s, r in enumerate(reads)))
+
+    last_but_one = f"l{layers - 2}"
+    return Graph(
+        shape="dense",
+        targets=1 + layers * width,
+        workflows=lambda: _rooted(layer(n) for n in range(layers)),
+        passes=False,
+        sinks=lambda: (f"l{layers - 1}.s{s}" for s in range(width)),
+        one=frozenset({f"{last_but_one}.s{width // 2}"}),
+        whole=frozenset(f"{last_but_one}.s{s}" for s in range(width)),
+    )
+
+
+SHAPES: dict[str, Callable[[int], Graph]] = {"chains": chains, "wide": wide, "deep": deep, "dense": dense}

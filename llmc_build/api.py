@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmc_build.config import Config
     from llmc_build.llm.models import ModelListing
     from llmc_build.report import Reporter
+    from llmc_build.session import Session, Work
 
 __all__ = [
     "BuildReport",
@@ -82,7 +83,7 @@ def build(
     from starting.  In the main thread, SIGINT and SIGTERM end the build in order; the report says so.
     """
     from llmc_build.binder import Options
-    from llmc_build.reading import load_program
+    from llmc_build.collecting import loaded
     from llmc_build.report import Silent
     from llmc_build.session import Session, signals
 
@@ -90,27 +91,95 @@ def build(
     config = _config(workspace, flags, environ)
     reporter = reporter or Silent()
     started = time.monotonic()
+    environ = os.environ if environ is None else environ
     paths = _files(files, config)
-    program, graph = load_program(paths, config.workspace)
-    graph = graph.select(targets)
     options = Options(force=force, offline=offline, dry_run=dry_run)
-    with signals() as stop, ExitStack() as stack:
-        session = Session(
-            config=config,
-            program=program,
-            graph=graph,
-            options=options,
-            no_cache=no_cache,
-            environ=os.environ if environ is None else environ,
-            reporter=reporter,
-            stack=stack,
-        )
-        reporter.started(len(graph), session.run.run_id, config.jobs)
-        found = session.execute(stop, fail_fast=fail_fast)
-        report = session.report(found, stop, wall_s=time.monotonic() - started)
-        session.keep(report, paths)
+    work = None if force or no_cache else _part(paths, config, environ, targets)
+    work = work or _all(paths, config, targets)
+    with signals() as stop, loaded():
+        with ExitStack() as stack:
+            session = Session(
+                config=config,
+                options=options,
+                no_cache=no_cache,
+                environ=environ,
+                reporter=reporter,
+                stack=stack,
+            )
+            work = _look(session, work, paths, config, targets)
+            reporter.started(len(work.graph or ()), session.run.run_id, config.jobs)
+            found = session.execute(work.graph, stop, fail_fast=fail_fast) if work.graph else {}
+            report = session.report(work, found, stop, wall_s=time.monotonic() - started)
+            session.keep(report, work)
+        session.remember(report, work, paths)
     reporter.finished(report)
     return report
+
+
+def _part(
+    paths: Sequence[Path], config: Config, environ: Mapping[str, str], targets: Sequence[str]
+) -> Work | None:
+    """What changed since the last build, where that can be told; None: everything is to be looked at."""
+    from llmc_build.snapshot import keeping
+
+    survey = keeping.survey(
+        str(config.workspace),
+        [os.path.abspath(path) for path in paths],
+        config=str(config.file) if config.file else None,
+        cache_dir=str(config.cache_dir),
+        environ=environ,
+    )
+    if survey is None or survey.whole is not None:
+        return None
+    from llmc_build.partial import Partial, TooMuch
+    from llmc_build.session import Work
+    from llmc_build.snapshot.form import Damaged
+    from llmc_build.snapshot.selection import selected
+
+    try:
+        survey.snapshot.check()
+        part = Partial(survey, paths, config.workspace)
+        structure = part.structure
+        wanted = selected(structure.paths, structure.producers, targets) if targets else None
+    except (
+        TooMuch,
+        Damaged,
+        ValueError,
+        KeyError,
+        IndexError,
+    ):  # what is wrong with it is found by looking at all
+        return None
+    if targets and wanted is None:
+        return None
+    return Work(program=part.program, read=part.read, part=part, wanted=wanted)
+
+
+def _all(paths: Sequence[Path], config: Config, targets: Sequence[str]) -> Work:
+    from llmc_build.reading import load_program
+    from llmc_build.session import Work
+
+    read: dict[str, str] = {}
+    program, graph = load_program(paths, config.workspace, read)
+    graph = graph.select(targets)
+    return Work(program=program, read=read, graph=graph, after=graph.comes_after)
+
+
+def _look(
+    session: Session, work: Work, paths: Sequence[Path], config: Config, targets: Sequence[str]
+) -> Work:
+    """Gets the session ready for the targets that have to be looked at."""
+    from llmc_build.partial import TooMuch
+    from llmc_build.snapshot import keeping
+
+    if work.part is not None:
+        try:
+            session.partly(work)
+        except TooMuch:
+            work = _all(paths, config, targets)
+        else:
+            return work
+    session.whole(work, keeping.last_keys(str(config.workspace), [os.path.abspath(path) for path in paths]))
+    return work
 
 
 def show(target: TargetId, *, workspace: Path | None = None) -> bytes:
@@ -209,14 +278,14 @@ def _config(
 
 def _files(files: Files, config: Config) -> list[Path]:
     """The files of a build, in the order given, each once."""
-    from llmc_build.store.state import read_last
+    from llmc_build.snapshot.keeping import last_files
 
     if files:
         found = [Path(file) for file in files]
     elif config.workflows:
         found = [config.workspace / file for file in config.workflows]
     else:
-        found = [config.workspace / file for file in read_last(config.workspace / ".llmc" / "state")]
+        found = [config.workspace / file for file in last_files(str(config.workspace))]
         if not found or not all(path.is_file() for path in found):
             found = [config.workspace / "workflow.yaml"]
         if not found[0].is_file():

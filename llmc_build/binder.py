@@ -1,49 +1,44 @@
-"""One target and the world: what it reads, its key, what the store has for it, what a worker is told.  World.
+"""One target and the world: what the store has for it, whether it is run here, what became of it.  World.
 
-Owns all that happens to a target between "it may be looked at" and "its result is known", but for the
-order of things (`plan`), the running (`execute`) and the meaning of answers (`replies`).  `check` answers
-the plan; `task` makes the message for a worker; `finish` turns the answer into a result and, where it may
-be kept, a record for the store.
+Owns what happens to a target between "it may be looked at" and "its result is known", but for what its key
+is made of (`binding`), the order of things (`plan`), what a worker is told (`orders`), the running
+(`execute`) and the meaning of answers (`replies`).  `check_many` answers the plan; `claim_many` says whether
+a target that missed is to be run by this process; `finish` turns the answer of a worker into a result and,
+where it may be kept, a record for the store.
 """
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmc_build import keys, plan, replies
-from llmc_build.environment import MissingSecret, step_environment
+from llmc_build.binding import Binding, Pending
+from llmc_build.environment import MissingSecret
 from llmc_build.execute.protocol import Done, Status, Task
-from llmc_build.graph import ActionGraph
 from llmc_build.inputs import InputError, Inputs
-from llmc_build.keys import Files
 from llmc_build.lanes import Lanes
 from llmc_build.model import (
-    Action,
-    ActionKey,
     ActionResult,
     Digest,
-    Env,
     Json,
     Location,
     TargetId,
+    ValueUse,
 )
+from llmc_build.orders import Orders
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.outside import Outside
 from llmc_build.reads import Reads
 from llmc_build.resolve import Program
-from llmc_build.rules import BindError, Bound, rule
+from llmc_build.rules import BindError, rule
 from llmc_build.store import Record, Store
-from llmc_build.store.files import write_atomic
 from llmc_build.template import ConditionError
+from llmc_build.traces import Traces
 
-PLATFORM = f"{platform.system().lower()}-{platform.machine()}"
-MOST_PENDING = (
-    1000  # targets that wait for a worker and whose key's parts are kept; of others they are made again
-)
+MOST_PENDING = 1000  # targets that wait for a worker with what their keys were made of; others look again
 ELSEWHERE_S = 0.05  # how soon to look again for what another llmc process is running
 
 
@@ -56,16 +51,12 @@ class Options:
     dry_run: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
-class Pending:
-    """A target that was checked and must run: what its key was made of."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a look at a target would find, given the values that its producers have."""
 
-    key: ActionKey
-    bound: Bound
-    files: Files
-    env: Mapping[str, str | None]
-    cached: bool  # whether the result may be kept
-    attempts: int = 0
+    key: str | None  # None: its condition is false, so that it has none
+    value: str | None = None  # SHA-256 of the value that the store has for the key; None: it has none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +76,7 @@ class Binder:
         self,
         *,
         program: Program,
-        graph: ActionGraph,
+        graph: Container[TargetId],
         store: Store,
         inputs: Inputs,
         outputs: Outputs,
@@ -94,7 +85,7 @@ class Binder:
         workspace: Path,
         scratch: Path,
         options: Options,
-        last_keys: Mapping[TargetId, str],
+        last_key: Callable[[TargetId], str | None],
         clock: Callable[[], float] = time.time,
         outside: Outside | None = None,
     ) -> None:
@@ -104,19 +95,19 @@ class Binder:
         self._inputs = inputs
         self._outputs = outputs
         self._lanes = lanes
-        self._environ = dict(environ)  # os.environ decodes each variable whenever it is asked for
-        self._bare = self._step_environment({}, ())  # of steps that declare nothing
-        self._workspace = str(workspace)
-        self._scratch = str(scratch)
+        environ = dict(environ)  # os.environ decodes each variable whenever it is asked for
+        self.traces = Traces()
         self._reads = Reads(store, graph, outside)
+        self._binding = Binding(self._reads, inputs, lanes, environ, self.traces)
+        self._orders = Orders(self._reads, lanes, environ, workspace, scratch)
         self._options = options
-        self._last_keys = last_keys
+        self._last_key = last_key
         self._clock = clock
         self._leaders: dict[str, TargetId] = {}  # key -> the target whose action runs
         self._done: dict[str, TargetId] = {}  # key -> a target of this build that has its result
         self.pending: dict[TargetId, Pending] = {}  # what missed, as far as it is remembered, and what runs
         self.keys: dict[TargetId, str] = {}
-        self.warnings: dict[TargetId, tuple[str, ...]] = {}
+        self.warnings = self._binding.warnings
         self.unknown: set[TargetId] = set()  # in a dry run: targets whose value can't be known
         self.restored = 0
         self.missed_offline = False
@@ -127,9 +118,11 @@ class Binder:
         return self._reads.values
 
     def value(self, target: TargetId) -> bytes | None:
-        """A target's value, or None where it has none."""
-        digest = self.values.get(target)
-        return None if digest is None else self._store.read(digest)
+        """A target's value, or None where it has none, or it was lost."""
+        try:
+            return self._reads.read(ValueUse(slot="", name=target, producer=target))
+        except BindError:
+            return None
 
     def location(self, target: TargetId) -> Location:
         return self._program.targets[target].step.location
@@ -171,31 +164,30 @@ class Binder:
                 if guessed:
                     self.unknown.add(target)
                     return plan.Hit(reason=f"would run: reads {guessed[0]}")
-            if found.condition is not None:
-                values = found.condition_values
-                if not found.condition.evaluate(lambda ref: self._reads.read(values[ref.names])):
-                    return plan.Skip(reason=f"if: {found.step.condition} is false")
-            return self._bind(found.action)
+            if not self._binding.is_wanted(found):
+                return plan.Skip(reason=f"if: {found.step.condition} is false")
+            return self._binding.bind(found.action)
         except (BindError, InputError, MissingSecret, ConditionError) as error:
             return plan.Broken(error=str(error))
 
-    def _bind(self, action: Action) -> Pending:
-        its = rule(action.rule)
-        reads, uses = self._reads, action.values
-        bound = Bound(
-            values={use.slot: reads.digest(use) for use in uses},
-            read=lambda slot: reads.read(next(use for use in uses if use.slot == slot)),
-            platform=PLATFORM,
-            model=self._lanes.model(action),
+    def probe_many(self, targets: Sequence[TargetId]) -> list[Finding | None]:
+        """What `check_many` would find, given values from outside; None: it takes more than that."""
+        found = [self._prepare(target) for target in targets]
+        records = self._lookup([one.key.hash for one in found if isinstance(one, Pending) and one.cached])
+        return [self._finding(t, one, records) for t, one in zip(targets, found, strict=True)]
+
+    def _finding(
+        self, target: TargetId, one: plan.Verdict | Pending, records: Mapping[str, Record]
+    ) -> Finding | None:
+        if not isinstance(one, Pending):
+            return Finding(key=None) if isinstance(one, plan.Skip) else None
+        if not one.cached or self._options.force:
+            return None
+        record = records.get(one.key.hash)
+        usable = record is not None and not self._expired(target, record)
+        return Finding(
+            key=one.key.hash, value=record.result.value.hash if record is not None and usable else None
         )
-        found = self._inputs.find(action)
-        if found.warnings:
-            self.warnings[action.target] = found.warnings
-        env = {name: self._environ.get(name) if value is None else value for name, value in action.env}
-        key = keys.action_key(its, action, bound, files=found.files, env=env)
-        enabled = action.cache.enabled
-        cached = action.sandbox if enabled is None else enabled
-        return Pending(key=key, bound=bound, files=found.files, env=env, cached=cached)
 
     def _served(
         self, target: TargetId, pending: Pending, records: Mapping[str, Record]
@@ -229,6 +221,7 @@ class Binder:
                 return False
             self.restored += written
         self._reads.values[target] = result.value
+        self.traces.gave(result)
         return True
 
     def _expired(self, target: TargetId, found: Record) -> bool:
@@ -255,7 +248,7 @@ class Binder:
             return "forced"
         if not pending.cached:
             return "never cached"
-        last = self._last_keys.get(target)
+        last = self._last_key(target)
         if last is None:
             return "not built before"
         if last == pending.key.hash:
@@ -269,38 +262,50 @@ class Binder:
 
     # ------------------------------------------------------------ run
 
-    def claim(self, target: TargetId) -> plan.Verdict | None:
-        """Right before a target that missed is run: None where this process is to run it now.
+    def claim_many(self, targets: Sequence[TargetId]) -> list[plan.Verdict | None]:
+        """Right before targets that missed are run: None for those that this process is to run now.
 
-        The lock of its key is taken here and not when it is checked.  So a process holds few at a time, for
-        each costs the kernel a walk along all the others, and leaves to other processes what it has no
-        worker for.
+        The locks of their keys are taken here and not when they are checked.  So a process holds few at a
+        time, for each costs the kernel a walk along all the others, and leaves to other processes what it
+        has no worker for.
         """
+        claimed = [self._claim(target) for target in targets]
+        locked = [one.key.hash for one in claimed if isinstance(one, Pending) and one.cached]
+        records = self._store.lookup_many(locked) if locked and not self._options.force else {}
+        return [
+            self._late(target, one, records) if isinstance(one, Pending) else one
+            for target, one in zip(targets, claimed, strict=True)
+        ]
+
+    def _claim(self, target: TargetId) -> plan.Verdict | Pending:
+        """What a target's key is made of, its lock being ours; or why it is not run now."""
+        known = self.keys[target]
         again = self.pending.get(target) or self._prepare(target)
         if not isinstance(again, Pending):
-            self._drop(target, self.keys[target])
+            self._drop(target, known)
             return again
-        key = again.key.hash
-        if key != self.keys[target]:  # an input changed since
-            self._drop(target, self.keys[target])
+        if again.key.hash != known:  # an input changed since
+            self._drop(target, known)
             return self.check(target)
-        self.pending[target] = again
-        if not again.cached or self._options.force:
-            return None
-        if not self._store.try_lock(key):
-            self._drop(target, key)
+        if again.cached and not self._options.force and not self._store.try_lock(known):
+            self._drop(target, known)
             return plan.Elsewhere(again_in_s=ELSEWHERE_S)
-        found = self._store.lookup(key)
+        self.pending[target] = again
+        return again
+
+    def _late(self, target: TargetId, pending: Pending, records: Mapping[str, Record]) -> plan.Verdict | None:
+        """A hit where another process has stored the result since the target was checked."""
+        found = records.get(pending.key.hash)
         if found is None or self._expired(target, found):
             return None
         verdict: plan.Verdict = plan.Hit(reason="in the store")
         try:
             if not self._take(target, found.result):
                 return None
-            self._done.setdefault(key, target)
+            self._done.setdefault(found.key, target)
         except PlacingError as error:
             verdict = plan.Broken(error=str(error))
-        self._drop(target, key)
+        self._drop(target, found.key)
         return verdict
 
     def _drop(self, target: TargetId, key: str) -> None:
@@ -312,43 +317,9 @@ class Binder:
 
     def task(self, target: TargetId, number: int, logs: str | Path) -> Task:
         """The message for the worker that runs a target.  Raises BindError, MissingSecret."""
-        action = self._program.targets[target].action
         pending = self.pending[target]
         pending.attempts += 1
-        its = rule(action.rule)
-        request = its.request(action, pending.bound)
-        request["logs"] = str(logs)
-        if its.lane == "shell":
-            request["action"] = pending.key.text  # the worker writes it beside the logs
-            request.update(self._shell_request(action, pending))
-            uses = {use.slot: use for use in action.values}
-            for variable in replies.objects(request["variables"]):
-                variable["content"] = self._reads.content(uses[str(variable["slot"])])
-        else:
-            write_atomic(Path(logs) / "action.json", pending.key.text.encode())
-        lane = self._lanes.lane(action, pending.bound.model)
-        return Task(id=number, lane=lane, request=request, timeout_s=action.timeout_s)
-
-    def _shell_request(self, action: Action, pending: Pending) -> dict[str, Json]:
-        if not pending.env and not action.secrets:
-            env, secrets = self._bare
-        else:
-            env, secrets = self._step_environment(pending.env, action.secrets)
-        return {
-            "env": env,
-            "secrets": secrets,
-            "sandbox": action.sandbox,
-            "workspace": self._workspace,
-            "scratch": self._scratch,
-            "inputs": [[path, f"{self._workspace}/{path}"] for path in pending.files],
-            "outputs": list(action.outputs),
-        }
-
-    def _step_environment(
-        self, env: Mapping[str, str | None], secrets: Env
-    ) -> tuple[dict[str, Json], dict[str, Json]]:
-        whole, hidden = step_environment(self._environ, env, secrets)
-        return {**whole}, {**hidden}
+        return self._orders.task(self._program.targets[target].action, pending, number, logs)
 
     def may_retry(self, target: TargetId, done: Done, retries: int) -> bool:
         """Whether a failed attempt is to be made again."""
@@ -379,6 +350,7 @@ class Binder:
         except PlacingError as error:
             return Verified(error=str(error), warnings=tuple(warnings))
         self._reads.values[target] = result.value
+        self.traces.gave(result)
         kept = None
         if pending.cached and not changed:
             kept = Record(
@@ -388,6 +360,8 @@ class Binder:
                 created=self._clock(),
                 text=pending.key.text,
             )
+        else:
+            self.traces.not_kept.add(target)
         stats = done.reply.get("stats")
         return Verified(
             result=result,

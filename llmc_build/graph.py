@@ -1,82 +1,65 @@
 """The graph of all targets of all workflows.  Pure; the only module that uses networkx.
 
-Owns structure: edges of every kind, cycles, closure, order, reachability, how long the way below a target
-is.  What the edges mean for a build is `plan`'s business.
+Owns structure: edges of every kind, cycles, closure, order, how long the way below a target is.  What the
+edges mean for a build is `plan`'s business; whether a path leads from here to there is `reach`'s.
+
+It is one networkx DAG, in which targets and edges carry nothing, so that a hundred thousand of them are
+small.  What a build has to know of an edge beyond that it is there, the limit of a wait, is kept beside it.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import networkx as nx
 
 from llmc_build.errors import Fault, NoSuchTarget, WorkflowError, did_you_mean
 from llmc_build.model import Edge, EdgeKind, Location, TargetId
+from llmc_build.reach import Reach
+from llmc_build.subgraph import Limit, heights_of, limits_of
+
+_Cycle: TypeAlias = Sequence[tuple[TargetId, TargetId]]
+if TYPE_CHECKING:
+    _DiGraph = nx.DiGraph[str]
+else:
+    _DiGraph = nx.DiGraph
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """All edges between one pair of targets as one."""
+class _Dag(_DiGraph):
+    """A DiGraph whose targets and edges share one empty dictionary of attributes."""
 
-    kinds: frozenset[EdgeKind]
-    timeout_s: float | None = None  # the shortest of the wait edges
-    location: Location | None = None
+    _nothing: dict[str, object] = {}  # noqa: RUF012 - networkx updates it with nothing
+
+    def _share(self) -> dict[str, object]:
+        return self._nothing
+
+    node_attr_dict_factory = _share
+    edge_attr_dict_factory = _share
 
 
 class ActionGraph:
     """A directed acyclic graph over target ids; an edge goes from producer to consumer."""
 
-    def __init__(self, targets: Sequence[TargetId], edges: Iterable[Edge]) -> None:
+    def __init__(self, targets: Sequence[TargetId], edges: Collection[Edge]) -> None:
         """Raises WorkflowError with every cycle, each printed whole."""
-        self._dag: nx.DiGraph[str] = nx.DiGraph()
+        self._dag = _Dag()
         self._dag.add_nodes_from(targets)
-        for edge in edges:
-            self._add(edge)
-        self._refuse_cycles()
-        self.order: tuple[TargetId, ...] = tuple(nx.topological_sort(self._dag))
-        self._ancestors: dict[TargetId, frozenset[TargetId]] = {}
+        self._dag.add_edges_from((edge.producer, edge.target) for edge in edges)
+        try:
+            self.order: tuple[TargetId, ...] = tuple(nx.topological_sort(self._dag))
+        except nx.NetworkXUnfeasible:
+            raise WorkflowError(_cycle_faults(list(self._cycles()), edges)) from None
+        self.limits: Mapping[TargetId, Mapping[TargetId, Limit]] = limits_of(edges)  # target -> producer
+        self._whole = self  # what it is a part of
+        self._reach: Reach | None = None  # of a whole graph, once it is needed
 
-    def _add(self, edge: Edge) -> None:
-        pair = (edge.producer, edge.target)
-        old: Link | None = self._dag.edges[pair]["link"] if self._dag.has_edge(*pair) else None
-        kinds = frozenset((edge.kind,))
-        if old is None:
-            link = Link(kinds=kinds, timeout_s=edge.timeout_s, location=edge.location)
-        else:
-            limits = [t for t in (old.timeout_s, edge.timeout_s) if t is not None]
-            # the place of the wait explains a timeout; otherwise the first place will do
-            place = edge.location if edge.kind is EdgeKind.WAIT else old.location or edge.location
-            link = Link(kinds=old.kinds | kinds, timeout_s=min(limits, default=None), location=place)
-        self._dag.add_edge(*pair, link=link)
-
-    def _refuse_cycles(self) -> None:
-        if nx.is_directed_acyclic_graph(self._dag):
-            return
-        faults = []
+    def _cycles(self) -> Iterator[list[tuple[TargetId, TargetId]]]:
+        """A cycle, as its edges, of each group of targets that wait for each other."""
         for group in nx.strongly_connected_components(self._dag):
             if len(group) > 1 or any(self._dag.has_edge(n, n) for n in group):
-                start = min(group)
-                cycle = nx.find_cycle(self._dag.subgraph(group), source=start)
-                faults.append(self._cycle_fault([(a, b) for a, b, *_ in cycle]))
-        raise WorkflowError(faults)
-
-    def _cycle_fault(self, cycle: list[tuple[TargetId, TargetId]]) -> Fault:
-        links = [self._dag.edges[pair]["link"] for pair in cycle]
-        facts = tuple(
-            (f"{b} after {a}", f"{_kinds(link)} edge, {link.location or 'order of the steps'}")
-            for (a, b), link in zip(cycle, links, strict=True)
-        )
-        whole = " -> ".join([a for a, _ in cycle] + [cycle[0][0]])
-        place = min((link.location for link in links if link.location), key=str, default=None)
-        return Fault(
-            headline=f"these steps wait for each other: {whole}",
-            location=place,
-            facts=facts,
-            hint="take one of these edges away; steps of a workflow also run in order unless it says "
-            "`order: dataflow`",
-        )
+                yield list(nx.find_cycle(self._dag.subgraph(group), source=min(group)))
 
     def __len__(self) -> int:
         return len(self._dag)
@@ -84,18 +67,25 @@ class ActionGraph:
     def __contains__(self, target: object) -> bool:
         return target in self._dag
 
-    def producers(self, target: TargetId) -> Iterable[tuple[TargetId, Link]]:
-        """What the target comes after, with the edges to it."""
-        return ((p, data["link"]) for p, data in self._dag.pred[target].items())
+    def producers(self, target: TargetId) -> Iterator[TargetId]:
+        """What the target comes after by an edge of any kind."""
+        return self._dag.predecessors(target)
 
-    def consumers(self, target: TargetId) -> Iterable[TargetId]:
-        return iter(self._dag.succ[target])
+    def consumers(self, target: TargetId) -> Iterator[TargetId]:
+        return self._dag.successors(target)
+
+    def producer_counts(self) -> dict[TargetId, int]:
+        """How many producers each target has; the caller's own."""
+        return dict(self._dag.in_degree())
 
     def comes_after(self, target: TargetId, other: TargetId) -> bool:
         """Whether a path leads from `other` to `target`."""
-        if target not in self._ancestors:
-            self._ancestors[target] = frozenset(nx.ancestors(self._dag, target))
-        return other in self._ancestors[target]
+        if self._dag.has_edge(other, target):
+            return True
+        whole = self._whole  # a part has all that its targets come after
+        if whole._reach is None:
+            whole._reach = Reach(whole.order, whole.producers, whole.consumers)
+        return whole._reach.comes_after(target, other)
 
     def select(self, patterns: Sequence[str]) -> ActionGraph:
         """The part of the graph that the patterns name, with all it depends on; all of it for no pattern.
@@ -109,13 +99,18 @@ class ActionGraph:
             wanted.update(self._matches(pattern))
         stack = list(wanted)
         while stack:
-            fresh = [p for p in self._dag.pred[stack.pop()] if p not in wanted]
+            fresh = [p for p in self.producers(stack.pop()) if p not in wanted]
             wanted.update(fresh)
             stack.extend(fresh)
+        if len(wanted) == len(self):
+            return self
         part = object.__new__(ActionGraph)
-        part._dag = self._dag.subgraph(wanted)
         part.order = tuple(target for target in self.order if target in wanted)
-        part._ancestors = self._ancestors
+        part._dag = _Dag()
+        part._dag.add_nodes_from(part.order)
+        part._dag.add_edges_from((p, target) for target in part.order for p in self.producers(target))
+        part.limits = {target: found for target, found in self.limits.items() if target in wanted}
+        part._whole = self._whole
         return part
 
     def _matches(self, pattern: str) -> list[TargetId]:
@@ -139,15 +134,38 @@ class ActionGraph:
         return found
 
     def heights(self) -> dict[TargetId, int]:
-        """The number of targets on the longest way from each target down to a last one, itself counted.
-
-        It is the critical path with every step costing the same.
-        """
-        height: dict[TargetId, int] = {}
-        for target in reversed(self.order):
-            height[target] = 1 + max((height[c] for c in self._dag.succ[target]), default=0)
-        return height
+        return heights_of(self)
 
 
-def _kinds(link: Link) -> str:
-    return "/".join(sorted(kind.value for kind in link.kinds))
+def _cycle_faults(cycles: Sequence[_Cycle], edges: Iterable[Edge]) -> list[Fault]:
+    found: dict[tuple[TargetId, TargetId], list[Edge]] = {pair: [] for cycle in cycles for pair in cycle}
+    for edge in edges:
+        pair = (edge.producer, edge.target)
+        if pair in found:
+            found[pair].append(edge)
+    return [_cycle_fault(cycle, found) for cycle in cycles]
+
+
+def _cycle_fault(cycle: _Cycle, edges: Mapping[tuple[TargetId, TargetId], Sequence[Edge]]) -> Fault:
+    places = {pair: _place(edges[pair]) for pair in cycle}
+    facts = tuple(
+        (f"{b} after {a}", f"{_kinds(edges[a, b])} edge, {places[a, b] or 'order of the steps'}")
+        for a, b in cycle
+    )
+    return Fault(
+        headline=f"these steps wait for each other: {' -> '.join([a for a, _ in cycle] + [cycle[0][0]])}",
+        location=min((place for place in places.values() if place), key=str, default=None),
+        facts=facts,
+        hint="take one of these edges away; steps of a workflow also run in order unless it says "
+        "`order: dataflow`",
+    )
+
+
+def _kinds(edges: Iterable[Edge]) -> str:
+    return "/".join(sorted({edge.kind.value for edge in edges}))
+
+
+def _place(edges: Iterable[Edge]) -> Location | None:
+    """The place of the last wait explains most; otherwise the first place will do."""
+    waits = [edge.location for edge in edges if edge.kind is EdgeKind.WAIT]
+    return waits[-1] if waits else next((edge.location for edge in edges if edge.location), None)

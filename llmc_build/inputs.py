@@ -84,6 +84,12 @@ class Inputs:
             return NOTHING
         return Found(files=dict(sorted(files.items())), warnings=tuple(warnings))
 
+    def names(self, action: Action) -> set[str]:
+        """The paths of the files that `find` would find now."""
+        found = {path for pattern in action.inputs for path in self._expand(pattern)}
+        found.update(word for word in action.words if self._is_plain_file(word))
+        return {path for path in found if self._visible(action.target, path)}
+
     def offers(self, target: TargetId, path: str) -> bool:
         """Whether something of that name is in the workspace that the step could have been given."""
         try:

@@ -42,6 +42,8 @@ class Lanes:
         self._store = store
         self._spill = None if spill is None else str(spill)
         self._known: dict[tuple[str, str], ModelId | BindError] = {}
+        self.files: dict[str, str] = {}  # model files that were asked for -> SHA-256
+        self.moving: set[str] = set()  # references that may mean another file tomorrow
         self._made: dict[tuple[str, ModelId | None], Lane] = {}
 
     def model(self, action: Action) -> ModelId | None:
@@ -77,6 +79,9 @@ class Lanes:
             raise BindError(f"model {reference}: {error}") from None
         if digest is None:
             raise BindError(f"model {reference}: there is no file {file.path}")
+        self.files[str(file.path)] = digest.hash
+        if not models.is_pinned(reference, self._models):
+            self.moving.add(reference)
         return ModelId(
             reference=reference,
             hash=digest.hash,

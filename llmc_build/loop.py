@@ -159,26 +159,18 @@ class Build:
         for queue in plan.lanes:
             room = executor.room(self._lanes[queue]) if queue in self._lanes else 1
             while room > 0:
-                target = plan.take(queue)
-                if target is None:
+                taken = (plan.take(queue) for _ in range(room))
+                targets = [target for target in taken if target is not None]
+                if not targets:
                     break
-                lane = self._start(target)
-                if lane is None:
-                    continue
-                if queue in self._lanes:
-                    room -= 1
-                else:
-                    self._lanes[queue] = lane
-                    room = executor.room(lane)
-
-    def _start(self, target: TargetId) -> Lane | None:
-        """As `_submit`, unless it need not be run any more or another process runs it."""
-        verdict = self._a.binder.claim(target)
-        if verdict is None:
-            return self._submit(target)
-        event = p.NotStarted(target=target, verdict=verdict)
-        self._todo.extend(self._a.plan.handle(event, self._a.clock()))
-        return None
+                for target, verdict in zip(targets, self._a.binder.claim_many(targets), strict=True):
+                    if verdict is None:
+                        lane = self._submit(target)
+                        self._lanes.update({queue: lane} if lane is not None else {})
+                    else:
+                        event = p.NotStarted(target=target, verdict=verdict)
+                        self._todo.extend(plan.handle(event, self._a.clock()))
+                room = executor.room(self._lanes[queue]) if queue in self._lanes else 1
 
     def _submit(self, target: TargetId) -> Lane | None:
         """The lane that runs it now; None where it could not be started, which has failed it."""

@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import stat
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -47,9 +48,10 @@ class Outputs:
         self._values = ValueFiles(home, store, digests)
         self._list = home / "placed.json"
         self._journal = home / "placed.journal"
-        self._sources = sources or {}
+        self.sources = dict(sources or {})
         self._placed = _read_list(self._list)  # "file target" -> {path: hash, or several after a kill}
         self._dirty = self._replay()
+        self.placed_ns: dict[TargetId, int] = {}  # when a target's value was seen in place, unix time
 
     def place(self, target: TargetId, result: ActionResult) -> int | None:
         """Everything of a result into its place; how many files had to be written, or None on a lost blob.
@@ -76,7 +78,9 @@ class Outputs:
 
     def _place_value(self, target: TargetId, digest: Digest) -> int | None:
         try:
-            return self._values.place(target, digest)
+            found = self._values.place(target, digest)
+            self.placed_ns[target] = time.time_ns()
+            return found
         except OSError as error:
             raise PlacingError(_why(f"out/{target.replace('.', '/', 1)}", error)) from None
 
@@ -117,7 +121,7 @@ class Outputs:
         `declared`: the outputs of every target of the build.  Gone is a step that its file no longer defines,
         or whose file is gone.  `only`: the workflows that may have lost steps or declarations; None: any.
         """
-        here = self._sources
+        here = self.sources
         self._values.withdraw_all_but(
             here, only if only is not None else {target.partition(".")[0] for target in here}
         )
@@ -140,7 +144,7 @@ class Outputs:
 
     def _entry(self, target: TargetId) -> str:
         """What a target is called in the list: two files may define targets of one name."""
-        return f"{self._sources.get(target, '')} {target}"
+        return f"{self.sources.get(target, '')} {target}"
 
     def remove_all(self) -> list[str]:
         """Every placed file, for `llmc clean`; the paths of those the user has changed, which stay."""

@@ -104,23 +104,27 @@ def parse(source: str) -> Template:
     parts: list[str | Ref] = []
     spans: list[tuple[int, int]] = []
     problems: list[Problem] = []
-
-    def add(part: str | Ref, start: int, end: int) -> None:
-        if end > start:
-            parts.append(part)
-            spans.append((start, end))
-
     at = 0
-    for match in PLACEHOLDER.finditer(source):
-        problems += _stray(source, at, match.start())
-        add(source[at : match.start()], at, match.start())
-        found = _read(match)
-        if isinstance(found, Ref):
+    for match in PLACEHOLDER.finditer(source) if "{{" in source else ():
+        start, end = match.span()
+        if start > at:
+            between = source[at:start]
+            if "{{" in between:
+                problems += _stray(source, at, start)
+            parts.append(between)
+            spans.append((at, start))
+        found = _read(match, start, end)
+        if isinstance(found, Ref) and found.filters:
             problems += _filter_problems(found, source)
-        add(found, *match.span())
-        at = match.end()
-    problems += _stray(source, at, len(source))
-    add(source[at:], at, len(source))
+        parts.append(found)
+        spans.append((start, end))
+        at = end
+    if at < len(source):
+        rest = source[at:]
+        if "{{" in rest:
+            problems += _stray(source, at, len(source))
+        parts.append(rest)
+        spans.append((at, len(source)))
     if problems:
         raise TemplateError(problems)
     return Template(source, tuple(parts), tuple(spans))
@@ -137,12 +141,12 @@ def refuse_path(refs: Iterable[Ref]) -> list[Problem]:
     ]
 
 
-def _read(match: re.Match[str]) -> str | Ref:
-    if match["quote"]:
-        return str(match["literal"])
-    names = (match["one"],) if match["one"] else (match["workflow"], match["step"])
-    filters = _FILTER.findall(match["filters"])
-    return Ref(names, tuple(filters), *match.span())
+def _read(match: re.Match[str], start: int, end: int) -> str | Ref:
+    quote, literal, one, workflow, step, filters = match.groups()
+    if quote:
+        return str(literal)
+    names = (one,) if one else (workflow, step)
+    return Ref(names, tuple(_FILTER.findall(filters)) if filters else (), start, end)
 
 
 def _filter_problems(ref: Ref, source: str) -> list[Problem]:

@@ -14,37 +14,43 @@ Equal actions: while an action runs, a target that checks to the same key follow
 running.  It fails with its leader, and is checked again when the leader ended well, which finds the result,
 or was stopped by its own time limit or by the death of its worker, which says nothing of the action.
 
+A million targets may be ready at once.  The plan begins with some thousands of them and goes on at each tick,
+so that whoever calls it hears of everything else between.
+
 What is in no state: results, keys, digests, processes.  The caller has those.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
-from llmc_build.graph import ActionGraph
-from llmc_build.model import EdgeKind, State, TargetId
+from llmc_build.model import State, TargetId, message
+from llmc_build.subgraph import Graph
+
+# A member of an enum costs more to look up than a name.
+_WANTED, _READY, _RUNNING = State.WANTED, State.READY, State.RUNNING
 
 # ---------------------------------------------------------------- commands
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Check:
     """Find out what is to be done for a target; answer with a Checked event."""
 
     target: TargetId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Cancel:
     """End what runs for a target; its Finished event is still expected."""
 
     target: TargetId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Ended:
     """A target has ended; say so to whoever listens."""
 
@@ -60,24 +66,24 @@ Command: TypeAlias = Check | Cancel | Ended
 # ---------------------------------------------------------------- verdicts and events
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Hit:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Skip:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Broken:
     """The check itself failed: a missing input, a condition that can't be evaluated."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Miss:
     """It must run, on a lane."""
 
@@ -85,14 +91,14 @@ class Miss:
     lane: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Same:
     """An equal action is running for another target of this build."""
 
     leader: TargetId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Elsewhere:
     """Another process runs the same action; look again in a while."""
 
@@ -102,13 +108,13 @@ class Elsewhere:
 Verdict: TypeAlias = Hit | Skip | Broken | Miss | Same | Elsewhere
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Checked:
     target: TargetId
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Finished:
     """A target's action is over.  `error` None: it ran well and its result is durable."""
 
@@ -118,7 +124,7 @@ class Finished:
     own_fault: bool = False  # it failed by its own time limit or its worker's death, not by what it does
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class NotStarted:
     """A target that was taken was not started after all, for this reason."""
 
@@ -126,7 +132,7 @@ class NotStarted:
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Interrupted:
     """The user asked for the end: start nothing more, end what runs."""
 
@@ -134,32 +140,32 @@ class Interrupted:
 Event: TypeAlias = Checked | NotStarted | Finished | Interrupted
 
 
+AT_ONCE = 8192  # targets that are looked at in one turn to see whether they are ready from the start
+
+
 class Plan:
     """Decides what happens next.  `graph` holds exactly the targets to build."""
 
-    def __init__(self, graph: ActionGraph, *, fail_fast: bool = False) -> None:
+    def __init__(self, graph: Graph, *, fail_fast: bool = False) -> None:
         self._graph = graph
         self._fail_fast = fail_fast
         self._stopping = False  # nothing more starts
         self._cancelling = False  # and what runs is being ended
-        self._states: dict[TargetId, State] = dict.fromkeys(graph.order, State.WANTED)
+        self._states: dict[TargetId, State] = dict.fromkeys(graph.order, _WANTED)
         self._open = len(graph)
-        self._height = graph.heights()
-        self._counts: dict[TargetId, int] = {}  # producers still waited for, but timed ones
-        self._timed: dict[TargetId, dict[TargetId, float]] = {}  # producer -> limit, of timed wait edges
-        self._reasons: dict[TargetId, str] = {}
+        self._begun = 0  # so many of the graph's targets, in its order, have been looked at
+        self._height: dict[TargetId, int] = {}  # made when something has to run
+        self._counts = graph.producer_counts()  # producers still waited for, but timed ones
+        self._timed: dict[TargetId, int] = {}  # producers still waited for by a wait edge with a limit
+        self._waiting: set[TargetId] = set()  # targets whose clocks run
+        self._reasons: dict[TargetId, str] = {}  # of what is queued or runs
         self._queues: dict[str, list[tuple[int, TargetId]]] = {}  # lane -> heap, longest way down first
         self._followers: dict[TargetId, list[TargetId]] = {}
         self._clocks: list[tuple[float, TargetId, TargetId]] = []  # when a wait edge runs out
         self._again: list[tuple[float, TargetId]] = []  # when to check once more
-        for target in graph.order:
-            count = 0
-            for producer, link in graph.producers(target):
-                if EdgeKind.WAIT in link.kinds and link.timeout_s is not None:
-                    self._timed.setdefault(target, {})[producer] = link.timeout_s
-                else:
-                    count += 1
-            self._counts[target] = count
+        for target, limits in graph.limits.items():
+            self._timed[target] = len(limits)
+            self._counts[target] -= len(limits)
 
     # ------------------------------------------------------------ what the caller asks
 
@@ -175,6 +181,8 @@ class Plan:
     @property
     def deadline(self) -> float | None:
         """When `tick` is to be called next, or None."""
+        if self._begun < len(self._graph.order):
+            return -math.inf
         times = [heap[0][0] for heap in (self._clocks, self._again) if heap]
         return min(times, default=None)
 
@@ -186,18 +194,15 @@ class Plan:
         queue = self._queues.get(lane, [])
         while queue:
             target = heapq.heappop(queue)[1]
-            if self._states[target] is State.READY:
-                self._set(target, State.RUNNING)
+            if self._states[target] is _READY:
+                self._set(target, _RUNNING)
                 return target
         return None
 
     # ------------------------------------------------------------ what happens
 
     def start(self, now: float) -> list[Command]:
-        commands: list[Command] = []
-        for target in self._graph.order:
-            self._advance(target, now, commands)
-        return commands
+        return self._begin(now)
 
     def handle(self, event: Event, now: float) -> list[Command]:
         commands: list[Command] = []
@@ -212,22 +217,29 @@ class Plan:
         return commands
 
     def tick(self, now: float) -> list[Command]:
-        """Clocks that have run out by now."""
-        commands: list[Command] = []
+        """Clocks that have run out by now, and more of what is ready from the start."""
+        commands = self._begin(now)
         while self._clocks and self._clocks[0][0] <= now:
             _, target, producer = heapq.heappop(self._clocks)
-            if self._states[target] is State.WANTED and producer in self._timed.get(target, {}):
-                limit = self._timed[target][producer]
-                link = dict(self._graph.producers(target))[producer]
-                place = f" (wait_for at {link.location})" if link.location else ""
-                self._fail(target, f"waited {limit:g} s for {producer}, which has not ended{place}", commands)
+            if self._states[target] is _WANTED and not self._states[producer].ended:
+                limit = self._graph.limits[target][producer]
+                place = f" (wait_for at {limit.location})" if limit.location else ""
+                why = f"waited {limit.timeout_s:g} s for {producer}, which has not ended{place}"
+                self._fail(target, why, commands)
         while self._again and self._again[0][0] <= now:
             _, target = heapq.heappop(self._again)
-            if self._states[target] is State.READY:
+            if self._states[target] is _READY:
                 commands.append(Check(target=target))
         return commands
 
     # ------------------------------------------------------------ transitions
+
+    def _begin(self, now: float) -> list[Command]:
+        commands: list[Command] = []
+        begun, self._begun = self._begun, min(self._begun + AT_ONCE, len(self._graph.order))
+        for place in range(begun, self._begun):
+            self._advance(self._graph.order[place], now, commands)
+        return commands
 
     def _set(self, target: TargetId, state: State) -> None:
         was = self._states[target]
@@ -239,21 +251,20 @@ class Plan:
 
     def _advance(self, target: TargetId, now: float, commands: list[Command]) -> None:
         """A WANTED target with nothing more to wait for becomes READY; or its clocks start."""
-        if self._states[target] is not State.WANTED or self._counts[target]:
+        if self._counts[target] or self._states[target] is not _WANTED:
             return
-        timed = self._timed.get(target)
-        if not timed:
-            self._set(target, State.READY)
+        if not self._timed.get(target):
+            self._states[target] = _READY
             commands.append(Check(target=target))
-            return
-        if target not in self._reasons:
-            self._reasons[target] = "waiting"  # its clocks run
-            for producer, limit in timed.items():
-                heapq.heappush(self._clocks, (now + limit, target, producer))
+        elif target not in self._waiting:
+            self._waiting.add(target)
+            for producer, limit in self._graph.limits[target].items():
+                if not self._states[producer].ended:
+                    heapq.heappush(self._clocks, (now + limit.timeout_s, target, producer))
 
     def _checked(self, event: Checked, now: float, commands: list[Command]) -> None:
         target, verdict = event.target, event.verdict
-        if self._states[target] is not State.READY:
+        if self._states[target] is not _READY:
             return  # cancelled while it was checked
         if isinstance(verdict, Hit):
             self._end_well(target, State.CACHED, verdict.reason, now, commands)
@@ -262,12 +273,13 @@ class Plan:
         elif isinstance(verdict, Broken):
             self._fail(target, verdict.error, commands)
         elif isinstance(verdict, Same):
-            self._set(target, State.RUNNING)
+            self._set(target, _RUNNING)
             self._followers.setdefault(verdict.leader, []).append(target)
         elif isinstance(verdict, Elsewhere):
             heapq.heappush(self._again, (now + verdict.again_in_s, target))
         else:
             self._reasons[target] = verdict.reason
+            self._height = self._height or self._graph.heights()
             queue = self._queues.setdefault(verdict.lane, [])
             heapq.heappush(queue, (-self._height[target], target))
 
@@ -287,12 +299,12 @@ class Plan:
                 self._end(one, State.CANCELLED, "the build was stopped", commands)
             return
         if event.error is None:
-            self._end_well(target, State.RAN, self._reasons[target], now, commands)
+            self._end_well(target, State.RAN, self._reasons.pop(target), now, commands)
         else:
             self._fail(target, event.error, commands)
         for one in followers:
             if event.error is None or (event.own_fault and not self._stopping):
-                self._set(one, State.READY)
+                self._set(one, _READY)
                 commands.append(Check(target=one))
             elif self._stopping:
                 self._end(one, State.CANCELLED, "the build was stopped", commands)
@@ -308,8 +320,8 @@ class Plan:
 
     def _release(self, target: TargetId, now: float, commands: list[Command]) -> None:
         for consumer in self._graph.consumers(target):
-            if self._timed.get(consumer, {}).pop(target, None) is None:
-                self._counts[consumer] -= 1
+            counts = self._timed if target in self._graph.limits.get(consumer, ()) else self._counts
+            counts[consumer] -= 1
             self._advance(consumer, now, commands)
 
     def _end(self, target: TargetId, state: State, reason: str, commands: list[Command]) -> None:
@@ -327,7 +339,7 @@ class Plan:
         stack = [root]
         while stack:
             for consumer in self._graph.consumers(stack.pop()):
-                if self._states[consumer] is State.WANTED:
+                if self._states[consumer] is _WANTED:
                     self._set(consumer, State.POISONED)
                     commands.append(
                         Ended(
@@ -343,8 +355,9 @@ class Plan:
         """Nothing more starts; with `cancel`, what runs is ended too."""
         self._stopping = True
         self._cancelling = self._cancelling or cancel
+        if cancel:  # first what holds a worker: what only waits is a long list
+            commands += [Cancel(target=target) for target, state in self._states.items() if state is _RUNNING]
         for target, state in self._states.items():
-            if state in (State.WANTED, State.READY):
-                self._end(target, State.CANCELLED, "the build was stopped", commands)
-            elif state is State.RUNNING and cancel:
-                commands.append(Cancel(target=target))
+            if state is _WANTED or state is _READY:
+                for one in (target, *self._followers.pop(target, ())):
+                    self._end(one, State.CANCELLED, "the build was stopped", commands)

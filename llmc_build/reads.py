@@ -7,8 +7,8 @@ here; the bytes are the store's, which may have put them out of memory.
 from __future__ import annotations
 
 import binascii
+from collections.abc import Container
 
-from llmc_build.graph import ActionGraph
 from llmc_build.model import Digest, Json, TargetId, ValueUse
 from llmc_build.outside import Outside
 from llmc_build.rules import BindError
@@ -16,7 +16,7 @@ from llmc_build.store import INLINE, Store
 
 
 class Reads:
-    def __init__(self, store: Store, graph: ActionGraph, outside: Outside | None) -> None:
+    def __init__(self, store: Store, graph: Container[TargetId], outside: Outside | None) -> None:
         """`outside`: what is read of targets that are not in the graph."""
         self.values: dict[TargetId, Digest] = {}  # of targets that have one; a skipped one has none
         self._store = store

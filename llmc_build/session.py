@@ -5,18 +5,21 @@ Owns the lifetimes of what a build opens.  What is done with them is `loop`; who
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from llmc_build.binder import Binder, Options
+from llmc_build.cone import choose, suspects
 from llmc_build.config import Config
 from llmc_build.errors import (
     EXIT_FAILED,
@@ -26,20 +29,28 @@ from llmc_build.errors import (
     EXIT_TERMINATED,
     StoreError,
 )
-from llmc_build.execute.pool import Pool
-from llmc_build.graph import ActionGraph
 from llmc_build.inputs import Inputs
 from llmc_build.lanes import Lanes
-from llmc_build.loop import Build, Surroundings
-from llmc_build.model import BuildReport, State, TargetId, TargetReport
+from llmc_build.model import BuildReport, Digest, Json, State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
-from llmc_build.plan import Plan
+from llmc_build.outside import Outside
+from llmc_build.partial import Partial
 from llmc_build.record import run_record
 from llmc_build.report import Reporter
 from llmc_build.resolve import Program
+from llmc_build.snapshot.everything import Everything
+from llmc_build.snapshot.form import GOOD, SKIPPED
 from llmc_build.store import Store
 from llmc_build.store.runs import Runs
-from llmc_build.store.state import FileDigests, read_keys, write_keys, write_last
+from llmc_build.store.state import FileDigests
+from llmc_build.subgraph import Graph, SubGraph
+from llmc_build.taking import take
+from llmc_build.watching import Evidence
+
+if TYPE_CHECKING:
+    pass
+
+_LOOKUP = 1000  # records looked up at a time
 
 
 @contextmanager
@@ -94,6 +105,19 @@ def signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """What a build works on: all targets of its files, or some and what is known of the others."""
+
+    program: Program
+    read: Mapping[str, str]  # files that were read -> SHA-256
+    graph: Graph | None = None  # of the targets that are looked at; None: there are none
+    after: Callable[[TargetId, TargetId], bool] | None = None  # of a whole build: what comes after what
+    part: Partial | None = None
+    wanted: Collection[int] | None = None  # of a partial build: those asked for, by number; None: all
+    left: Collection[int] = ()  # targets that should be looked at, and were not asked for
+
+
 class Session:
     """Everything that one build opens, and closes again through `stack`."""
 
@@ -101,8 +125,6 @@ class Session:
         self,
         *,
         config: Config,
-        program: Program,
-        graph: ActionGraph,
         options: Options,
         no_cache: bool,
         environ: Mapping[str, str],
@@ -110,72 +132,153 @@ class Session:
         stack: ExitStack,
     ) -> None:
         self.notes: list[str] = []
-        self.config, self.program, self.graph, self.options = config, program, graph, options
-        self.reporter, self._stack = reporter, stack
+        self.config, self.options, self.reporter = config, options, reporter
+        self._environ, self._no_cache, self._stack = environ, no_cache, stack
         self.home = config.workspace / ".llmc"
         try:
-            runs = Runs(self.home)
-            self.run = runs.create()
-            scratch = self.home / "tmp" / self.run.run_id
-            scratch.mkdir(mode=0o700, parents=True)
+            self.run = Runs(self.home).create()
+            self._scratch = self.home / "tmp" / self.run.run_id
+            self._scratch.mkdir(mode=0o700, parents=True)
         except OSError as error:
             raise StoreError(
                 f"can't write to {self.home}: {error.strerror}", hint="llmc keeps logs and outputs there"
             ) from None
-        stack.callback(_remove_tree, scratch)
-        self.scratch = scratch
-        self.digests = FileDigests(self.home / "state" / "digests")
+        stack.callback(_remove_tree, self._scratch)
+        self._digests = FileDigests(self.home / "state" / "digests")
         if no_cache:
             self.store = stack.enter_context(throwaway_store(self.home))
         else:
             self.store = Store.open(config.cache_dir, note=self.note)
             stack.callback(self.store.close)
-        files = {target.id: target.step.location.file for target in program.targets.values()}
-        relative = {file: os.path.relpath(file, config.workspace) for file in set(files.values())}
-        sources = {target: relative[file] for target, file in files.items()}
-        self.outputs = Outputs(config.workspace, self.home, self.store, self.digests, sources)
-        stack.callback(self.outputs.close)
-        if not options.dry_run:
-            self.outputs.withdraw_gone({t.id: t.action.outputs for t in program.targets.values()})
-        writers = {path: t.id for t in program.targets.values() for path in t.action.outputs}
-        self.last_keys = read_keys(self.home / "state")
-        self.binder: Binder = Binder(
-            program=program,
-            graph=graph,
-            store=self.store,
-            inputs=Inputs(
-                config.workspace,
-                self.digests,
-                writers,
-                graph.comes_after,
-                (self.home, config.cache_dir),
-            ),
-            outputs=self.outputs,
-            lanes=Lanes(
-                models=config.models,
-                workspace=config.workspace,
-                digests=self.digests,
-                environ=environ,
-                store=self.store.cas_root,
-                spill=self.store.spill,
-            ),
-            environ=environ,
+        self._lanes = Lanes(
+            models=config.models,
             workspace=config.workspace,
-            scratch=scratch,
-            options=options,
-            last_keys=self.last_keys,
+            digests=self._digests,
+            environ=environ,
+            store=self.store.cas_root,
+            spill=self.store.spill,
         )
+        self._members: set[TargetId] = set()  # of the build
+        self._record: Mapping[str, Json] | None = None  # of this run, where it speaks of every target
 
     def note(self, text: str) -> None:
         self.notes.append(text)
         self.reporter.note(text)
 
-    def execute(self, stop: Stop, *, fail_fast: bool) -> Mapping[TargetId, TargetReport]:
+    # ------------------------------------------------------------ what there is to do
+
+    def whole(self, work: Work, last_key: Callable[[TargetId], str | None]) -> None:
+        """Gets ready to look at every target of a graph."""
+        graph, program = work.graph, work.program
+        assert graph is not None
+        assert work.after is not None
+        self._members.update(graph.order)
+        files = {target.id: target.step.location.file for target in program.targets.values()}
+        self._bind(program, files, last_key, after=work.after)
+        if not self.options.dry_run:
+            self.outputs.withdraw_gone({t.id: t.action.outputs for t in program.targets.values()})
+
+    def partly(self, work: Work) -> None:
+        """Finds out which targets are to be looked at, and gets ready for these.  Raises TooMuch."""
+        part = work.part
+        assert part is not None
+        old, structure = part.survey.snapshot, part.structure
+
+        def was(target: TargetId) -> int | None:
+            number = structure.number(target)
+            return None if number is None else part.was_at(number)
+
+        def digest(target: TargetId) -> Digest | None:
+            number = was(target)
+            if number is None or old.flags[number] & SKIPPED:
+                return None
+            found, size = old.value(number)
+            return Digest(hash=found, size=size)
+
+        def key(target: TargetId) -> str | None:
+            number = was(target)
+            return None if number is None else old.key(number)
+
+        paths = [os.path.abspath(file) for file in part.files]
+        files = {target: paths[part.file_of(target)] for target in [*part.gone, *part.targets_of_changed()]}
+        outside = Outside(home=self.home, store=self.store, digest=digest, key=key)
+        self._bind(
+            part.program, files, key, after=structure.comes_after, writers=structure.outputs, outside=outside
+        )
+        lost = self._lost(part) if part.survey.store_changed else []
+        doubtful = suspects(part, work.wanted, lost)
+        part.read_also(doubtful)
+        chosen = choose(part, doubtful, work.wanted, self.binder.probe_many)
+        part.read_also(chosen)
+        if work.wanted is not None:
+            work.left = set(suspects(part, None, lost)).difference(chosen)
+        work.program = part.program
+        if chosen:
+            self._members.update(map(structure.target, sorted(chosen)))
+            work.graph = SubGraph([structure.target(i) for i in sorted(chosen)], part.program.edges)
+            self.outputs.sources.update(
+                {target: paths[part.file_of(target)] for target in self._members - files.keys()}
+            )
+        if not self.options.dry_run:
+            for target in part.gone:
+                self.outputs.withdraw(target)
+
+    def _bind(
+        self,
+        program: Program,
+        files: Mapping[TargetId, str],
+        last_key: Callable[[TargetId], str | None],
+        *,
+        after: Callable[[TargetId, TargetId], bool],
+        writers: Mapping[str, TargetId] | None = None,
+        outside: Outside | None = None,
+    ) -> None:
+        config = self.config
+        relative = {file: os.path.relpath(file, config.workspace) for file in set(files.values())}
+        sources = {target: relative[file] for target, file in files.items()}
+        self.outputs = Outputs(config.workspace, self.home, self.store, self._digests, sources)
+        self._stack.callback(self.outputs.close)
+        if writers is None:
+            writers = {path: t.id for t in program.targets.values() for path in t.action.outputs}
+        self._inputs = Inputs(config.workspace, self._digests, writers, after, (self.home, config.cache_dir))
+        self.binder = Binder(
+            program=program,
+            graph=self._members,
+            store=self.store,
+            inputs=self._inputs,
+            outputs=self.outputs,
+            lanes=self._lanes,
+            environ=self._environ,
+            workspace=config.workspace,
+            scratch=self._scratch,
+            options=self.options,
+            last_key=last_key,
+            outside=outside,
+        )
+
+    def _lost(self, part: Partial) -> list[int]:
+        """Targets whose result the store has no more, by their numbers in the snapshot."""
+        old = part.survey.snapshot
+        found: list[int] = []
+        good = [i for i, flags in enumerate(old.flags) if flags & GOOD and not flags & SKIPPED]
+        for start in range(0, len(good), _LOOKUP):
+            keys = {i: old.key(i) or "" for i in good[start : start + _LOOKUP]}
+            there = self.store.lookup_many(keys.values())
+            found += [i for i, key in keys.items() if key not in there]
+        return found
+
+    # ------------------------------------------------------------ doing it
+
+    def execute(self, graph: Graph, stop: Stop, *, fail_fast: bool) -> Mapping[TargetId, TargetReport]:
         """Runs the plan; the workers are gone when it returns."""
-        pool = Pool(self.config.jobs, cas=self.store.cas_root, scratch=self.scratch)
+        from llmc_build.execute.pool import Pool
+        from llmc_build.loop import Build, Surroundings
+        from llmc_build.plan import Plan
+
+        pool = Pool(self.config.jobs, cas=self.store.cas_root, scratch=self._scratch)
         building = Build(
             Surroundings(
-                plan=Plan(self.graph, fail_fast=fail_fast),
+                plan=Plan(graph, fail_fast=fail_fast),
                 binder=self.binder,
                 store=self.store,
                 outputs=self.outputs,
@@ -193,7 +296,7 @@ class Session:
             building.run()
             kill = False
         except _AtOnce:
-            for target in self.graph.order:  # what had not ended by then was cancelled
+            for target in graph.order:  # what had not ended by then was cancelled
                 if target not in building.reports:
                     building.reports[target] = TargetReport(
                         target=target, status=State.CANCELLED, reason="the build was stopped at once"
@@ -202,34 +305,79 @@ class Session:
             pool.close(kill=kill)
         return building.reports
 
-    def report(self, found: Mapping[TargetId, TargetReport], stop: Stop, *, wall_s: float) -> BuildReport:
-        reports = tuple(found[target] for target in self.graph.order)
-        failed = any(r.status in (State.FAILED, State.POISONED) for r in reports)
+    # ------------------------------------------------------------ what is left of it
+
+    def report(
+        self, work: Work, found: Mapping[TargetId, TargetReport], stop: Stop, *, wall_s: float
+    ) -> BuildReport:
+        looked_at = tuple(found[target] for target in work.graph.order) if work.graph is not None else ()
+        failed = any(r.status in (State.FAILED, State.POISONED) for r in looked_at)
         code = EXIT_FAILED if failed else EXIT_OK
         if self.binder.missed_offline:
             code = EXIT_OFFLINE
+        every: Sequence[TargetReport] = looked_at
+        skipped = 0
+        if work.part is not None:
+            part = work.part
+            every = Everything(part.structure, part.was, part.survey.snapshot, found, work.wanted)
+            skipped = every.skipped
         return BuildReport(
             run_id=self.run.run_id,
             exit_code=stop.exit_code if stop.exit_code is not None else code,
             wall_s=round(wall_s, 6),
-            targets=reports,
+            targets=every,
+            looked_at=looked_at,
+            skipped_before=skipped,
             restored=self.binder.restored,
             notes=tuple(self.notes),
         )
 
-    def keep(self, report: BuildReport, files: Sequence[Path]) -> None:
-        """What the next build and `llmc log` need.  A full disk costs the record, not the results."""
+    def keep(self, report: BuildReport, work: Work) -> None:
+        """What `llmc log` and the next build need.  A full disk costs the record, not the results."""
         try:
-            self.run.finish(run_record(report, self.program, self.binder))
-            if self.options.dry_run:
-                return
-            self.outputs.save()
-            self.digests.save()
-            state = self.home / "state"
-            write_last(state, [str(path.resolve()) for path in files])
-            write_keys(state, {**self.last_keys, **self.binder.keys})
+            structure = work.part.structure if work.part is not None else None
+            record = run_record(report, work.program, self.binder, structure)
+            self.run.finish(record)
+            if work.wanted is None and report.ok:
+                self._record = record
+            if not self.options.dry_run:
+                self.outputs.save()
+                self._digests.save()
         except OSError as error:
             self.note(f"the record of this run could not be written: {error}")
+
+    def remember(self, report: BuildReport, work: Work, files: Sequence[Path]) -> None:
+        """Takes the snapshot from which the next build starts; the store is closed."""
+        if self.options.dry_run or self._no_cache or self.store.broken:
+            return
+        from llmc_build.snapshot import keeping
+
+        config, binder = self.config, self.binder
+        taken = take(
+            Evidence(
+                workspace=config.workspace,
+                cache_dir=config.cache_dir,
+                config=config.file,
+                config_hash=config.file_hash,
+                given=tuple(str(config.workspace / name) for name in config.workflows),
+                files=files,
+                environ=self._environ,
+                read=work.read,
+                program=work.program,
+                part=work.part,
+                reports={one.target: one for one in report.looked_at or ()},
+                traces=binder.traces,
+                placed_ns=self.outputs.placed_ns,
+                names=self._inputs.names,
+                remembered=self._digests.remembered,
+                models=self._lanes.files,
+                moving_models=frozenset(self._lanes.moving),
+                left=work.left,
+                record=self._record,
+            )
+        )
+        with contextlib.suppress(OSError):  # then the next build looks at everything
+            keeping.keep(taken, str(config.workspace), [os.path.abspath(file) for file in files])
 
 
 def _remove_tree(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from llmc_build import api
-from llmc_build.cli import COMMANDS, Session
+from llmc_build.cli import COMMANDS, Session, complete
 from llmc_build.cli.common import everywhere
 from llmc_build.errors import UsageError
 from llmc_build.report import Reporter, Tee
@@ -19,13 +18,14 @@ from llmc_build.report.console import Console, choose_look
 
 
 @click.command("build", short_help=COMMANDS["build"])
-@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.argument("files", nargs=-1, metavar="[FILE]...", shell_complete=complete.files)
 @click.option(
     "-t",
     "--target",
     "targets",
     multiple=True,
     metavar="PATTERN",
+    shell_complete=complete.targets,
     help="workflow.step, workflow, or a glob of either; what it depends on comes along.",
 )
 @click.option(
@@ -92,9 +92,9 @@ def command(
     finally:
         console.close()
     if as_json:
-        from llmc_build.report.events import report_json
+        from llmc_build.report.events import report_text
 
-        sys.stdout.write(json.dumps(report_json(report)) + "\n")
+        sys.stdout.writelines(report_text(report))
     return report.exit_code
 
 

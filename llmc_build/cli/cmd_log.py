@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from llmc_build import api
-from llmc_build.cli import COMMANDS
+from llmc_build.cli import COMMANDS, complete
 from llmc_build.cli.common import everywhere
 from llmc_build.report.words import printable, size
 
@@ -18,7 +18,7 @@ _LIMIT = 1024 * 1024  # bytes shown of each file
 
 
 @click.command("log", short_help=COMMANDS["log"])
-@click.argument("target")
+@click.argument("target", shell_complete=complete.targets)
 @click.option("--run", "run", default="latest", metavar="ID", help="A run; its logs are in .llmc/runs/ID.")
 @everywhere
 def command(target: str, run: str) -> int:

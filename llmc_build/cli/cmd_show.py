@@ -7,12 +7,12 @@ import sys
 import click
 
 from llmc_build import api
-from llmc_build.cli import COMMANDS
+from llmc_build.cli import COMMANDS, complete
 from llmc_build.cli.common import everywhere
 
 
 @click.command("show", short_help=COMMANDS["show"])
-@click.argument("target")
+@click.argument("target", shell_complete=complete.targets)
 @everywhere
 def command(target: str) -> int:
     """Print the value that the last build gave TARGET (workflow.step).

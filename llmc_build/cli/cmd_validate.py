@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from llmc_build import api
-from llmc_build.cli import COMMANDS
+from llmc_build.cli import COMMANDS, complete
 from llmc_build.cli.common import everywhere
 
 
 @click.command("validate", short_help=COMMANDS["validate"])
-@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.argument("files", nargs=-1, metavar="[FILE]...", shell_complete=complete.files)
 @everywhere
 def command(files: tuple[str, ...]) -> int:
     """Check FILEs without running anything; all errors of all files are reported together.

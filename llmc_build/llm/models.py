@@ -106,6 +106,15 @@ def resolve(reference: str, *, aliases: Mapping[str, Alias], workspace: Path) ->
     return found
 
 
+def is_pinned(reference: str, aliases: Mapping[str, Alias]) -> bool:
+    """Whether a reference means the same file tomorrow, as long as this machine's files stay as they are."""
+    _, final = _follow(reference, aliases)
+    found = _HF.fullmatch(final.partition(":")[2]) if final.startswith("hf:") else None
+    return not final.startswith("hf:") or (
+        found is not None and bool(_COMMIT.fullmatch(found["revision"] or ""))
+    )
+
+
 def engine_identity() -> str:
     """The engine as it enters the key: "llama-cpp-python 0.3.36 cpu".  Raises ModelError where there is none.
 

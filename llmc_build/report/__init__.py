@@ -9,8 +9,10 @@ almost nothing there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
+
+from llmc_build.model import message
 
 if TYPE_CHECKING:
     from llmc_build.model import BuildReport, Json, Location, State, TargetId
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Reporter", "Silent", "TargetEvent", "Tee"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class TargetEvent:
     """A target began to run, or came to its end."""
 

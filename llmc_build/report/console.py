@@ -1,8 +1,9 @@
 """What a person sees of a build, on standard error.
 
 On a terminal a region at the bottom shows what runs (`live`), and failures are printed above it as they
-come.  Anywhere else, or with `CI` set, each target that ran or failed is a line.  Both end alike: warnings
-and notes, then every root failure with the end of its standard error, then the last line.
+come.  Anywhere else, or with `CI` set, each target that ran or failed is a line; of a large build each
+failure is, and now and then a line says how far it is.  Both end alike: warnings and notes, then every root
+failure with the end of its standard error, then the last line.
 
 Owns where and when things are printed; how they are worded is `words`.  Everything that came from a
 file, a step or a model is made harmless before it is printed, and is never read as markup.
@@ -10,20 +11,21 @@ file, a step or a model is made harmless before it is printed, and is never read
 
 from __future__ import annotations
 
-import secrets
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from llmc_build.model import BuildReport, Json, Location, State, TargetId, TargetReport
 from llmc_build.report import TargetEvent, words
+from llmc_build.terminal import NO, is_terminal, wants_color
 
 if TYPE_CHECKING:
     from llmc_build.report.live import Region
 
 _STYLES = {State.RAN: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.SKIPPED: "dim"}
-_NO = frozenset({"", "0", "false", "no"})
+_PERIOD_S = 1.0  # between two lines that say how far a large build is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +50,11 @@ def choose_look(
     dry_run: bool = False,
 ) -> Look:
     """Options first, then NO_COLOR, FORCE_COLOR, CI, GITHUB_ACTIONS and TERM, then what the stream is."""
-    terminal = stream.isatty() and environ.get("TERM", "") not in ("", "dumb")
-    ci = environ.get("CI", "").lower() not in _NO
-    github = environ.get("GITHUB_ACTIONS", "").lower() not in _NO
+    terminal = is_terminal(stream.isatty(), environ)
+    ci = environ.get("CI", "").lower() not in NO
+    github = environ.get("GITHUB_ACTIONS", "").lower() not in NO
     return Look(
-        color=_wants_color(environ, color, terminal=terminal),
+        color=wants_color(environ, color, terminal=terminal),
         live=terminal and not ci and not github and not quiet and not dry_run,
         github=github,
         verbose=verbose,
@@ -61,27 +63,22 @@ def choose_look(
     )
 
 
-def _wants_color(environ: Mapping[str, str], color: str, *, terminal: bool) -> bool:
-    if color != "auto":
-        return color == "always"
-    if environ.get("NO_COLOR"):  # https://no-color.org: any value but the empty one
-        return False
-    if environ.get("FORCE_COLOR"):
-        return environ["FORCE_COLOR"].lower() not in _NO
-    return terminal
-
-
 class Console:
     """The reporter of `llmc build`."""
 
-    def __init__(self, stream: TextIO, look: Look) -> None:
+    def __init__(self, stream: TextIO, look: Look, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._look = look
+        self._clock = clock
         self._paint = words.ansi if look.color else words.plain
         self._region: Region | None = None
         self._gone = False  # nobody reads the stream any more
         self._total = 0
         self._ended = 0
+        self._failed = 0
+        self._summed: Counter[State] | None = None  # of a large build: how its targets ended
+        self._due = 0  # how many have to have ended before it is said how far it is
+        self._said_s = 0.0  # when that was said last
         self._noted: set[str] = set()
         self._places: dict[TargetId, Location] = {}  # of failed targets
 
@@ -93,6 +90,8 @@ class Console:
             from llmc_build.report.live import Region
 
             self._region = Region(self._stream, total=total, color=self._look.color)
+        elif total > words.SHOWN_LINES and not (self._look.verbose or self._look.quiet or self._look.dry_run):
+            self._summed, self._said_s = Counter(), self._clock()
 
     def target(self, event: TargetEvent) -> None:
         state = event.state
@@ -101,18 +100,24 @@ class Console:
         if not state.ended:
             return
         self._ended += 1
-        if state is State.FAILED and event.location is not None:
-            self._places[event.target] = event.location
-        if self._worth_a_line(state):
+        if state is State.FAILED:
+            self._failure_line(event)
+        elif self._summed is None and self._worth_a_line(state):
             self._line(self._ending(event))
+        if self._summed is not None:
+            self._summed[state] += 1
+            if self._ended >= self._due:
+                self._say_how_far(self._summed)
 
     def progress(self, target: TargetId, stats: Mapping[str, Json]) -> None:
         if self._region is not None:
             self._region.progress(target, stats)
 
     def note(self, text: str) -> None:
-        if text not in self._noted and not self._look.quiet:
-            self._noted.add(text)
+        if text in self._noted or self._look.quiet:
+            return
+        self._noted.add(text)
+        if self._may_show(len(self._noted), "notes"):
             self._line(f"{self._paint('note:', 'blue')} {self._harmless(text)}")
 
     def close(self) -> None:
@@ -123,9 +128,29 @@ class Console:
 
     def _worth_a_line(self, state: State) -> bool:
         look = self._look
-        if look.quiet:
-            return False  # failures are told when it is over
-        return look.verbose > 0 or state is State.FAILED or (state is State.RAN and not look.live)
+        return not look.quiet and (look.verbose > 0 or (state is State.RAN and not look.live))
+
+    def _failure_line(self, event: TargetEvent) -> None:
+        self._failed += 1
+        if event.location is not None:
+            self._places[event.target] = event.location
+        # in quiet, failures are told when it is over
+        if not self._look.quiet and self._may_show(self._failed, "failures"):
+            self._line(self._ending(event))
+
+    def _may_show(self, count: int, what: str) -> bool:
+        """Whether one more line of its kind is shown; after the last one it is said that more may come."""
+        if count == words.SHOWN_LINES + 1 and not self._look.verbose:
+            self._line(f"{self._paint('note:', 'blue')} more {what} are not shown as they come")
+        return count <= words.SHOWN_LINES or self._look.verbose > 0
+
+    def _say_how_far(self, ended: Mapping[State, int]) -> None:
+        """After each half percent of the targets, but not too soon after the last time."""
+        self._due = self._ended + max(1, self._total // words.SHOWN_LINES)
+        now = self._clock()
+        if now - self._said_s >= _PERIOD_S and self._ended < self._total:
+            self._said_s = now
+            self._line(words.progress(ended, self._total))
 
     def _ending(self, event: TargetEvent) -> str:
         """`[3/12] ran demo.facts 0.12 s`, with what else is worth a word."""
@@ -163,7 +188,7 @@ class Console:
         # A target served from the store warned when it ran.
         found = [
             (target.target, warning)
-            for target in report.targets
+            for target in report.news
             if target.status is not State.CACHED
             for warning in target.warnings
         ]
@@ -173,10 +198,10 @@ class Console:
             self._line(f"{self._paint('warning:', 'yellow')} and {len(found) - words.SHOWN_WARNINGS} more")
 
     def _failures(self, report: BuildReport) -> None:
-        failed = [target for target in report.targets if target.status is State.FAILED]
+        failed = [target for target in report.news if target.status is State.FAILED]
         if not failed:
             return
-        below = Counter(target.caused_by for target in report.targets if target.caused_by)
+        below = Counter(target.caused_by for target in report.news if target.caused_by)
         for target in failed[: words.SHOWN_FAILURES]:
             self._failure(target, report.run_id, below[target.target])
         if len(failed) > words.SHOWN_FAILURES:
@@ -215,6 +240,8 @@ class Console:
         if not self._look.github:
             self._line(tail)
             return
+        import secrets  # costs as much as the rest of this module
+
         # Whatever the step printed, the runner must not take it for its own commands.
         token = secrets.token_hex(16)
         self._line(f"::group::stderr of {words.printable(target.target)}\n::stop-commands::{token}")

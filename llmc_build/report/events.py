@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmc_build.errors import UsageError
-from llmc_build.model import BuildReport, Digest, Json, State, TargetId
+from llmc_build.model import BuildReport, Digest, Json, State, TargetId, TargetReport
 from llmc_build.report import TargetEvent
 
 # States that a build can reach by the thousand within a moment: they need not be seen at once.
 _BULK = frozenset({State.CACHED, State.SKIPPED, State.POISONED, State.CANCELLED})
+_PIECE = 1000  # targets
 
 
 class Events:
@@ -94,8 +95,22 @@ class Events:
             self._warn(f"no more events are written to {self._path}: {error.strerror}")
 
 
-def report_json(report: BuildReport) -> dict[str, Any]:
-    """The object that `llmc build --json` prints."""
+def report_json(report: BuildReport, listed: Iterable[TargetReport] | None = None) -> dict[str, Any]:
+    """The object that `llmc build --json` prints; `listed`: the targets in it, None: all."""
+    return {**_head(report), "targets": [_target(t) for t in (report.targets if listed is None else listed)]}
+
+
+def report_text(report: BuildReport) -> Iterator[str]:
+    """That object as one line of JSON, in pieces: it is long where there are many targets."""
+    encode = json.JSONEncoder().encode
+    yield encode({**_head(report), "targets": []})[:-2]
+    for start in range(0, len(report.targets), _PIECE):
+        piece = report.targets[start : start + _PIECE]
+        yield (", " if start else "") + ", ".join([encode(_target(target)) for target in piece])
+    yield "]}\n"
+
+
+def _head(report: BuildReport) -> dict[str, Any]:
     return {
         "schema": "llmc-build/1",
         "run_id": report.run_id,
@@ -103,21 +118,19 @@ def report_json(report: BuildReport) -> dict[str, Any]:
         "exit_code": report.exit_code,
         "wall_s": report.wall_s,
         "counts": report.counts,
-        "targets": [
-            {
-                "target": target.target,
-                "status": target.status.value,
-                "reason": target.reason,
-                "key": target.key,
-                "output": {"sha256": target.output.hash, "size": target.output.size}
-                if target.output
-                else None,
-                "wall_s": target.wall_s,
-                "error": target.error,
-                "caused_by": target.caused_by,
-            }
-            for target in report.targets
-        ],
+    }
+
+
+def _target(target: TargetReport) -> dict[str, Any]:
+    return {
+        "target": target.target,
+        "status": target.status.value,
+        "reason": target.reason,
+        "key": target.key,
+        "output": _digest(target.output),
+        "wall_s": target.wall_s,
+        "error": target.error,
+        "caused_by": target.caused_by,
     }
 
 

@@ -2,28 +2,27 @@
 
 Theory of operation.  The build's thread tells the region of targets and tokens, which costs it a
 dictionary entry.  A thread of the region's own draws: it first waits a moment, so that a build that
-is over at once shows nothing and never imports rich, and then draws at most ten times a second until it is
-closed.  The cursor is never hidden, so a build that is killed leaves a usable terminal.
+is over at once shows nothing, and then draws eight times a second until it is closed.  A picture is one
+write: it goes up over the last one, clears it, and puts whole lines in its place, each cut to the width of
+the terminal.  The cursor is never hidden, so a build that is killed leaves a usable terminal.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from llmc_build.model import Json, State, TargetId
 from llmc_build.report import TargetEvent, words
 
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.live import Live
-
 _DELAY_S = 0.2  # a build shorter than this draws nothing
 _PERIOD_S = 0.125
 _SHOWN = 8  # running targets; the others are counted
+_BESIDE = 25  # columns for what stands beside a name
 
 
 @dataclass(slots=True)
@@ -38,12 +37,12 @@ class Region:
 
     def __init__(self, stream: TextIO, *, total: int, color: bool) -> None:
         self._stream = stream
-        self._color = color
+        self._paint = words.ansi if color else words.plain
         self._total = total
         self._running: dict[TargetId, _Running] = {}
         self._ended: dict[State, int] = {}
-        self._live: Live | None = None
-        self._lock = threading.Lock()  # guards the stream and `_live`, not what is counted
+        self._drawn: list[str] = []  # the lines of the picture on the screen
+        self._lock = threading.Lock()  # guards the stream and `_drawn`, not what is counted
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._draw_until_stopped, name="llmc-progress", daemon=True)
         self._thread.start()
@@ -65,12 +64,7 @@ class Region:
     def print(self, text: str) -> None:
         """Prints above the region; `text` is harmless and may be coloured."""
         with self._lock:
-            if self._live is None:
-                self._stream.write(text + "\n")
-            else:
-                from rich.text import Text
-
-                self._live.console.print(Text.from_ansi(text), soft_wrap=True)
+            self._show(text, self._drawn)
 
     def close(self) -> None:
         """Takes the region off the screen."""
@@ -80,62 +74,47 @@ class Region:
     # ------------------------------------------------------------ the drawing thread
 
     def _draw_until_stopped(self) -> None:
-        if self._stop.wait(_DELAY_S):
-            return
-        live = self._open()
         try:
+            if self._stop.wait(_DELAY_S):
+                return
             while not self._stop.wait(_PERIOD_S):
                 with self._lock:
-                    live.update(self._picture(), refresh=True)
-        finally:
+                    self._show("", self._picture(_columns(self._stream)))
             with self._lock:
-                self._live = None
-                live.stop()
+                self._show("", [])
+        except OSError:
+            return  # the terminal is gone; the build's thread finds that out by itself
 
-    def _open(self) -> Live:
-        from rich.live import Live
+    def _show(self, text: str, picture: list[str]) -> None:
+        """`text` in place of the last picture, and the new one below it."""
+        erase = f"\x1b[{len(self._drawn)}F\x1b[J" if self._drawn else ""
+        shown = "".join(f"{line}\n" for line in ([text] if text else []) + picture)
+        self._drawn = picture
+        if erase or shown:
+            self._stream.write(erase + shown)
+            self._stream.flush()
 
-        console = _console(self._stream, color=self._color)
-        live = Live(
-            self._picture(),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        with self._lock:
-            live.start()
-            self._live = live
-        return live
-
-    def _picture(self) -> RenderableType:
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
+    def _picture(self, columns: int) -> list[str]:
         now = time.monotonic()
-        running = sorted(self._running.items(), key=lambda item: item[1].since_s)
-        table = Table.grid(padding=(0, 1))
-        table.add_column(no_wrap=True, overflow="ellipsis")
-        table.add_column(no_wrap=True, justify="right", style="dim")
-        table.add_column(no_wrap=True, justify="right", style="dim")
-        for target, one in running[:_SHOWN]:
-            rate = _rate(one, now)
-            spent = words.short_time(now - one.since_s)
-            name = Text(f"  {words.printable(target)}")
-            table.add_row(name, spent, f"{rate:.0f} tokens/s" if rate else "")
+        running = sorted(self._running.copy().items(), key=lambda item: item[1].since_s)
+        rows = [
+            (words.one_line(target), words.short_time(now - one.since_s), _rate(one, now))
+            for target, one in running[:_SHOWN]
+        ]
+        name_width = max((words.cells(name) for name, _, _ in rows), default=0)
+        name_width = max(8, min(name_width, columns - _BESIDE))
+        lines = []
+        for name, spent, rate in rows:
+            name = words.cut(name, name_width)
+            pad = " " * (name_width - words.cells(name))
+            beside = f"{spent:>6} {f'{rate:.0f} tokens/s' if rate else ''}".rstrip()
+            beside = beside[: max(0, columns - name_width - 4)]
+            lines.append(f"  {name}{pad} {self._paint(beside, 'dim')}")
         if len(running) > _SHOWN:
-            table.add_row(f"  and {len(running) - _SHOWN} more", "", "")
-        total = Text(self._counts(sum(_rate(one, now) for _, one in running)), style="bold")
-        return Group(table, total) if running else total
-
-    def _counts(self, rate: float) -> str:
-        ended = dict(self._ended)
-        listed = [f"{ended[state]} {state.value}" for state in State if state in ended]
-        if rate:
-            listed.append(f"{rate:.0f} tokens/s")
-        return f"[{sum(ended.values())}/{self._total}] {', '.join(listed)}".rstrip()
+            lines.append(f"  and {len(running) - _SHOWN} more")
+        rate = sum(_rate(one, now) for _, one in running)
+        counts = words.progress(self._ended.copy(), self._total) + (f", {rate:.0f} tokens/s" if rate else "")
+        return [*lines, self._paint(words.cut(counts, columns - 1), "bold")]
 
 
 def _rate(one: _Running, now: float) -> float:
@@ -144,13 +123,8 @@ def _rate(one: _Running, now: float) -> float:
     return one.tokens / lasted_s if one.first_token_s and lasted_s > 0.2 else 0.0
 
 
-def _console(stream: TextIO, *, color: bool) -> Console:
-    from rich.console import Console
-
-    class Steady(Console):
-        def show_cursor(self, show: bool = True) -> bool:
-            return False  # never hidden: see the theory of operation
-
-    return Steady(
-        file=stream, force_terminal=True, no_color=not color, highlight=False, markup=False, emoji=False
-    )
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80

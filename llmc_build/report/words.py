@@ -6,12 +6,14 @@ Owns how things are worded and made harmless.  Where and when they are printed i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from llmc_build.model import BuildReport
+from llmc_build.model import BuildReport, State
+from llmc_build.terminal import up_to_date
 
 SHOWN_FAILURES = 20  # shown in full at the end of a build; the others are in run.json
 SHOWN_WARNINGS = 20
+SHOWN_LINES = 200  # of a build while it runs, of each kind: a log is not to be flooded
 
 # What a terminal obeys, or what makes a line read as what it is not: control characters but newline and
 # tab, the C1 range, line and paragraph separators, bidirectional overrides, lone surrogates.
@@ -63,6 +65,32 @@ def size(count: int) -> str:
     return f"{value / 1024:.1f} TiB"
 
 
+def cells(text: str) -> int:
+    """The columns that a line takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def cut(text: str, columns: int) -> str:
+    """A line that takes at most so many columns, the end of a longer one left out."""
+    if cells(text) <= columns:
+        return text
+    text = text[: max(0, columns - 1)]
+    while cells(text) >= columns > 0:
+        text = text[:-1]
+    return text + "…"
+
+
+def progress(ended: Mapping[State, int], total: int) -> str:
+    """How far a build is: `[ 120/1000] 100 ran, 20 cached`."""
+    count = sum(ended.values())
+    listed = ", ".join(f"{ended[state]} {state.value}" for state in State if state in ended)
+    return f"[{count:>{len(str(total))}}/{total}] {listed}".rstrip()
+
+
 def last_line(report: BuildReport) -> str:
     """The last line of a build.  Scripts read it: the words and their order never change."""
     counts = report.counts
@@ -70,7 +98,7 @@ def last_line(report: BuildReport) -> str:
     cancelled = counts.pop("cancelled")
     idle = not (counts["ran"] or counts["failed"] or counts["poisoned"] or cancelled or report.restored)
     if idle and report.ok:
-        return f"up to date: {total} targets ({report.wall_s:.2f} s)"
+        return up_to_date(total, report.wall_s)
     listed = ", ".join(f"{number} {state}" for state, number in counts.items())
     if cancelled:
         listed += f", {cancelled} cancelled"

@@ -15,23 +15,23 @@ around it needs; at run time a prelude on the first line fills the variables.
 Where no form is safe, where shells disagree about the quoting, or where the value would be parsed again as
 code, the script is refused with the place and another way to write it.
 
-Owns the rewriting, and is the face of this package: `prelude` fills the variables, `scan` finds the
-contexts, `lint` what is parsed again.  How values get to the machine that runs the script is the executor's
+Owns the rewriting, and is the face of this package: `prelude` fills the variables, `analysis` finds the
+contexts and what is parsed again.  How values get to the machine that runs the script is the executor's
 business.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
+from llmc_build.model import message
 from llmc_build.placeholder import Problem, Ref, Template, TemplateError
-from llmc_build.shellcode.lint import Lint
-from llmc_build.shellcode.scan import Scanner, scan
-from llmc_build.shellcode.tree import HOLE, Context, Expansion, Found, Word
+from llmc_build.shellcode.analysis import analyse
+from llmc_build.shellcode.tree import HOLE, Analysis, Context, Found
 
 _FORMS = {
     Context.BARE: '"${%s}"',
@@ -40,11 +40,12 @@ _FORMS = {
     Context.BODY: "${%s}",
     Context.COMMENT: "${%s}",
 }
-_FILE_CHARACTERS = re.compile(r"[^\x00-\x1f\x7f]+")
-_CUT = re.compile(r"[\s;&|<>()'\"`$\\{}=]+")
+_NONCE = 8  # characters
+_NONE: frozenset[int] = frozenset()
+_SLOT = re.compile(r"[A-Za-z0-9_]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Variable:
     """A shell variable that the prelude must fill before the script begins."""
 
@@ -54,17 +55,50 @@ class Variable:
     path: bool  # it holds the path of a file with the value, not the value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Use(NamedTuple):
+    """A value that a script reads: a slot, and what is to become of the value."""
+
+    slot: str
+    filters: tuple[str, ...]  # as written
+
+    def variable(self, nonce: str) -> Variable:
+        """The shell variable that holds it."""
+        return Variable(
+            name=_name(self, nonce),
+            slot=self.slot,
+            filters=tuple([name for name in self.filters if name != "path"]),
+            path="path" in self.filters,
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _shared(uses: tuple[Use, ...]) -> tuple[Use, ...]:
+    """One tuple for all scripts that use values alike: nearly all do."""
+    return uses
+
+
+@message
 class Script:
     """A script whose placeholders have become expansions."""
 
     text: str  # the same number of lines as the source
-    variables: tuple[Variable, ...] = ()
+    uses: tuple[Use, ...] = ()
+    nonce_at: int = 0  # where in the text stands what the names of its variables end with
     words: tuple[str, ...] = ()  # plain words that may be paths of files, relative to the workspace
     # (variable, command): begins an argument of the command, which would take "-x" for an option; the step
     # must be refused where the variable's value begins with "-".
     dash_checks: tuple[tuple[str, str], ...] = ()
     reads: tuple[Ref, ...] = ()  # references that are expanded; those in comments are not
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        return variables(self.text, self.nonce_at, self.uses)
+
+
+def variables(text: str, nonce_at: int, uses: Sequence[Use]) -> tuple[Variable, ...]:
+    """The variables of a script."""
+    nonce = text[nonce_at : nonce_at + _NONCE]
+    return tuple([use.variable(nonce) for use in uses])
 
 
 def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[[Ref], str]) -> Script:
@@ -73,140 +107,116 @@ def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[
     The text depends on slots, filters and the author's text alone, not on the names of references.
     Raises TemplateError with every problem found.
     """
-    source = _Source(template)
-    scanner, tree = scan(source.text, shell=shell)
-    if not source.refs:
-        return Script(text=source.text, words=_words(scanner))
-    lint = Lint(frozenset(at for at, ref in source.refs.items() if "path" in ref.filters))
-    if scanner.complete:
-        lint.check(tree)
-    problems = source.problems + [source.located(found) for found in (*scanner.found, *lint.found)]
-    if problems:
+    refs: list[Ref] = []
+    holes: list[int] = []  # offsets of HOLE in the text
+    pieces: list[str] = []
+    size = 0
+    for part in template.parts:
+        if isinstance(part, str):
+            pieces.append(part)
+            size += len(part)
+        else:
+            refs.append(part)
+            holes.append(size)
+            pieces.append(HOLE)
+            size += 1
+    text = "".join(pieces)
+    if text.count(HOLE) != len(refs):
+        raise TemplateError(_nul(template))
+    if not refs:
+        return Script(text=text, words=analyse(text, shell, _NONE).words)
+    paths = frozenset([at for at, ref in zip(holes, refs, strict=True) if "path" in ref.filters])
+    found = analyse(text, shell, paths)
+    over_lines = "\n" in template.source and _over_lines(template)
+    if found.problems or over_lines:
+        problems = [*(over_lines or ()), *(_located(template, one) for one in found.problems)]
         raise TemplateError(dict.fromkeys(problems))
-    names = _Names(source, slot)
-    read = [at for at in source.refs if scanner.contexts[at] is not Context.COMMENT]
+    uses = [Use(_checked(slot(ref)), ref.filters) for ref in refs]
+    nonce = _nonce(template, text, uses)
+    names = [_name(use, nonce) for use in uses]
+    forms = [_FORMS[context] % name for context, name in zip(found.contexts, names, strict=True)]
+    if Context.COMMENT in found.contexts:
+        read = [n for n, context in enumerate(found.contexts) if context is not Context.COMMENT]
+        uses, refs = [uses[n] for n in read], [refs[n] for n in read]
+    dashes = [(names[holes.index(at)], command) for at, command in found.dashes]
+    script = _edited(text, holes, forms, found) if found.edits else _filled(template, forms)
     return Script(
-        text=_edited(source.text, scanner, names),
-        variables=tuple(dict.fromkeys(names.variable[at] for at in read)),
-        words=_words(scanner),
-        dash_checks=tuple(
-            dict.fromkeys((names.variable[at].name, lint.dashes[at]) for at in sorted(lint.dashes))
-        ),
-        reads=tuple(source.refs[at] for at in read),
+        text=script,
+        uses=_shared(tuple(dict.fromkeys(uses)) if len(uses) > 1 else tuple(uses)),
+        nonce_at=script.index(nonce),
+        words=found.words,
+        dash_checks=tuple(dict.fromkeys(dashes)) if dashes else (),
+        reads=tuple(refs),
     )
 
 
-class _Source:
-    """The template as one text with HOLE for each reference, and the way back to its offsets."""
-
-    def __init__(self, template: Template) -> None:
-        self.refs: dict[int, Ref] = {}
-        self.problems: list[Problem] = []
-        self._starts: list[tuple[int, int, bool]] = []  # offset in text, offset in source, verbatim
-        pieces: list[str] = []
-        length = 0
-        for part, (start, end) in zip(template.parts, template.spans, strict=True):
-            piece = HOLE if isinstance(part, Ref) else part
-            self._starts.append((length, start, len(piece) == end - start))
-            if isinstance(part, Ref):
-                self.refs[length] = part
-                self._check_reference(template.source[start:end], start)
-            elif HOLE in part:
-                raise TemplateError([Problem("a NUL character in a script", start + part.index(HOLE))])
-            pieces.append(piece)
-            length += len(piece)
-        self.text = "".join(pieces)
-
-    def _check_reference(self, written: str, start: int) -> None:
-        if "\n" in written:
-            self.problems.append(Problem("a placeholder over several lines", start, "write it on one line"))
-
-    def located(self, found: Found) -> Problem:
-        offset = 0
-        for at, start, verbatim in self._starts:
-            if at > found.offset:
-                break
-            offset = start + (found.offset - at if verbatim else 0)
-        return Problem(found.message, offset, found.hint)
+# ---------------------------------------------------------------- what is found, at its place in the source
 
 
-class _Names:
-    """The variable of each placeholder.
-
-    Names end with a hash of the script, so that no variable that the script uses has the same; the hash sees
-    slots in place of references, since renaming a step must not change the text.
-    """
-
-    def __init__(self, source: _Source, slot: Callable[[Ref], str]) -> None:
-        slots = {at: slot(ref) for at, ref in source.refs.items()}
-        if bad := [name for name in slots.values() if not re.fullmatch(r"[A-Za-z0-9_]+", name)]:
-            raise ValueError(f"not a slot: {bad[0]!r}")
-        nonce = self._nonce(source, slots)
-        self.variable: Mapping[int, Variable] = {
-            at: Variable(
-                name="_".join(["__llmc", slots[at], *ref.filters, nonce]),
-                slot=slots[at],
-                filters=tuple(name for name in ref.filters if name != "path"),
-                path="path" in ref.filters,
-            )
-            for at, ref in source.refs.items()
-        }
-
-    @staticmethod
-    def _nonce(source: _Source, slots: Mapping[int, str]) -> str:
-        canonical = source.text
-        for at in sorted(slots, reverse=True):
-            marker = " ".join([slots[at], *source.refs[at].filters])
-            canonical = f"{canonical[:at]}{HOLE}{marker}{HOLE}{canonical[at + 1 :]}"
-        nonce = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
-        while nonce[:8] in source.text:
-            nonce = hashlib.sha256(nonce.encode()).hexdigest()
-        return nonce[:8]
+def _nul(template: Template) -> Iterator[Problem]:
+    for part, (start, _) in zip(template.parts, template.spans, strict=True):
+        if isinstance(part, str) and HOLE in part:
+            yield Problem("a NUL character in a script", start + part.index(HOLE))
+            return
 
 
-def _edited(text: str, scanner: Scanner, names: _Names) -> str:
-    edits = [
-        (at, at + 1, _FORMS[context] % names.variable[at].name) for at, context in scanner.contexts.items()
+def _over_lines(template: Template) -> list[Problem]:
+    return [
+        Problem("a placeholder over several lines", ref.start, "write it on one line")
+        for ref in template.refs
+        if "\n" in template.source[ref.start : ref.end]
     ]
+
+
+def _located(template: Template, found: Found) -> Problem:
+    offset = at = 0
+    for part, (start, end) in zip(template.parts, template.spans, strict=True):
+        if at > found.offset:
+            break
+        length = len(part) if isinstance(part, str) else len(HOLE)
+        verbatim = length == end - start
+        offset = start + (found.offset - at if verbatim else 0)
+        at += length
+    return Problem(found.message, offset, found.hint)
+
+
+# ---------------------------------------------------------------- variables in place of references
+
+
+def _checked(slot: str) -> str:
+    if not _SLOT.fullmatch(slot):
+        raise ValueError(f"not a slot: {slot!r}")
+    return slot
+
+
+def _name(use: Use, nonce: str) -> str:
+    filters = "_".join(["", *use.filters]) if use.filters else ""
+    return f"__llmc_{use.slot}{filters}_{nonce}"
+
+
+def _nonce(template: Template, text: str, uses: Sequence[Use]) -> str:
+    """The end of the names of variables: a hash of the script, so that none is the name of one of its own.
+
+    It sees slots in place of references, since renaming a step must not change the text.
+    """
+    marks = iter([f"{HOLE}{' '.join([use.slot, *use.filters])}{HOLE}" for use in uses])
+    canonical = "".join([part if isinstance(part, str) else next(marks) for part in template.parts])
+    nonce = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+    while nonce[:_NONCE] in text:
+        nonce = hashlib.sha256(nonce.encode()).hexdigest()
+    return nonce[:_NONCE]
+
+
+def _filled(template: Template, forms: Sequence[str]) -> str:
+    following = iter(forms)
+    return "".join([part if isinstance(part, str) else next(following) for part in template.parts])
+
+
+def _edited(text: str, holes: Sequence[int], forms: Sequence[str], found: Analysis) -> str:
+    edits = [(at, at + 1, form) for at, form in zip(holes, forms, strict=True)]
     out = []
     at = 0
-    for start, end, replacement in sorted(edits + scanner.edits):
+    for start, end, replacement in sorted([*edits, *found.edits]):
         out += [text[at:start], replacement]
         at = end
     return "".join([*out, text[at:]])
-
-
-# ---------------------------------------------------------------- words that may be files
-
-
-def _words(scanner: Scanner) -> tuple[str, ...]:
-    """Relative paths among the plain words, in order.  Too many do no harm: only existing files count."""
-    found: list[str] = []
-    for word in sorted(scanner.words, key=lambda word: word.start):
-        found += _paths(word, names_command=word.start in scanner.command_words)
-    if not scanner.complete:
-        found += [path for text in _CUT.split(scanner.text[scanner.pos :]) if (path := _relative(text))]
-    return tuple(dict.fromkeys(found))
-
-
-def _paths(word: Word, *, names_command: bool) -> list[str]:
-    text = word.literal
-    if text is None:
-        inner = [
-            piece.text[1:-1]
-            for piece in word.pieces
-            if isinstance(piece, Expansion) and piece.kind == "backquote"
-        ]
-        return [path for code in inner for path in _words(scan(code.replace(HOLE, ""), shell="sh")[0])]
-    if (names_command and "/" not in text) or re.search(r"[*?\[{]|^~", word.unquoted):
-        return []
-    path = _relative(text)
-    return [path] if path else []
-
-
-def _relative(text: str) -> str | None:
-    """A word as a path below the workspace, without `.` and doubled slashes; None where it can't be one."""
-    if text.startswith(("-", "/")) or not _FILE_CHARACTERS.fullmatch(text):
-        return None
-    parts = [part for part in text.split("/") if part not in ("", ".")]
-    return "/".join(parts) if parts and ".." not in parts else None

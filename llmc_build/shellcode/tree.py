@@ -40,6 +40,19 @@ class Found:
     hint: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """What is known of a script that was read."""
+
+    problems: tuple[Found, ...] = ()  # any: the script is refused, and the rest of this says nothing
+    contexts: tuple[Context, ...] = ()  # of its placeholders, in order
+    edits: tuple[tuple[int, int, str], ...] = ()  # (start, end, replacement) besides placeholders
+    words: tuple[str, ...] = ()  # plain words that may be paths of files, relative to the workspace
+    # Placeholders (their offsets, in order) that begin an argument of the command, which would take "-x" for
+    # an option.
+    dashes: tuple[tuple[int, str], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """Literal characters, quotes removed."""

@@ -37,6 +37,7 @@ from llmc_build.store import files
 from llmc_build.store.database import FILTER, DamagedError, connect, is_unavailable, vet
 
 BUSY_S = 60.0  # how long a commit waits for other processes before it gives up
+_GET = f"SELECT value FROM Cache WHERE key = ? AND {FILTER}"
 _CHUNK = 900  # keys asked for at once; SQLite before 3.32 takes 999 parameters
 
 _T = TypeVar("_T")
@@ -120,10 +121,14 @@ class DiskIndex:
     # ------------------------------------------------------------ the interface
 
     def get(self, key: str) -> bytes | None:
-        return self.get_many([key]).get(key)
+        rows: list[tuple[bytes]] = self._read(lambda db: db.execute(_GET, (key,)).fetchall(), [])
+        return rows[0][0] if rows else None
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         wanted = list(keys)
+        if len(wanted) == 1:
+            value = self.get(wanted[0])
+            return {} if value is None else {wanted[0]: value}
 
         def select(db: sqlite3.Connection) -> dict[str, bytes]:
             found: dict[str, bytes] = {}
@@ -138,14 +143,11 @@ class DiskIndex:
         return self._read(select, {})
 
     def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
+        from llmc_build.store.rawdisk import put_rows
+
         rows = [(_text(key), _bytes(value)) for key, value in items]
-
-        def put(cache: Any) -> None:
-            for key, value in rows:
-                cache.set(key, value)
-
         if rows:
-            self._write(put)
+            self._write(lambda cache: put_rows(cache, rows))
 
     def delete(self, key: str) -> None:
         if os.path.lexists(self._file):

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,6 +37,20 @@ SETTINGS: dict[str, int | str] = {
     "disk_min_file_size": 2**31 - 1,
     "disk_pickle_protocol": 0,
 }
+
+
+# The row that `Cache.set` writes, with every column (a test compares them).
+_ROW = "(?, 1, ?, NULL, ?, 0, NULL, 0, 1, NULL, ?)"
+_INSERT = """
+INSERT INTO Cache
+ (key, raw, store_time, expire_time, access_time, access_count, tag, size, mode, filename, value) VALUES
+"""
+_OR_UPDATE = """
+ON CONFLICT (key, raw) DO UPDATE SET
+ store_time = excluded.store_time, expire_time = NULL, access_time = excluded.access_time, access_count = 0,
+ tag = NULL, size = 0, mode = 1, filename = NULL, value = excluded.value
+"""
+_ROWS = 200  # of one statement; SQLite before 3.32 takes 999 parameters
 
 
 class RefusedError(Exception):
@@ -77,3 +93,16 @@ def open_cache(folder: Path, *, timeout_s: float) -> Any:
     if os.path.expandvars(os.path.expanduser(name)) != name:  # which diskcache does to every path
         raise OSError(f"diskcache can't use a folder whose name holds a variable: {name}")
     return diskcache.Cache(name, timeout=timeout_s, disk=RawDisk, **SETTINGS)
+
+
+def put_rows(cache: Any, rows: Sequence[tuple[str, bytes]]) -> None:
+    """As `cache.set` of each row, within a transaction.  Raises sqlite3.Error.
+
+    `set` makes four statements of a row, each of which gives up the interpreter's lock and has to get it back
+    from a build that is busy.  Here many rows are one statement.
+    """
+    now = time.time()
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
+        values = [value for key, data in part for value in (key, now, now, data)]
+        cache._sql(_INSERT + ",".join([_ROW] * len(part)) + _OR_UPDATE, values)

@@ -1,6 +1,6 @@
 """`.llmc/state/`: what makes the next build fast.  All of it may be deleted or damaged at any time.
 
-Owns: digests of files remembered by what `stat` says of them; the files and keys of the last build.
+Owns: digests of files remembered by what `stat` says of them.
 Not: what is decided from them.
 
 A remembered digest is as good as the file's status is.  A file that changes twice within one tick of the
@@ -17,15 +17,13 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llmc_build.model import Digest, Json, TargetId
+from llmc_build.model import Digest, Json
+from llmc_build.snapshot.stamps import is_fresh
 from llmc_build.store import files
 from llmc_build.store.cas import is_hash
 
-TICK_NS = 20_000_000  # the kernel stamps files by a clock that moves every 1 to 10 ms
-COARSE_TICK_NS = 2_000_000_000  # of file systems that keep whole seconds, FAT's two
 MOST_REMEMBERED = 200_000  # files; beyond, those not looked at by this build are forgotten
 
 
@@ -62,6 +60,10 @@ class FileDigests:
             return self.digest(file) != digest
         except OSError:
             return True
+
+    def remembered(self, file: Path) -> tuple[files.Stamp, str] | None:
+        """The hash of a file that was looked at, and the status it had; None where that could deceive."""
+        return self._known.get(os.fspath(file))
 
     def save(self) -> None:
         """Remember for the next process.  Raises OSError."""
@@ -135,9 +137,7 @@ def _hash(name: str) -> tuple[Digest, files.Stamp, files.Stamp] | None:
 
 def _is_fresh(seen: files.Stamp, began_ns: int) -> bool:
     """Whether a file had changed so shortly before it was read that it may change again unseen."""
-    mtime, ctime = seen[3], seen[4]
-    whole = mtime % 1_000_000_000 == 0 or ctime % 1_000_000_000 == 0
-    return max(mtime, ctime) + (COARSE_TICK_NS if whole else TICK_NS) >= began_ns
+    return is_fresh(seen[3], seen[4], began_ns)
 
 
 def _load_digests(path: Path) -> dict[str, tuple[files.Stamp, str]]:
@@ -148,33 +148,6 @@ def _load_digests(path: Path) -> dict[str, tuple[files.Stamp, str]]:
             case [int(dev), int(inode), int(size), int(mtime), int(ctime), str(text)] if is_hash(text):
                 digests[name] = ((dev, inode, size, mtime, ctime), text)
     return digests
-
-
-# ---------------------------------------------------------------- the last build
-
-
-def read_last(state: Path) -> list[str]:
-    """The workflow files of the last build here; empty where that isn't known."""
-    found = _load(state / "last.json")
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
-
-
-def write_last(state: Path, names: Sequence[str]) -> None:
-    """Raises OSError."""
-    _write(state / "last.json", list(names))
-
-
-def read_keys(state: Path) -> dict[TargetId, str]:
-    """The action key that each target had when it was last built here, as far as that is known."""
-    found = _load(state / "keys.json")
-    if not isinstance(found, dict):
-        return {}
-    return {target: key for target, key in found.items() if isinstance(key, str) and is_hash(key)}
-
-
-def write_keys(state: Path, found: Mapping[TargetId, str]) -> None:
-    """Raises OSError."""
-    _write(state / "keys.json", dict(found))
 
 
 # ---------------------------------------------------------------- one file of the state

@@ -278,7 +278,7 @@ class Rig:
             workspace=self.scratch,
             scratch=self.scratch,
             options=Options(),
-            last_keys={},
+            last_key=lambda target: None,
         )
         building = Build(
             Surroundings(

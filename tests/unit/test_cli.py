@@ -68,22 +68,6 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 # ---------------------------------------------------------------- the program itself
 
 
-@pytest.mark.parametrize("args", [["--version"], ["--help"]])
-def test_help_and_version_import_click_and_nothing_else(args: list[str]) -> None:
-    """llmc starts in a tenth of a second or feels slow: every import counts."""
-    code = (
-        "import sys\nfrom llmc_build.cli import main\n"
-        f"main({args!r})\n"
-        "ours = sorted(m for m in sys.modules if m.startswith('llmc_build.'))\n"
-        "heavy = sorted({'yaml', 'rich', 'networkx', 'diskcache', 'jinja2', 'json'} & set(sys.modules))\n"
-        "print(ours, heavy, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stderr.strip() == "['llmc_build.cli'] []"
-
-
 def test_help_names_every_command_and_each_has_a_module() -> None:
     context = cli.group.make_context("llmc", ["--help"], resilient_parsing=True)
     for name in cli.COMMANDS:

@@ -237,6 +237,76 @@ def test_a_reader_that_leaves_does_not_stop_the_build() -> None:
     play(Console(Gone(), Look()))
 
 
+# ---------------------------------------------------------------- large builds
+
+
+class Clock:
+    """Each look at it finds so many seconds gone."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now_s, self.step_s, self.looks = 0.0, step_s, 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        self.now_s += self.step_s
+        return self.now_s
+
+
+def log_of(total: int, look: Look, *, step_s: float = 5.0, **states: int) -> tuple[list[str], Clock]:
+    """What a build writes into a log before it is over."""
+    stream, clock = io.StringIO(), Clock(step_s)
+    console = Console(stream, look, clock=clock)
+    console.started(total, "run", 2)
+    for state, count in states.items():
+        for number in range(count):
+            console.target(TargetEvent(target=f"w.{state}{number}", state=State(state), error="no"))
+    return stream.getvalue().splitlines(), clock
+
+
+@pytest.mark.parametrize("total", [201, 1000, 10_000, 100_000])
+def test_a_log_gets_no_more_than_two_hundred_lines_of_progress(total: int) -> None:
+    lines, clock = log_of(total, Look(), ran=total // 2, cached=total - total // 2)
+    assert 150 <= len(lines) <= 201
+    assert clock.looks <= 202, "nor is the clock looked at for each target"
+    half = next(line for line in lines if "cached" in line)
+    assert re.fullmatch(rf"\[ *\d+/{total}\] {total // 2} ran, \d+ cached", half)
+
+
+def test_a_large_build_that_is_fast_says_little() -> None:
+    assert len(log_of(10_000, Look(), step_s=0.025, ran=10_000)[0]) == 4
+
+
+def test_a_small_build_and_a_verbose_one_have_a_line_for_each_target() -> None:
+    assert len(log_of(200, Look(), ran=200)[0]) == 200
+    assert len(log_of(300, Look(verbose=1), ran=200, cached=100)[0]) == 300
+    assert len(log_of(300, Look(dry_run=True), ran=300)[0]) == 300, "that list is what was asked for"
+
+
+def test_failures_of_a_large_build_are_told_one_by_one_until_there_are_too_many() -> None:
+    lines, _ = log_of(10_000, Look(), step_s=0, failed=3)
+    assert lines == [f"[{n:>5}/10000] failed w.failed{n - 1}: no" for n in (1, 2, 3)]
+    lines, _ = log_of(10_000, Look(), step_s=0, failed=1000)
+    assert len(lines) == 201
+    assert lines[-1] == "note: more failures are not shown as they come"
+
+
+def test_notes_do_not_flood_a_log() -> None:
+    stream = io.StringIO()
+    console = Console(stream, Look())
+    for number in range(1000):
+        console.note(f"w.s{number}: exit code 1; trying again")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 201
+    assert lines[-1] == "note: more notes are not shown as they come"
+
+
+def test_a_line_is_cut_to_the_columns_that_it_has() -> None:
+    assert words.cut("abcdef", 6) == "abcdef"
+    assert words.cut("abcdefg", 6) == "abcde…"
+    assert words.cut("漢字漢字", 6) == "漢字…"
+    assert words.cells(words.cut("e\u0301" * 9, 6)) <= 6
+
+
 # ---------------------------------------------------------------- on a terminal
 
 
@@ -276,6 +346,30 @@ def test_the_region_shows_what_runs_and_leaves_a_clean_terminal(screen: tuple[Te
     assert text.rstrip().endswith(
         "1 targets: 0 ran, 0 cached, 1 failed, 0 poisoned, 0 skipped in 1.23 s\x1b[0m"
     )
+
+
+def test_what_is_printed_stands_above_the_region_and_the_region_goes(screen: tuple[TextIO, int]) -> None:
+    """Every picture is cleared line for line before anything else is written."""
+    stream, shown = screen
+    console = Console(stream, Look(live=True))
+    console.started(9, "run", 2)
+    for number in range(9):
+        console.target(TargetEvent(target=f"w.{'long' * 40}{number}", state=State.RUNNING))
+    time.sleep(0.5)
+    console.note("hear this")
+    console.target(TargetEvent(target="w.bad", state=State.FAILED, error="no"))
+    time.sleep(0.3)
+    console.close()
+    text = everything(shown)
+    above: list[str] = []
+    for part in re.split("(\x1b\\[\\d+F\x1b\\[J)", text):
+        if move := re.fullmatch("\x1b\\[(\\d+)F\x1b\\[J", part):
+            assert int(move[1]) == 10, "eight targets, those not shown, and the counts"
+            del above[-10:]
+        else:
+            above += part.replace("\r", "").split("\n")[:-1]
+            assert all(words.cells(line) < 80 for line in above)
+    assert above == ["note: hear this", "[1/9] failed w.bad: no"]
 
 
 def test_a_build_that_is_over_at_once_draws_nothing(screen: tuple[TextIO, int]) -> None:

@@ -12,25 +12,26 @@ PACKAGE = Path(__file__).parents[2] / "llmc_build"
 # Layers from the bottom; a module may import from its own layer and those before it.
 LAYERS: list[set[str]] = [
     {"model"},
-    {"errors"},
+    {"errors", "terminal", "collecting"},
     {"environment", "filters", "placeholder"},
     {"template"},
     {"workflow"},
     {"shellcode"},
     {"rules"},
-    {"resolve", "keys", "graph"},
+    {"claims", "names", "resolve", "keys", "reach", "subgraph"},
+    {"graph"},
     {"plan"},
     # ---- from here on, the world
-    {"config", "store", "execute", "llm"},
-    {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "lanes"},
-    {"report"},
-    {"replies", "binder", "record"},
-    {"loop"},
+    {"config", "store", "execute", "llm", "snapshot"},
+    {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
+    {"report", "partial"},
+    {"replies", "binding", "orders", "binder", "record"},
+    {"loop", "cone", "watching", "taking"},
     {"session"},
     {"api"},
-    {"cli", "__main__"},
+    {"cli", "quick", "__main__"},
 ]
-PURE = set().union(*LAYERS[:8])
+PURE = set().union(*LAYERS[:10])
 # Pure modules that live with the worldly ones they serve: the wire format of a protocol, chat templates.
 PURE_WITHIN = {"llm.openai", "llm.chat"}
 WORLDLY = {

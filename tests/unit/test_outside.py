@@ -59,7 +59,7 @@ class Space:
             workspace=self.folder,
             scratch=self.folder,
             options=Options(),
-            last_keys={},
+            last_key=lambda target: None,
             outside=outside,
         )
 

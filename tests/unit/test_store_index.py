@@ -421,3 +421,50 @@ def test_a_folder_that_diskcache_would_rename_is_refused(
     with pytest.raises(IndexUnavailableError, match="variable"):
         index.put_many([(KEY, b"1")])
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_rows_are_written_as_diskcache_writes_them(tmp_path: Path) -> None:
+    """New rows, rows that are replaced, rows of another kind that were planted; and what the triggers count."""
+    from llmc_build.store.rawdisk import _ROWS, open_cache, put_rows
+
+    rows = [(f"key {i}", b"value %d" % i) for i in range(2 * _ROWS + 7)]
+    found = []
+    for name in ("set", "rows"):
+        (tmp_path / name).mkdir()
+        cache = open_cache(tmp_path / name, timeout_s=1.0)
+        planted = "UPDATE Cache SET value = ?, mode = 4, filename = 'x', expire_time = 1, tag = 't', size = 9"
+        for _ in range(2):
+            with cache.transact():
+                if name == "rows":
+                    put_rows(cache, rows)
+                else:
+                    for key, value in rows:
+                        cache.set(key, value)
+            columns = "key, raw, expire_time, access_count, tag, size, mode, filename, value, typeof(value)"
+            state = [
+                cache._sql(f"SELECT {columns} FROM Cache ORDER BY rowid").fetchall(),
+                cache._sql("SELECT key, value FROM Settings ORDER BY key").fetchall(),
+                cache._sql(
+                    "SELECT COUNT(*) FROM Cache WHERE typeof(store_time) = 'real' AND store_time = access_time"
+                ).fetchall(),
+            ]
+            found.append(state)
+            cache._sql(planted, [b"planted"])
+        cache.close()
+    assert found[0] == found[2]
+    assert found[1] == found[3]
+    assert len(found[0][0]) == len(rows)
+
+
+def test_a_search_for_many_keys_walks_through_no_table(tmp_path: Path) -> None:
+    """Else a build's questions would cost the more the more there is in the store."""
+    from llmc_build.store.database import FILTER
+
+    DiskIndex(tmp_path).put_many([("a", b"b")])
+    with sqlite3.connect(tmp_path / "index" / "cache.db") as db:
+        for count in (1, 2, 10, 300, 900):
+            marks = ",".join("?" * count)
+            statement = f"EXPLAIN QUERY PLAN SELECT key, value FROM Cache WHERE key IN ({marks}) AND {FILTER}"
+            (step,) = [row[3] for row in db.execute(statement, ["k"] * count)]
+            assert step == "SEARCH Cache USING INDEX Cache_key_raw (key=? AND raw=?)"
+    db.close()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from llmc_build.snapshot import stamps
 from llmc_build.store import files, state
 from llmc_build.store.cas import digest_of
-from llmc_build.store.state import FileDigests, read_keys, read_last, write_keys, write_last
+from llmc_build.store.state import FileDigests
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def old_file(tmp_path: Path) -> Path:
     """A file that has not changed for a while."""
     path = tmp_path / "input"
     path.write_bytes(b"content")
-    time.sleep(state.TICK_NS * 2 / 1e9)
+    time.sleep(stamps.TICK_NS * 2 / 1e9)
     return path
 
 
@@ -82,7 +83,7 @@ def test_a_second_change_within_one_tick_is_seen(tmp_path: Path, monkeypatch: py
     digests = FileDigests(tmp_path / "digests")
     stamp = digests_stamp(path)
     monkeypatch.setattr(state.files, "stamp", lambda found: stamp)
-    monkeypatch.setattr(state.time, "time_ns", lambda: stamp[4] + state.TICK_NS // 2)
+    monkeypatch.setattr(state.time, "time_ns", lambda: stamp[4] + stamps.TICK_NS // 2)
     assert digests.digest(path) == digest_of(b"first")
     path.write_bytes(b"other")
     assert digests.digest(path) == digest_of(b"other")
@@ -96,8 +97,8 @@ def digests_stamp(path: Path) -> tuple[int, int, int, int, int]:
 @pytest.mark.parametrize(
     ("mtime", "ctime", "began", "fresh"),
     [
-        (1_500_000_001, 1_500_000_001, 1_500_000_001 + state.TICK_NS, True),
-        (1_500_000_001, 1_500_000_001, 1_500_000_002 + state.TICK_NS, False),
+        (1_500_000_001, 1_500_000_001, 1_500_000_001 + stamps.TICK_NS, True),
+        (1_500_000_001, 1_500_000_001, 1_500_000_002 + stamps.TICK_NS, False),
         (1, 1_500_000_001, 1_500_000_001, True),
         (10_000_000_001, 1, 9_000_000_000, True),  # a time in the future
         (5_000_000_000, 5_000_000_000, 6_999_999_999, True),  # whole seconds: a coarse clock
@@ -196,23 +197,9 @@ def test_files_of_other_builds_stay_remembered(tmp_path: Path, old_file: Path, h
     memory = tmp_path / "digests"
     other = tmp_path / "other"
     other.write_bytes(b"x")
-    time.sleep(state.TICK_NS * 2 / 1e9)
+    time.sleep(stamps.TICK_NS * 2 / 1e9)
     for path in (old_file, other, old_file):
         digests = FileDigests(memory)
         digests.digest(path)
         digests.save()
     assert hashed == ["input", "other"]
-
-
-def test_the_last_build_is_remembered(tmp_path: Path) -> None:
-    where = tmp_path / ".llmc" / "state"
-    assert read_last(where) == []
-    assert read_keys(where) == {}
-    write_last(where, ["/a/flow.yaml", "/a/\udcff.yaml"])
-    write_keys(where, {"wf.step": "ab" * 32})
-    assert read_last(where) == ["/a/flow.yaml", "/a/\udcff.yaml"]
-    assert read_keys(where) == {"wf.step": "ab" * 32}
-    for name in ("last.json", "keys.json"):
-        (where / name).write_text("damaged")
-    assert read_last(where) == []
-    assert read_keys(where) == {}

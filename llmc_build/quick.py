@@ -1,0 +1,111 @@
+"""`llmc build` where nothing changed: decided before anything else is imported. World.
+
+Owns which command lines are simple enough for that, and the few lines of output. Whether something changed
+is decided by `snapshot.survey`; where it did, or where anything is doubtful, the command goes its ordinary
+way, which gets the survey that was made here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+_ALONE = frozenset({"-q", "--quiet", "-k", "--keep-going"})
+_JOBS, _TARGET = ("-j", "--jobs"), ("-t", "--target")
+_ASKED_ELSEWHERE = ("LLMC_JOBS", "LLMC_SUBPROCESS")  # settings that may be wrong, which is told elsewhere
+
+
+def build(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
+    """The exit code, where the command line is a build that has nothing to do; else None."""
+    started = time.monotonic()
+    asked = _asked(argv)
+    if asked is None or any(environ.get(name) for name in _ASKED_ELSEWHERE):
+        return None
+    try:
+        return _build(*asked, environ, started)
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+
+
+def _asked(argv: Sequence[str]) -> tuple[list[str], list[str]] | None:
+    """(files, patterns) of a plain `build`; None for every other command line."""
+    if not argv or argv[0] != "build":
+        return None
+    files: list[str] = []
+    patterns: list[str] = []
+    rest = iter(argv[1:])
+    for word in rest:
+        if not word.startswith("-"):
+            files.append(word)
+            continue
+        name, value = word, None
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            value = value or None
+        elif len(word) > 2:
+            name, value = word[:2], word[2:]
+        if word in _ALONE:
+            continue
+        if name not in (*_JOBS, *_TARGET):
+            return None
+        value = next(rest, None) if value is None else value
+        if value is None or (name in _JOBS and not (value.isascii() and value.isdigit() and int(value))):
+            return None
+        if name in _TARGET:
+            patterns.append(value)
+    return files, patterns
+
+
+def _build(
+    files: Sequence[str], patterns: Sequence[str], environ: Mapping[str, str], started: float
+) -> int | None:
+    from llmc_build.snapshot import keeping
+
+    workspace, config = _workspace(os.path.realpath(os.getcwd()))
+    paths = list(dict.fromkeys(map(os.path.abspath, files))) or keeping.default_files(workspace)
+    asked = environ.get("LLMC_CACHE_DIR")
+    cache_dir = os.path.abspath(os.path.expanduser(asked)) if asked else None
+    survey = keeping.survey(workspace, paths, config=config, cache_dir=cache_dir, environ=environ)
+    if survey is None:
+        return None
+    snapshot, wanted = survey.snapshot, None
+    settled = not (survey.whole or survey.files or survey.changed or survey.store_changed)
+    if settled and patterns:
+        from llmc_build.snapshot.selection import selected
+
+        wanted = selected(snapshot.paths, snapshot.producers, patterns)
+        settled = wanted is not None
+    if not settled or not survey.is_settled(wanted):
+        keeping.hand_over(survey)
+        return None
+    from llmc_build.snapshot import idle
+
+    idle.record(f"{workspace}/.llmc", snapshot, wanted, time.monotonic() - started)
+    _say(len(snapshot.paths) if wanted is None else len(wanted), started, environ)
+    return 0
+
+
+def _workspace(start: str) -> tuple[str, str | None]:
+    """The workspace and its llmc.yaml, as `config` finds them."""
+    folder = start
+    while True:
+        if os.path.isfile(f"{folder}/llmc.yaml"):
+            return folder, f"{folder.rstrip('/')}/llmc.yaml"
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return start, None
+        folder = parent
+
+
+def _say(total: int, started: float, environ: Mapping[str, str]) -> None:
+    from llmc_build.terminal import GREEN, PLAIN, is_terminal, up_to_date, wants_color
+
+    terminal = is_terminal(sys.stderr.isatty(), environ)
+    text = up_to_date(total, time.monotonic() - started)
+    if wants_color(environ, "auto", terminal=terminal):
+        text = f"{GREEN}{text}{PLAIN}"
+    with contextlib.suppress(OSError):  # nobody may be there to read it
+        sys.stderr.write(text + "\n")

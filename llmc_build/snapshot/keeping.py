@@ -1,0 +1,110 @@
+"""Where snapshots are kept: one for each set of workflow files that is built here.  World.
+
+Owns their names, how many there are, and which files were built last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from llmc_build.snapshot.form import Damaged, Snapshot
+from llmc_build.snapshot.survey import Survey, snapshot_path, take_survey
+
+KEPT = 4
+_handed: dict[tuple[str, ...], Survey] = {}
+
+
+def keep(snapshot: Snapshot | None, workspace: str, files: Sequence[str]) -> None:
+    """Makes it the snapshot of these files, or removes the one there is.  Raises OSError."""
+    path = snapshot_path(workspace, files)
+    folder = os.path.dirname(path)
+    os.makedirs(folder, 0o700, exist_ok=True)
+    if snapshot is None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    else:
+        write(path, snapshot.encoded())
+    write(f"{folder}/last", [json.dumps(list(files)).encode("ascii")])
+    _prune(folder)
+
+
+def survey(
+    workspace: str,
+    files: Sequence[str],
+    *,
+    config: str | None,
+    cache_dir: str | None,
+    environ: Mapping[str, str],
+) -> Survey | None:
+    """What changed since these files were last built; None where they were not, or nothing is known of it."""
+    handed = _handed.pop((workspace, *files), None)
+    if handed is not None and cache_dir in (None, handed.snapshot.facts["cache_dir"]):
+        return handed
+    found = Snapshot.read(snapshot_path(workspace, files))
+    if found is None:
+        return None
+    return take_survey(
+        found, workspace=workspace, files=files, config=config, cache_dir=cache_dir, environ=environ
+    )
+
+
+def hand_over(survey: Survey) -> None:
+    """Keeps a survey for whoever asks next, in this process, for the same."""
+    facts = survey.snapshot.facts
+    _handed[(facts["workspace"], *(entry[0] for entry in facts["files"]))] = survey
+
+
+def default_files(workspace: str) -> list[str]:
+    """The files that are built where none is named, if they were built before."""
+    last = last_files(workspace)
+    found = Snapshot.read(snapshot_path(workspace, last))
+    return last if found is None else found.facts["given"] or last
+
+
+def last_keys(workspace: str, files: Sequence[str]) -> Callable[[str], str | None]:
+    """Which key a target had when it was last built, as far as that is known."""
+    found = Snapshot.read(snapshot_path(workspace, files))
+
+    def key(target: str) -> str | None:
+        try:
+            number = None if found is None else found.index.get(target)
+            return None if found is None or number is None else found.key(number)
+        except (Damaged, ValueError):
+            return None
+
+    return key
+
+
+def last_files(workspace: str) -> list[str]:
+    """The workflow files of the last build here; empty where that isn't known."""
+    try:
+        with open(f"{workspace}/.llmc/state/last", "rb") as file:
+            found = json.loads(file.read(1 << 20))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def write(path: str, parts: Sequence[bytes]) -> None:
+    """Gives a file a new content in one step.  Raises OSError."""
+    temp = f"{path}.{os.getpid()}"
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.writelines(parts)
+        os.rename(temp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temp)
+        raise
+
+
+def _prune(folder: str) -> None:
+    with contextlib.suppress(OSError):
+        with os.scandir(folder) as entries:
+            found = [(e.stat().st_mtime_ns, e.path) for e in entries if e.name.startswith("snapshot-")]
+        for _, path in sorted(found)[:-KEPT]:
+            os.unlink(path)

@@ -1,0 +1,169 @@
+"""The structure of all targets as numbers: which there are, in which documents, and what comes after what.
+World.
+
+Owns how a structure is made from a program, or from the last one and the documents that changed. Targets
+are numbered in the order of the files; names are made only when they are asked for.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from llmc_build.snapshot.form import Document, Snapshot, closure, turned
+
+if TYPE_CHECKING:
+    from llmc_build.resolve import Program
+
+
+class Structure:
+    """All targets of some files."""
+
+    def __init__(
+        self,
+        paths: list[str],
+        documents: list[Document],
+        producers: tuple[array[int], array[int]],
+        outputs: Mapping[str, str],
+    ) -> None:
+        self.paths = paths  # workflow/step
+        self.documents = documents
+        self.producers = producers  # as Snapshot.producers
+        self.outputs = outputs  # declared output -> target
+
+    @cached_property
+    def consumers(self) -> tuple[array[int], array[int]]:
+        return turned(*self.producers)
+
+    @cached_property
+    def by_workflow(self) -> dict[str, int]:
+        """Workflow -> the number of its document."""
+        return {document[3]: number for number, document in enumerate(self.documents)}
+
+    def number(self, target: str) -> int | None:
+        """The number of a target."""
+        workflow, _, step = target.partition(".")
+        document = self.by_workflow.get(workflow)
+        if document is None:
+            return None
+        first, count = self.documents[document][4:6]
+        try:
+            return self.paths.index(f"{workflow}/{step}", first, first + count)
+        except ValueError:
+            return None
+
+    def target(self, i: int) -> str:
+        return self.paths[i].replace("/", ".")
+
+    def comes_after(self, target: str, other: str) -> bool:
+        """Whether a path leads from `other` to `target`."""
+        start, goal = self.number(target), self.number(other)
+        return start is not None and start != goal and goal in closure(*self.producers, [start])
+
+    def find(self, workflow: str, name: str) -> str | None:
+        """The step of that name, else the last step of the workflow that sets the variable of that name."""
+        document = self.by_workflow.get(workflow)
+        if document is None:
+            return None
+        if self.number(f"{workflow}.{name}") is not None:
+            return f"{workflow}.{name}"
+        step = self.documents[document][6].get(name)
+        return None if step is None else f"{workflow}.{step}"
+
+    def in_order(self) -> list[int]:
+        """All targets, each after those that it comes after."""
+        starts = self.producers[0]
+        down_starts, down = self.consumers
+        waiting = [starts[i + 1] - starts[i] for i in range(len(self.paths))]
+        found = [i for i, count in enumerate(waiting) if not count]
+        for i in found:  # it grows
+            for other in down[down_starts[i] : down_starts[i + 1]]:
+                waiting[other] -= 1
+                if not waiting[other]:
+                    found.append(other)
+        return found
+
+    def has_cycle_through(self, roots: Iterable[int]) -> bool:
+        """Whether a walk against the edges from one of the targets comes back to where it was."""
+        starts, ends = self.producers
+        done: set[int] = set()
+        for root in roots:
+            if root in done:
+                continue
+            path, stack = {root}, [(root, iter(ends[starts[root] : starts[root + 1]]))]
+            while stack:
+                i, rest = stack[-1]
+                other = next(rest, None)
+                if other is None:
+                    stack.pop()
+                    path.discard(i)
+                    done.add(i)
+                elif other in path:
+                    return True
+                elif other not in done:
+                    path.add(other)
+                    stack.append((other, iter(ends[starts[other] : starts[other + 1]])))
+        return False
+
+
+def of_snapshot(snapshot: Snapshot) -> Structure:
+    """The structure that a snapshot has."""
+    return Structure(snapshot.paths, snapshot.documents, snapshot.producers, snapshot.outputs)
+
+
+def of_program(program: Program, hash_of: Callable[[str, int], tuple[int, int, str]]) -> Structure:
+    """`hash_of`: file and line of a step -> (number of the file, first line and hash of its document)."""
+    index = {target: i for i, target in enumerate(program.targets)}
+    paths = [target.replace(".", "/", 1) for target in index]
+    into = producers_of(program)
+    documents: list[Document] = []
+    for workflow, targets in by_workflow(program).items():
+        step = program.targets[targets[0]].step
+        file, line, sha256 = hash_of(step.location.file, step.location.line)
+        documents.append(
+            (file, line, sha256, workflow, index[targets[0]], len(targets), *names(program, targets, into))
+        )
+    lists = [sorted(index[p] for p in into.get(target, ())) for target in index]
+    return Structure(paths, documents, lists_of(lists), declared(program))
+
+
+def by_workflow(program: Program) -> dict[str, list[str]]:
+    """Workflow -> its targets, in order."""
+    found: dict[str, list[str]] = {}
+    for target, entry in program.targets.items():
+        found.setdefault(entry.step.workflow, []).append(target)
+    return found
+
+
+def producers_of(program: Program) -> dict[str, set[str]]:
+    """Target -> all that it comes after."""
+    found: dict[str, set[str]] = {}
+    for edge in program.edges:
+        found.setdefault(edge.target, set()).add(edge.producer)
+    return found
+
+
+def names(
+    program: Program, targets: Sequence[str], into: Mapping[str, set[str]]
+) -> tuple[dict[str, str], list[str]]:
+    """Which variables the steps of a workflow set, and of which other workflows they speak."""
+    steps = [program.targets[target].step for target in targets]
+    speaks = {p.partition(".")[0] for target in targets for p in into.get(target, ())}
+    return {s.output: s.name for s in steps if s.output}, sorted(speaks - {steps[0].workflow})
+
+
+def declared(program: Program) -> dict[str, str]:
+    return {path: target.id for target in program.targets.values() for path in target.action.outputs}
+
+
+def lists_of(lists: Iterable[Sequence[int]]) -> tuple[array[int], array[int]]:
+    """Lists of numbers as two arrays: where each begins, and all of them."""
+    ends = array("I")
+    sizes = []
+    for one in lists:
+        ends.extend(one)
+        sizes.append(len(one))
+    return array("I", accumulate(sizes, initial=0)), ends

@@ -1,0 +1,243 @@
+"""A snapshot held against the world: what of it no longer holds. World; imports little, so that it is fast.
+
+Theory of operation. Everything that a target's result depends on has a stamp in the snapshot: workflow
+files, inputs, prompt files, models, the folders in which globs looked, variables of the environment, the
+configuration, llmc itself, the files in which values lie, blobs and index of the store. What has its old
+stamp is as it was; what has another one, or a fresh one, is hashed. A survey says what is found changed, in
+terms of targets where it can. Where something changed whose reach is not known target by target (`whole`),
+everything has to be looked at.
+
+A survey never says more than the long way would find, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Mapping, Sequence
+
+from llmc_build.snapshot.form import CHECK, GOOD, Damaged, Snapshot, Watched
+from llmc_build.snapshot.stamps import is_fresh, look, moved
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CONSULTED = ("OPENAI_BASE_URL", "OPENAI_MODEL", "LLMC_SUBPROCESS")  # besides what steps declare
+_SECTIONS = ("paths", "ctimes", "flags", "fresh", "blobs", "blob_ctimes")
+_LARGE = 1 << 20
+
+
+class Survey:
+    """What is no longer as the snapshot says."""
+
+    __slots__ = ("changed", "files", "moved", "snapshot", "store_changed", "texts", "whole")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.whole: str | None = None  # why everything has to be looked at
+        self.files: list[int] = []  # workflow files with another text
+        self.texts: dict[int, bytes] = {}  # those texts
+        self.changed: list[str] = []  # other files with another content
+        self.moved: list[int] = []  # targets whose value is not in place
+        self.store_changed = False  # records and blobs have to be looked for
+
+    def is_settled(self, wanted: Collection[int] | None) -> bool:
+        """Whether every target asked for (None: all) ended well, and its value is in place."""
+        if wanted is None:
+            return self.snapshot.all_good and not self.moved
+        flags = self.snapshot.flags
+        return all(flags[i] & GOOD and not flags[i] & CHECK for i in wanted) and not any(
+            i in wanted for i in self.moved
+        )
+
+
+def snapshot_path(workspace: str, files: Sequence[str]) -> str:
+    """Where the snapshot of a build of these files is; the paths are absolute."""
+    import zlib
+
+    name = zlib.crc32("\0".join(files).encode("utf-8", "surrogateescape"))
+    return f"{workspace}/.llmc/state/snapshot-{name:08x}"
+
+
+def who() -> list[object]:
+    """What llmc is here: another one might read the same files differently."""
+    from llmc_build import __version__
+
+    found: list[object] = [__version__, sys.version, sys.platform, os.uname().machine]
+    with os.scandir(PACKAGE) as entries:
+        folders = [PACKAGE, *(e.path for e in entries if e.name[0] != "_" and e.is_dir())]
+    for folder in sorted(folders):
+        stamp = look(folder)
+        found.append([folder, stamp[3] if stamp else 0])
+    return found
+
+
+def packages() -> list[tuple[str, int]]:
+    """The folders in which packages are found, with their mtimes: installing something changes one."""
+    here = os.getcwd()
+    found = []
+    for folder in dict.fromkeys(sys.path):
+        stamp = look(folder) if folder and folder != here else None
+        if stamp is not None:
+            found.append((folder, stamp[3]))
+    return found
+
+
+def take_survey(
+    snapshot: Snapshot,
+    *,
+    workspace: str,
+    files: Sequence[str],
+    config: str | None,
+    cache_dir: str | None,
+    environ: Mapping[str, str],
+) -> Survey:
+    """`config`: llmc.yaml, where there is one; `cache_dir` None: as the configuration has it."""
+    found = Survey(snapshot)
+    try:
+        _survey(found, workspace, list(files), config, cache_dir, environ)
+    except (Damaged, ValueError, TypeError, KeyError, IndexError) as error:
+        found.whole = f"the state is damaged: {error}"
+    return found
+
+
+def _survey(
+    found: Survey,
+    workspace: str,
+    files: list[str],
+    config: str | None,
+    cache_dir: str | None,
+    environ: Mapping[str, str],
+) -> None:
+    snapshot, facts = found.snapshot, found.snapshot.facts
+    if facts["workspace"] != workspace or [entry[0] for entry in facts["files"]] != files:
+        found.whole = "other files were built"
+    elif facts["who"] != who():
+        found.whole = "llmc or Python changed"
+    elif not _same_config(facts["config"], config) or cache_dir not in (None, facts["cache_dir"]):
+        found.whole = "the configuration changed"
+    elif any(hashed(environ.get(name)) != value for name, value in facts["environ"].items()):
+        found.whole = "the environment changed"
+    elif facts["python"] and [tuple(entry) for entry in facts["python"]] != packages():
+        found.whole = "packages were installed or removed"
+    elif any(not _same_folder(snapshot, path, mtime) for path, mtime in facts["folders"]):
+        found.whole = "files came or went where inputs are looked for"
+    if found.whole:
+        return
+    for name in _SECTIONS:
+        snapshot.section(name)
+    for number, entry in enumerate(facts["files"]):
+        data = _changed_text(entry)
+        if data is not None:
+            found.files.append(number)
+            found.texts[number] = data
+    found.changed = [entry[0] for entry in facts["watched"] if not same(entry)]
+    found.store_changed = not _same_store(snapshot)
+    out = f"{workspace}/.llmc/out"
+    found.moved = moved(out, snapshot.paths, snapshot.ctimes)
+    if snapshot.fresh:
+        off = set(found.moved)
+        found.moved += [i for i in snapshot.fresh if i not in off and not _holds(snapshot, out, i)]
+
+
+def same(entry: Watched | Sequence[object]) -> bool:
+    """Whether a watched file holds what it held."""
+    path, stamp, known, fresh = entry
+    assert isinstance(path, str)
+    now = look(path)
+    if now is None:
+        return known == ""
+    if not fresh and list(now) == stamp:
+        return True
+    return known != "" and hash_file(path) == known
+
+
+def _changed_text(entry: Watched) -> bytes | None:
+    """The text of a workflow file where it is another one; empty where there is none."""
+    path, stamp, known, fresh = entry
+    now = look(path)
+    if now is not None and not fresh and list(now) == stamp:
+        return None
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        return b""
+    return None if sha256(data) == known else data
+
+
+def _same_config(entry: Watched | None, config: str | None) -> bool:
+    return entry is None if config is None else entry is not None and entry[0] == config and same(entry)
+
+
+def _same_folder(snapshot: Snapshot, path: str, mtime: int) -> bool:
+    """Whether the listing of a folder says what it said; of most folders only some names matter."""
+    now = look(path)
+    if (now[3] if now else 0) == mtime:
+        return True
+    known = snapshot.words.get(path)
+    return known is not None and sorted(here(path, known[0])) == known[1]
+
+
+def here(folder: str, names: Sequence[str]) -> set[str]:
+    """Those of the names that are files in a folder."""
+    try:
+        return {
+            name for name in set(names).intersection(os.listdir(folder)) if os.path.isfile(f"{folder}/{name}")
+        }
+    except OSError:
+        return set()
+
+
+def _same_store(snapshot: Snapshot) -> bool:
+    """Whether index and blobs are as they were: nothing that a result is made of can have been lost."""
+    for path, stamp in snapshot.facts["store"]:
+        now = look(path)
+        if (list(now) if now else None) != stamp:
+            return False
+    paths, ctimes = snapshot.blobs
+    return not paths or not moved(snapshot.facts["cache_dir"], paths, ctimes)
+
+
+def _holds(snapshot: Snapshot, out: str, i: int) -> bool:
+    """Whether a value's file holds the value, by its bytes."""
+    if snapshot.ctimes[i] < 0:
+        return True  # there is none, and there was none
+    content, size = snapshot.value(i)
+    path = f"{out}/{snapshot.paths[i]}"
+    try:
+        return os.lstat(path).st_size == size and hash_file(path) == content
+    except OSError:
+        return False
+
+
+def hashed(value: str | None) -> str | None:
+    """A variable's value in a form that gives nothing away."""
+    return None if value is None else sha256(value.encode("utf-8", "surrogateescape"))
+
+
+def hash_file(path: str) -> str:
+    """SHA-256 of a plain file; empty where it can't be read."""
+    import hashlib
+
+    hasher = hashlib.sha256()
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as file:
+            while chunk := file.read(_LARGE):
+                hasher.update(chunk)
+    except OSError:
+        return ""
+    return hasher.hexdigest()
+
+
+def watch(path: str, content: str, stamp: Sequence[int] | None, now_ns: int) -> Watched:
+    """The entry of a file that had a content when it had a stamp; None: no stamp is known to go with it."""
+    if stamp is None:
+        return (path, [0] * 5, content, True)
+    return (path, list(stamp), content, is_fresh(stamp[3], stamp[4], now_ns))
+
+
+def sha256(data: bytes) -> str:
+    """In hex."""
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,226 @@
+"""Taking a snapshot after a build, so that the next one need not look at what did not change. World.
+
+Owns what a snapshot says of the world after a build, and carries over what it said of targets that this
+build did not look at. It errs on one side: what can't be told to be as it was when it was used is written
+down so that the next build looks at it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+
+from llmc_build.model import State, TargetId, TargetReport
+from llmc_build.partial import piece_hash
+from llmc_build.reading import read_bytes, shown
+from llmc_build.record import ALL_OF, unchanged
+from llmc_build.snapshot import survey as world
+from llmc_build.snapshot.form import (
+    CHECK,
+    GOOD,
+    SKIPPED,
+    Facts,
+    Snapshot,
+    number_bytes,
+    pack_key,
+    pack_value,
+)
+from llmc_build.snapshot.stamps import is_fresh, look
+from llmc_build.snapshot.structure import Structure, of_program
+from llmc_build.watching import Evidence, Watching
+from llmc_build.workflow.split import split
+
+
+def take(e: Evidence) -> Snapshot | None:
+    """The snapshot of a build; None where the files changed while it ran."""
+    return _Taker(e).snapshot()
+
+
+class _Taker:
+    def __init__(self, e: Evidence) -> None:
+        self.e = e
+        self.old = e.part.survey.snapshot if e.part is not None else None
+        self.now_ns = time.time_ns()
+
+    def snapshot(self) -> Snapshot | None:
+        e = self.e
+        structure = e.part.structure if e.part is not None else self._structure()
+        if structure is None:
+            return None
+        self.structure = structure
+        self.looked_at = dict(self._numbered(e.reports))
+        self.watching = Watching(e, self.old, structure, self.looked_at)
+        folders, words = self.watching.folders()
+        readers = self.watching.readers()
+        prompts = self.watching.prompts()
+        sections = {
+            "paths": "\n".join(structure.paths).encode("ascii"),
+            "documents": _json(structure.documents),
+            "starts": number_bytes(structure.producers[0]),
+            "producers": number_bytes(structure.producers[1]),
+            "outputs": _json(structure.outputs),
+            "readers": _json(readers),
+            "prompts": _json(prompts),
+            "words": _json(words),
+            **self._results(),
+            **self._blobs(),
+            "record": self._record(),
+        }
+        facts = Facts(
+            who=world.who(),
+            workspace=str(e.workspace),
+            config=None if e.config is None else self.watching.watch(str(e.config), e.config_hash),
+            cache_dir=str(e.cache_dir),
+            environ=self.watching.environ(),
+            files=self.watching.files(),
+            watched=self.watching.watched([*readers, *prompts]),
+            folders=folders,
+            python=world.packages() if self.watching.has_models() else [],
+            store=[self.watching.store_file(name) for name in ("cache.db", "cache.db-wal")],
+            given=list(e.given),
+        )
+        return Snapshot(facts, sections)
+
+    def _record(self) -> bytes:
+        """What the record of a run is that finds everything as it is now; nothing for a large build."""
+        record = self.e.record
+        if record is None or len(self.structure.paths) > ALL_OF:
+            return b""
+        return _json(unchanged(record))
+
+    # ------------------------------------------------------------ structure
+
+    def _structure(self) -> Structure | None:
+        e = self.e
+        places: dict[str, tuple[int, list[tuple[int, str]]]] = {}
+        for number, file in enumerate(e.files):
+            data = read_bytes(file)
+            if data is None or world.sha256(data) != e.read.get(os.path.abspath(file)):
+                return None
+            pieces = split(data) or [(1, 0, 0)]  # a piece that no text has: it is never found again
+            places[shown(file)] = (number, [(line, piece_hash(data[a:b])) for line, a, b in pieces])
+        return of_program(e.program, lambda file, line: (places[file][0], *_document(places[file][1], line)))
+
+    def _numbered(self, reports: Mapping[TargetId, TargetReport]) -> Iterator[tuple[int, TargetReport]]:
+        for target, report in reports.items():
+            number = self.structure.number(target)
+            if number is not None:
+                yield number, report
+
+    # ------------------------------------------------------------ results
+
+    def _results(self) -> dict[str, bytes]:
+        e, structure, count = self.e, self.structure, len(self.structure.paths)
+        flags = bytearray(self._carried("flags", 1))
+        keys = bytearray(self._carried("keys", 32))
+        values = bytearray(self._carried("values", 40))
+        ctimes = array("q", [-1]) * count
+        fresh: set[int] = set()
+        if self.old is not None and e.part is not None:
+            for i, was in enumerate(e.part.was):
+                if was >= 0:
+                    ctimes[i] = self.old.ctimes[was]
+            then = set(self.old.fresh)
+            fresh = {i for i, was in enumerate(e.part.was) if was in then} if then else set()
+            for i in e.left:
+                flags[i] = 0
+        home = f"{e.workspace}/.llmc/out"
+        for i, report in self.looked_at.items():
+            fresh.discard(i)
+            flag, ctimes[i] = self._one(report, f"{home}/{structure.paths[i]}")
+            if ctimes[i] >= 0 and is_fresh(ctimes[i], ctimes[i], self.now_ns):
+                fresh.add(i)
+            output = report.output
+            value = pack_value((output.hash, output.size) if output else None)
+            if self.old is not None and (not flag & GOOD or values[i * 40 : i * 40 + 40] != value):
+                self._unsettle(i, flags)
+            flags[i] = flag
+            keys[i * 32 : i * 32 + 32] = pack_key(report.key)
+            values[i * 40 : i * 40 + 40] = value
+        return {
+            "flags": bytes(flags),
+            "keys": bytes(keys),
+            "values": bytes(values),
+            "ctimes": number_bytes(ctimes),
+            "fresh": number_bytes(array("I", sorted(fresh))),
+        }
+
+    def _carried(self, section: str, width: int) -> bytes:
+        """What the old snapshot has for each target, zeros for new ones."""
+        part = self.e.part
+        if self.old is None or part is None:
+            return bytes(len(self.structure.paths) * width)
+        data = self.old.section(section)
+        return b"".join(
+            bytes(count * width) if first < 0 else data[first * width : (first + count) * width]
+            for first, count in _runs(part.was)
+        )
+
+    def _one(self, report: TargetReport, path: str) -> tuple[int, int]:
+        """Flags of a target, and the ctime of the file that holds its value."""
+        e, target = self.e, report.target
+        if not report.status.good or target in e.traces.not_kept or target in self.watching.not_good:
+            return 0, -1
+        flag = GOOD | (CHECK if self._may_age(target) else 0)
+        if report.status is State.SKIPPED:
+            return flag | SKIPPED, -1
+        try:
+            ctime = os.lstat(path).st_ctime_ns
+        except OSError:
+            return 0, -1
+        placed = e.placed_ns.get(target, 0)
+        return (flag, ctime) if ctime <= placed + _PLACING_NS else (0, ctime)
+
+    def _may_age(self, target: TargetId) -> bool:
+        """Whether a result may have to be made again though nothing changed here."""
+        action = self.e.program.targets[target].action
+        model = action.params.get("model")
+        return action.cache.ttl_s is not None or (isinstance(model, str) and model in self.e.moving_models)
+
+    def _unsettle(self, i: int, flags: bytearray) -> None:
+        """What reads a target that is not as it was is to be looked at, where it was not yet."""
+        starts, ends = self.structure.consumers
+        for consumer in ends[starts[i] : starts[i + 1]]:
+            if consumer not in self.looked_at:
+                flags[consumer] = 0
+
+    def _blobs(self) -> dict[str, bytes]:
+        paths = set(self.old.blobs[0]) if self.old is not None else set()
+        paths.update(f"cas/{name[:2]}/{name}" for name in self.e.traces.blobs)
+        listed = sorted(paths)
+        times = [look(f"{self.e.cache_dir}/{path}") for path in listed]
+        return {
+            "blobs": "\n".join(listed).encode("ascii"),
+            "blob_ctimes": number_bytes(array("q", [stamp[4] if stamp else -2 for stamp in times])),
+        }
+
+
+_PLACING_NS = 1_000_000_000  # from the moment before a file is placed until it is there, at most
+
+
+def _document(pieces: Sequence[tuple[int, str]], line: int) -> tuple[int, str]:
+    """First line and hash of the document that holds a line."""
+    from bisect import bisect_right
+
+    return pieces[bisect_right(pieces, line, key=lambda piece: piece[0]) - 1]
+
+
+def _runs(was: array[int]) -> Iterator[tuple[int, int]]:
+    """(first, count) of numbers that follow each other; a first of -1 stands for new targets."""
+    begin, count = -1, 0
+    for old in was:
+        if count and (old == begin + count if begin >= 0 else old < 0):
+            count += 1
+            continue
+        if count:
+            yield begin, count
+        begin, count = old, 1
+    if count:
+        yield begin, count
+
+
+def _json(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode("ascii")
