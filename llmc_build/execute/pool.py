@@ -23,11 +23,9 @@ import contextlib
 import heapq
 import os
 import selectors
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -38,6 +36,7 @@ from llmc_build.execute.lane import LaneState
 from llmc_build.execute.process import Flight, WorkerProcess
 from llmc_build.execute.protocol import Done, Executor, Lane, Progress, Status, Task
 from llmc_build.execute.supervise import GRACE_S
+from llmc_build.execute.wakeup import Wakeup
 from llmc_build.execute.worker import RUNNERS
 from llmc_build.model import Json
 
@@ -65,6 +64,7 @@ class Pool(Executor):
         `scratch`: a folder for what workers write to stderr (else the system's); `environ`: what workers
         get their environment from (else this process's); `runners`: kind of lane -> module that serves it.
         """
+        self.on_begin: Callable[[int], object] = lambda number: None
         self._jobs = max(1, jobs)
         self._cas = cas
         self._scratch = scratch
@@ -78,13 +78,8 @@ class Pool(Executor):
         self._unsent: set[WorkerProcess] = set()  # workers that are fed by the next `wait`
         self._closed = False
         self._selector = selectors.DefaultSelector()
-        self._waking = threading.RLock()  # a signal may arrive in the thread that holds it
-        self._awake = True  # the pipe is open
-        self._wake_read, self._wake_write = os.pipe()
-        for fd in (self._wake_read, self._wake_write):
-            os.set_blocking(fd, False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
-        self._woken = self._take_wakeup()
+        self._wakeup = Wakeup()
+        self._selector.register(self._wakeup, selectors.EVENT_READ, None)
         self._adopted_before = osdep.adopt_orphans(True)
 
     def __enter__(self) -> Self:
@@ -127,13 +122,13 @@ class Pool(Executor):
             if self._news or not self._open:
                 return self._take_news()
             seconds = max(0.0, min(deadline, self._due[0][0] if self._due else _NEVER) - now)
-            if not self._woken:
+            if not self._wakeup.by_signals:
                 seconds = min(seconds, _LOOK_S)
             events = self._selector.select(None if seconds == _NEVER else seconds)
-            woken = not (events or self._woken)
+            woken = not (events or self._wakeup.by_signals)
             for key, mask in events:
                 if key.data is None:
-                    self._drain_wakeup()
+                    self._wakeup.drain()
                     woken = True
                 else:
                     self._service(key.data, mask)
@@ -144,13 +139,8 @@ class Pool(Executor):
                 return []
 
     def wake(self) -> None:
-        """Makes a running `wait` return.  May be called from a signal handler or another thread.
-
-        It may also come too late: once the pool is closed, the number of its pipe may be that of a file.
-        """
-        with self._waking, contextlib.suppress(BlockingIOError):
-            if self._awake:
-                os.write(self._wake_write, b"\0")
+        """Makes a running `wait` return.  For signal handlers and other threads too, at any time."""
+        self._wakeup.ring()
 
     def cancel(self, task_id: int, reason: str) -> None:
         if task_id in self._flights:
@@ -184,12 +174,8 @@ class Pool(Executor):
         self._flights.clear()
         self._news.clear()
         osdep.adopt_orphans(self._adopted_before)
-        self._give_wakeup_back()
         self._selector.close()
-        with self._waking:
-            self._awake = False
-            for fd in (self._wake_read, self._wake_write):
-                os.close(fd)
+        self._wakeup.close()
 
     # ------------------------------------------------------------ giving tasks out
 
@@ -205,6 +191,7 @@ class Pool(Executor):
             idle = not worker.flights
             self._flights[task.id] = worker, worker.send(task)
             self._watch_clocks(worker.start_clocks())
+            self._begin(worker)
             state.flying += 1
             self._unsent.add(worker)
             if idle or state.lane.kind != "shell":
@@ -275,6 +262,7 @@ class Pool(Executor):
             state.took(done.wall_s)
             state.hold(worker, False)
             self._watch_clocks(worker.start_clocks())
+            self._begin(worker)
         elif operation == "progress":
             if message["id"] in worker.flights:
                 self._news.append(Progress(id=message["id"], stats=message["stats"]))
@@ -287,6 +275,13 @@ class Pool(Executor):
             self._watch_clocks(worker.start_clocks())
         else:
             raise ValueError(operation)
+
+    def _begin(self, worker: WorkerProcess) -> None:
+        """Tells of what a worker runs by now."""
+        for flight in worker.running:
+            if not flight.begun:
+                flight.begun = True
+                self.on_begin(flight.task.id)
 
     def _landed(self, worker: WorkerProcess, number: int) -> Flight:
         """A task that its worker has no more."""
@@ -361,25 +356,6 @@ class Pool(Executor):
         with contextlib.suppress(ChannelClosed):  # its end is noticed by reading
             worker.channel.post({"op": "cancel", "id": flight.task.id, "reason": reason})
             self._watch_writes(worker)
-
-    # ------------------------------------------------------------ signals
-
-    def _take_wakeup(self) -> bool:
-        """Lets signals end a sleep; False where the program that uses this library needs them itself."""
-        if threading.current_thread() is not threading.main_thread():
-            return False
-        before = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        if before != -1:
-            signal.set_wakeup_fd(before)
-        return before == -1
-
-    def _give_wakeup_back(self) -> None:
-        if self._woken and threading.current_thread() is threading.main_thread():
-            signal.set_wakeup_fd(-1)
-
-    def _drain_wakeup(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
 
 
 def _ended(worker: WorkerProcess, flight: Flight, message: Mapping[str, Any]) -> Done:
