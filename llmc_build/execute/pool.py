@@ -11,7 +11,7 @@ the end of, runs again in another; so do the other tasks of a worker that the po
 one of them ignores its end.
 
 Shell workers are fed ahead (`lane`).  A worker whose task takes long after all gives the others back, and
-they go to the front of the lane's queue, so a long task holds up a more urgent one for a moment only.
+they go back to their place in the lane's queue, so a long task holds up another for a moment only.
 
 A task's time is kept by the shell worker itself, and by the pool for other lanes.  Behind both stands the
 pool: what doesn't answer in time after it was told to end loses its worker.
@@ -72,7 +72,8 @@ class Pool(Executor):
         self._runners = runners
         self._lanes: dict[Lane, LaneState] = {}
         self._news: deque[Done | Progress] = deque()
-        self._open: set[int] = set()  # tasks whose end was not yet returned
+        self._count = 0  # of tasks submitted
+        self._open: dict[int, int] = {}  # tasks whose end was not yet returned -> their place in that order
         self._flights: dict[int, tuple[WorkerProcess, Flight]] = {}  # of all workers
         self._due: list[tuple[float, int]] = []  # heap of deadlines, those of ended flights among them
         self._unsent: set[WorkerProcess] = set()  # workers that are fed by the next `wait`
@@ -105,7 +106,8 @@ class Pool(Executor):
             raise ValueError("the pool is closed")
         if task.id in self._open:
             raise ValueError(f"task {task.id} is already there")
-        self._open.add(task.id)
+        self._count += 1
+        self._open[task.id] = self._count
         state = self._lanes.get(task.lane)
         if state is None:
             state = self._lanes[task.lane] = LaneState(task.lane, self._jobs)
@@ -291,9 +293,10 @@ class Pool(Executor):
         return flight
 
     def _again(self, state: LaneState, flights: list[Flight]) -> None:
-        """Puts tasks to the front of the queue, but for those that were told to end meanwhile."""
+        """Puts tasks back to their places in the queue, but for those that were told to end meanwhile."""
         self._news.extend(_forced(flight) for flight in flights if flight.ending is not None)
-        state.queue.extendleft(flight.task for flight in reversed(flights) if flight.ending is None)
+        tasks = [*state.queue, *(flight.task for flight in flights if flight.ending is None)]
+        state.queue = deque(sorted(tasks, key=lambda task: self._open[task.id]))
 
     def _lost(
         self, worker: WorkerProcess, *, culprit: Flight | None = None, error: str | None = None
@@ -321,7 +324,9 @@ class Pool(Executor):
     def _take_news(self) -> list[Done | Progress]:
         found = list(self._news)
         self._news.clear()
-        self._open.difference_update(item.id for item in found if isinstance(item, Done))
+        for item in found:
+            if isinstance(item, Done):
+                del self._open[item.id]
         return found
 
     # ------------------------------------------------------------ deadlines
