@@ -125,14 +125,17 @@ class Folder:
 
     def renew(self) -> None:
         """Makes it anew, whatever was done to it."""
-        remove_tree(self.path)
+        if not _remove_flat(self.path):
+            remove_tree(self.path)
         self._make()
 
     def _make(self) -> None:
         os.mkdir(self.path, 0o700)
-        os.chmod(self.path, 0o700)  # whatever the umask says
         os.utime(self.path, _LONG_PAST)
         self._fresh = _stamp(os.lstat(self.path))
+        if self._fresh[2] & 0o777 != 0o700:  # the umask forbids even the owner something
+            os.chmod(self.path, 0o700)
+            self._fresh = _stamp(os.lstat(self.path))
         self._settled = False
         self.made += 1
 
@@ -162,6 +165,21 @@ def remove_tree(path: str) -> None:
             stderr=subprocess.DEVNULL,
             check=False,
         )
+
+
+def _remove_flat(path: str) -> bool:
+    """Removes a folder that holds files only, as most do; False where something of it may be left."""
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for name in os.listdir(folder):
+                os.unlink(name, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.rmdir(path)
+    except OSError:
+        return False
+    return True
 
 
 def _open_up(path: str) -> None:

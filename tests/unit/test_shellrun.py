@@ -227,6 +227,15 @@ def test_a_step_that_removes_its_own_sandbox_harms_nobody(steps: Steps) -> None:
     assert steps.value(steps.run("ls -A; echo ok > $TMPDIR/x; cat $TMPDIR/x")) == b"ok\n"
 
 
+def test_a_step_that_puts_a_link_in_place_of_its_sandbox_harms_nobody(steps: Steps) -> None:
+    steps.write("kept/file", "text")
+    kept = steps.space / "kept"
+    steps.run(f'rm -rf "$PWD" "$TMPDIR"; ln -s {kept} "$PWD"; ln -s {kept} "$TMPDIR"')
+    assert (kept / "file").read_text() == "text"
+    assert steps.value(steps.run("ls -A . $TMPDIR | grep file; stat -c %a . $TMPDIR")) == b"700\n700\n"
+    assert (kept / "file").read_text() == "text"
+
+
 def test_a_tree_too_deep_for_recursion_is_removed(steps: Steps) -> None:
     deep = "import os\nfor _ in range(1100): os.mkdir('d'); os.chdir('d')"
     done = steps.run(f'{sys.executable} -S -c "{deep}"')
