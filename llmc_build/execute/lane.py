@@ -40,7 +40,10 @@ class LaneState:
         slots = self._capacity * self._most
         if self._shell:
             slots += self._ahead * (self._most - self._holding)
-        return max(0, slots - len(self.queue) - self.flying)
+        free = max(0, slots - len(self.queue) - self.flying)
+        if 2 * free < slots and self._ahead and all(len(worker.flights) > 2 for worker in self.workers):
+            return 0  # all have enough for now, and several tasks cost one message
+        return free
 
     @property
     def wants_worker(self) -> bool:

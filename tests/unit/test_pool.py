@@ -11,12 +11,14 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from llmc_build.execute import osdep
 from llmc_build.execute.inline import Inline, TaskFailed
+from llmc_build.execute.lane import LaneState
 from llmc_build.execute.messages import restored, shortened
 from llmc_build.execute.pool import Pool
 from llmc_build.execute.protocol import (
@@ -383,6 +385,22 @@ def test_short_tasks_are_wanted_before_workers_ask_and_long_ones_are_not(fed: Be
         fed.shell("sleep 0.6")
     fed.ends()
     assert fed.pool.room(SHELL) <= 4
+
+
+def test_more_is_wanted_in_lots_unless_a_worker_is_about_to_have_nothing() -> None:
+    """A message for each task would cost as much as the task's own handling."""
+    state = LaneState(SHELL, 2)
+    for _ in range(40):
+        state.took(0.001)
+
+    def room(*loads: int) -> int:
+        state.workers = [SimpleNamespace(flights=range(load)) for load in loads]  # type: ignore[misc]
+        state.flying = sum(loads)
+        return state.room
+
+    assert room(8, 8) == room(6, 6) == room(8, 3) == 0
+    assert room(4, 4) == 8
+    assert room(7, 2) == 7
 
 
 def test_a_long_task_does_not_hold_up_those_that_were_fed_behind_it(fed: Bench) -> None:
