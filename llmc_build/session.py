@@ -34,7 +34,7 @@ from llmc_build.lanes import Lanes
 from llmc_build.model import BuildReport, Digest, Json, State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.outside import Outside
-from llmc_build.partial import Partial
+from llmc_build.partial import Partial, TooMuch
 from llmc_build.record import run_record
 from llmc_build.report import Reporter
 from llmc_build.resolve import Program
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     pass
 
 _LOOKUP = 1000  # records looked up at a time
+MANY = 200  # targets in doubt: from here on, and from a quarter of all, everything is looked at
 
 
 @contextmanager
@@ -207,6 +208,8 @@ class Session:
         )
         lost = self._lost(part) if part.survey.store_changed else []
         doubtful = suspects(part, work.wanted, lost)
+        if len(doubtful) > max(MANY, len(structure.paths) // 4):
+            raise TooMuch("most of it")
         part.read_also(doubtful)
         chosen = choose(part, doubtful, work.wanted, self.binder.probe_many)
         part.read_also(chosen)
@@ -357,6 +360,7 @@ class Session:
             Evidence(
                 workspace=config.workspace,
                 cache_dir=config.cache_dir,
+                own_cache_dir=config.own_cache_dir,
                 config=config.file,
                 config_hash=config.file_hash,
                 given=tuple(str(config.workspace / name) for name in config.workflows),

@@ -74,6 +74,7 @@ class _Taker:
             workspace=str(e.workspace),
             config=None if e.config is None else self.watching.watch(str(e.config), e.config_hash),
             cache_dir=str(e.cache_dir),
+            own_cache_dir=str(e.own_cache_dir),
             environ=self.watching.environ(),
             files=self.watching.files(),
             watched=self.watching.watched([*readers, *prompts]),

@@ -32,6 +32,7 @@ class Evidence:
 
     workspace: Path
     cache_dir: Path
+    own_cache_dir: Path
     config: Path | None  # llmc.yaml
     config_hash: str | None  # SHA-256 of what was read of it
     given: tuple[str, ...]  # the files that it lists, absolute
