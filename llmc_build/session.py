@@ -19,7 +19,6 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from llmc_build.binder import Binder, Options
-from llmc_build.cone import choose, suspects
 from llmc_build.config import Config
 from llmc_build.errors import (
     EXIT_FAILED,
@@ -29,12 +28,15 @@ from llmc_build.errors import (
     EXIT_TERMINATED,
     StoreError,
 )
+from llmc_build.incremental.cone import choose, suspects
+from llmc_build.incremental.partial import Partial, TooMuch
+from llmc_build.incremental.taking import take
+from llmc_build.incremental.watching import Evidence
 from llmc_build.inputs import Inputs
 from llmc_build.lanes import Lanes
 from llmc_build.model import BuildReport, Digest, Json, State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.outside import Outside
-from llmc_build.partial import Partial, TooMuch
 from llmc_build.record import run_record
 from llmc_build.report import Reporter
 from llmc_build.resolve import Program
@@ -44,8 +46,6 @@ from llmc_build.store import Store
 from llmc_build.store.runs import Runs
 from llmc_build.store.state import FileDigests
 from llmc_build.subgraph import Graph, SubGraph
-from llmc_build.taking import take
-from llmc_build.watching import Evidence
 
 if TYPE_CHECKING:
     pass

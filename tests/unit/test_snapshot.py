@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from llmc_build import api, quick
 from llmc_build.graph import ActionGraph
+from llmc_build.incremental.watching import folders_of
 from llmc_build.model import BuildReport, Edge, EdgeKind, State
 from llmc_build.snapshot import form, idle, keeping, stamps, structure, survey
 from llmc_build.snapshot.selection import selected
 from llmc_build.subgraph import SubGraph
-from llmc_build.watching import folders_of
 
 ENVIRON = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "MODE": "0"}
 

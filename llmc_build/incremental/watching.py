@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmc_build.incremental.partial import Partial
 from llmc_build.model import Action, Json, TargetId, TargetReport
-from llmc_build.partial import Partial
 from llmc_build.resolve import Program
 from llmc_build.snapshot import survey as world
 from llmc_build.snapshot.form import Snapshot, Watched
