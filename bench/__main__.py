@@ -62,7 +62,7 @@ def _without_paths(words: list[str]) -> list[str]:
     """The command as another machine would repeat it."""
     kept: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
-        if word.split("=")[0] not in ("--scratch", "--llmc") and before not in ("--scratch", "--llmc"):
+        if not {word.split("=")[0], before} & {"--scratch", "--llmc"}:
             kept.append(word)
     return kept
 
@@ -118,7 +118,7 @@ class Bench:
         rounds = self.rounds or (3 if size < 100_000 else 2 if size < MILLION else 1)
         stopped: set[str] = set()
         for round_ in range(rounds):
-            first = round_ % len(tools)
+            first = round_ % len(tools) if tools else 0
             for tool in tools[first:] + tools[:first]:
                 if tool.name in stopped:
                     continue

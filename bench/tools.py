@@ -8,6 +8,7 @@ it has as many processes a step as llmc; the others need one more, `cat`.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,7 @@ def write_make(folder: Path, graph: Graph, edit: Edit) -> None:
 
 DODO = """\
 import json
+import os
 from doit.tools import config_changed
 DOIT_CONFIG = {"verbosity": 0}
 def task_t():
@@ -209,7 +211,8 @@ def settle_ninja_plain(folder: Path, graph: Graph) -> bool:
 
 def all_tools(jobs: int, llmc: list[str] | None = None) -> dict[str, Tool]:
     """`llmc`: the words of its command, where it is not this Python's."""
-    llmc = llmc or [sys.executable, "-m", "llmc_build"]
+    program, *words = llmc or [sys.executable, "-m", "llmc_build"]
+    llmc = [os.path.abspath(program) if "/" in program else program, *words]  # it runs in other folders
     own = Path(__file__).parent.parent / ".venv-bench" / "bin"
     ninja, make = ["ninja", f"-j{jobs}"], ["make", "-rR", f"-j{jobs}"]
     doit, snakemake = [str(own / "doit"), "run", "-n", str(jobs)], [str(own / "snakemake"), "-j", str(jobs)]

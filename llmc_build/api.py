@@ -83,6 +83,7 @@ def build(
     from starting.  In the main thread, SIGINT and SIGTERM end the build in order; the report says so.
     """
     from llmc_build.binder import Options
+    from llmc_build.collecting import loaded
     from llmc_build.report import Silent
     from llmc_build.session import Session, signals
 
@@ -95,7 +96,7 @@ def build(
     options = Options(force=force, offline=offline, dry_run=dry_run)
     work = None if force or no_cache else _part(paths, config, environ, targets)
     work = work or _all(paths, config, targets)
-    with signals() as stop:
+    with signals() as stop, loaded():
         with ExitStack() as stack:
             session = Session(
                 config=config,
@@ -132,13 +133,21 @@ def _part(
         return None
     from llmc_build.partial import Partial, TooMuch
     from llmc_build.session import Work
+    from llmc_build.snapshot.form import Damaged
     from llmc_build.snapshot.selection import selected
 
     try:
+        survey.snapshot.check()
         part = Partial(survey, paths, config.workspace)
         structure = part.structure
         wanted = selected(structure.paths, structure.producers, targets) if targets else None
-    except (TooMuch, ValueError, KeyError, IndexError):  # what is wrong with it is found by looking at all
+    except (
+        TooMuch,
+        Damaged,
+        ValueError,
+        KeyError,
+        IndexError,
+    ):  # what is wrong with it is found by looking at all
         return None
     if targets and wanted is None:
         return None
@@ -151,7 +160,8 @@ def _all(paths: Sequence[Path], config: Config, targets: Sequence[str]) -> Work:
 
     read: dict[str, str] = {}
     program, graph = load_program(paths, config.workspace, read)
-    return Work(program=program, read=read, graph=graph.select(targets))
+    graph = graph.select(targets)
+    return Work(program=program, read=read, graph=graph, after=graph.comes_after)
 
 
 def _look(

@@ -1,50 +1,44 @@
-"""One target and the world: what it reads, its key, what the store has for it, what a worker is told.  World.
+"""One target and the world: what the store has for it, whether it is run here, what became of it.  World.
 
-Owns all that happens to a target between "it may be looked at" and "its result is known", but for the
-order of things (`plan`), the running (`execute`) and the meaning of answers (`replies`).  `check` answers
-the plan; `task` makes the message for a worker; `finish` turns the answer into a result and, where it may
-be kept, a record for the store.
+Owns what happens to a target between "it may be looked at" and "its result is known", but for what its key
+is made of (`binding`), the order of things (`plan`), what a worker is told (`orders`), the running
+(`execute`) and the meaning of answers (`replies`).  `check_many` answers the plan; `claim_many` says whether
+a target that missed is to be run by this process; `finish` turns the answer of a worker into a result and,
+where it may be kept, a record for the store.
 """
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmc_build import keys, plan, replies
-from llmc_build.environment import MissingSecret, step_environment
+from llmc_build.binding import Binding, Pending
+from llmc_build.environment import MissingSecret
 from llmc_build.execute.protocol import Done, Status, Task
 from llmc_build.inputs import InputError, Inputs
-from llmc_build.keys import Files
 from llmc_build.lanes import Lanes
 from llmc_build.model import (
-    Action,
-    ActionKey,
     ActionResult,
     Digest,
-    Env,
     Json,
     Location,
     TargetId,
     ValueUse,
 )
+from llmc_build.orders import Orders
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.outside import Outside
 from llmc_build.reads import Reads
-from llmc_build.resolve import Program, Target
-from llmc_build.rules import BindError, Bound, rule
+from llmc_build.resolve import Program
+from llmc_build.rules import BindError, rule
 from llmc_build.store import Record, Store
-from llmc_build.store.files import write_atomic
 from llmc_build.template import ConditionError
 from llmc_build.traces import Traces
 
-PLATFORM = f"{platform.system().lower()}-{platform.machine()}"
-MOST_PENDING = (
-    1000  # targets that wait for a worker and whose key's parts are kept; of others they are made again
-)
+MOST_PENDING = 1000  # targets that wait for a worker with what their keys were made of; others look again
 ELSEWHERE_S = 0.05  # how soon to look again for what another llmc process is running
 
 
@@ -55,18 +49,6 @@ class Options:
     force: bool = False
     offline: bool = False
     dry_run: bool = False
-
-
-@dataclass(slots=True, kw_only=True)
-class Pending:
-    """A target that was checked and must run: what its key was made of."""
-
-    key: ActionKey
-    bound: Bound
-    files: Files
-    env: Mapping[str, str | None]
-    cached: bool  # whether the result may be kept
-    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +95,11 @@ class Binder:
         self._inputs = inputs
         self._outputs = outputs
         self._lanes = lanes
-        self._environ = dict(environ)  # os.environ decodes each variable whenever it is asked for
-        self._bare = self._step_environment({}, ())  # of steps that declare nothing
-        self._workspace = str(workspace)
-        self._scratch = str(scratch)
+        environ = dict(environ)  # os.environ decodes each variable whenever it is asked for
+        self.traces = Traces()
         self._reads = Reads(store, graph, outside)
+        self._binding = Binding(self._reads, inputs, lanes, environ, self.traces)
+        self._orders = Orders(self._reads, lanes, environ, workspace, scratch)
         self._options = options
         self._last_key = last_key
         self._clock = clock
@@ -125,8 +107,7 @@ class Binder:
         self._done: dict[str, TargetId] = {}  # key -> a target of this build that has its result
         self.pending: dict[TargetId, Pending] = {}  # what missed, as far as it is remembered, and what runs
         self.keys: dict[TargetId, str] = {}
-        self.traces = Traces()
-        self.warnings: dict[TargetId, tuple[str, ...]] = {}
+        self.warnings = self._binding.warnings
         self.unknown: set[TargetId] = set()  # in a dry run: targets whose value can't be known
         self.restored = 0
         self.missed_offline = False
@@ -183,16 +164,11 @@ class Binder:
                 if guessed:
                     self.unknown.add(target)
                     return plan.Hit(reason=f"would run: reads {guessed[0]}")
-            if not self._is_wanted(found):
+            if not self._binding.is_wanted(found):
                 return plan.Skip(reason=f"if: {found.step.condition} is false")
-            return self._bind(found.action)
+            return self._binding.bind(found.action)
         except (BindError, InputError, MissingSecret, ConditionError) as error:
             return plan.Broken(error=str(error))
-
-    def _is_wanted(self, found: Target) -> bool:
-        """Whether a target's condition holds."""
-        reads, values = self._reads, found.condition_values
-        return found.condition is None or found.condition.evaluate(lambda ref: reads.read(values[ref.names]))
 
     def probe_many(self, targets: Sequence[TargetId]) -> list[Finding | None]:
         """What `check_many` would find, given values from outside; None: it takes more than that."""
@@ -212,25 +188,6 @@ class Binder:
         return Finding(
             key=one.key.hash, value=record.result.value.hash if record is not None and usable else None
         )
-
-    def _bind(self, action: Action) -> Pending:
-        its = rule(action.rule)
-        reads, uses = self._reads, action.values
-        bound = Bound(
-            values={use.slot: reads.digest(use) for use in uses},
-            read=lambda slot: reads.read(next(use for use in uses if use.slot == slot)),
-            platform=PLATFORM,
-            model=self._lanes.model(action),
-        )
-        found = self._inputs.find(action)
-        if found.warnings:
-            self.warnings[action.target] = found.warnings
-        self.traces.given(action.target, found.files)
-        env = {name: self._environ.get(name) if value is None else value for name, value in action.env}
-        key = keys.action_key(its, action, bound, files=found.files, env=env)
-        enabled = action.cache.enabled
-        cached = action.sandbox if enabled is None else enabled
-        return Pending(key=key, bound=bound, files=found.files, env=env, cached=cached)
 
     def _served(
         self, target: TargetId, pending: Pending, records: Mapping[str, Record]
@@ -358,45 +315,11 @@ class Binder:
             del self._leaders[key]
             self._store.unlock(key)
 
-    def task(self, target: TargetId, number: int, logs: Path) -> Task:
+    def task(self, target: TargetId, number: int, logs: str | Path) -> Task:
         """The message for the worker that runs a target.  Raises BindError, MissingSecret."""
-        action = self._program.targets[target].action
         pending = self.pending[target]
         pending.attempts += 1
-        its = rule(action.rule)
-        request = its.request(action, pending.bound)
-        request["logs"] = str(logs)
-        if its.lane == "shell":
-            request["action"] = pending.key.text  # the worker writes it beside the logs
-            request.update(self._shell_request(action, pending))
-            uses = {use.slot: use for use in action.values}
-            for variable in replies.objects(request["variables"]):
-                variable["content"] = self._reads.content(uses[str(variable["slot"])])
-        else:
-            write_atomic(logs / "action.json", pending.key.text.encode())
-        lane = self._lanes.lane(action, pending.bound.model)
-        return Task(id=number, lane=lane, request=request, timeout_s=action.timeout_s)
-
-    def _shell_request(self, action: Action, pending: Pending) -> dict[str, Json]:
-        if not pending.env and not action.secrets:
-            env, secrets = self._bare
-        else:
-            env, secrets = self._step_environment(pending.env, action.secrets)
-        return {
-            "env": env,
-            "secrets": secrets,
-            "sandbox": action.sandbox,
-            "workspace": self._workspace,
-            "scratch": self._scratch,
-            "inputs": [[path, f"{self._workspace}/{path}"] for path in pending.files],
-            "outputs": list(action.outputs),
-        }
-
-    def _step_environment(
-        self, env: Mapping[str, str | None], secrets: Env
-    ) -> tuple[dict[str, Json], dict[str, Json]]:
-        whole, hidden = step_environment(self._environ, env, secrets)
-        return {**whole}, {**hidden}
+        return self._orders.task(self._program.targets[target].action, pending, number, logs)
 
     def may_retry(self, target: TargetId, done: Done, retries: int) -> bool:
         """Whether a failed attempt is to be made again."""

@@ -7,6 +7,7 @@ configured model is made of is checked here; whether it is there is `llm.models`
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ class Config:
 
     workspace: Path  # absolute
     file: Path | None  # llmc.yaml, where there is one
+    file_hash: str | None = None  # SHA-256 of its content
     workflows: tuple[str, ...]  # relative to the workspace
     cache_dir: Path  # absolute
     jobs: int
@@ -72,6 +74,7 @@ def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, obj
     return Config(
         workspace=workspace,
         file=file,
+        file_hash=given.get("file_hash"),
         workflows=given.get("workflows", ()),
         cache_dir=_cache_dir(workspace, flags, environ, given),
         jobs=cpus() if jobs is None else jobs,
@@ -163,7 +166,7 @@ def _from_file(file: Path, faults: list[Fault]) -> dict[str, Any]:
     site = Site(name)
     found = read_config(data, site)
     faults += dict.fromkeys(site.found)
-    return found
+    return {**found, "file_hash": hashlib.sha256(data).hexdigest()}
 
 
 def _called(file: Path) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import networkx as nx
@@ -19,20 +18,13 @@ import networkx as nx
 from llmc_build.errors import Fault, NoSuchTarget, WorkflowError, did_you_mean
 from llmc_build.model import Edge, EdgeKind, Location, TargetId
 from llmc_build.reach import Reach
+from llmc_build.subgraph import Limit, heights_of, limits_of
 
 _Cycle: TypeAlias = Sequence[tuple[TargetId, TargetId]]
 if TYPE_CHECKING:
     _DiGraph = nx.DiGraph[str]
 else:
     _DiGraph = nx.DiGraph
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """How long a target waits for a producer at most."""
-
-    timeout_s: float  # the shortest, where there are several wait edges
-    location: Location | None = None  # of the last of them
 
 
 class _Dag(_DiGraph):
@@ -59,7 +51,7 @@ class ActionGraph:
             self.order: tuple[TargetId, ...] = tuple(nx.topological_sort(self._dag))
         except nx.NetworkXUnfeasible:
             raise WorkflowError(_cycle_faults(list(self._cycles()), edges)) from None
-        self.limits: Mapping[TargetId, Mapping[TargetId, Limit]] = _limits(edges)  # target -> producer
+        self.limits: Mapping[TargetId, Mapping[TargetId, Limit]] = limits_of(edges)  # target -> producer
         self._whole = self  # what it is a part of
         self._reach: Reach | None = None  # of a whole graph, once it is needed
 
@@ -142,27 +134,7 @@ class ActionGraph:
         return found
 
     def heights(self) -> dict[TargetId, int]:
-        """The number of targets on the longest way from each target down to a last one, itself counted.
-
-        It is the critical path with every step costing the same.
-        """
-        height: dict[TargetId, int] = {}
-        below = height.__getitem__
-        for target in reversed(self.order):
-            height[target] = 1 + max(map(below, self.consumers(target)), default=0)
-        return height
-
-
-def _limits(edges: Iterable[Edge]) -> dict[TargetId, dict[TargetId, Limit]]:
-    """The wait edges that run out, those between the same two targets as one."""
-    found: dict[TargetId, dict[TargetId, Limit]] = {}
-    for edge in edges:
-        if edge.timeout_s is not None and edge.kind is EdgeKind.WAIT:
-            limits = found.setdefault(edge.target, {})
-            old = limits.get(edge.producer)
-            shortest = edge.timeout_s if old is None else min(old.timeout_s, edge.timeout_s)
-            limits[edge.producer] = Limit(timeout_s=shortest, location=edge.location)
-    return found
+        return heights_of(self)
 
 
 def _cycle_faults(cycles: Sequence[_Cycle], edges: Iterable[Edge]) -> list[Fault]:

@@ -23,7 +23,9 @@ from llmc_build.report import Reporter, TargetEvent
 from llmc_build.rules import BindError
 from llmc_build.store import Store
 
-CHECKS_A_TURN = 256  # targets looked at before the workers are looked after again
+COMMANDS_A_TURN = (
+    128  # obeyed before workers and interrupts are looked after again: a few milliseconds' worth
+)
 PATIENCE_S = 0.2  # the longest wait: an interrupt that comes between two looks is seen by then
 
 
@@ -37,7 +39,7 @@ class Surroundings:
     outputs: Outputs
     executor: Executor
     reporter: Reporter
-    logs: Callable[[TargetId], Path]  # where a target's logs are to be
+    logs: Callable[[TargetId], str | Path]  # where a target's logs are to be
     retries: int = 0
     dry_run: bool = False
     interrupted: Callable[[], bool] = lambda: False
@@ -67,7 +69,7 @@ class Build:
         plan, clock = self._a.plan, self._a.clock
         self._todo.extend(plan.start(clock()))
         while not plan.finished:
-            self._obey(CHECKS_A_TURN)
+            self._obey(COMMANDS_A_TURN)
             if plan.finished:
                 break
             self._feed()
@@ -76,24 +78,29 @@ class Build:
             self._todo.extend(plan.tick(clock()))
             if self._a.interrupted() and not self._stopping:
                 self._stopping = True
-                self._todo.extend(plan.handle(p.Interrupted(), clock()))
-        self._obey(len(self._todo))
+                # What runs is told to end before the ends of all that never began are reported.
+                for command in plan.handle(p.Interrupted(), clock()):
+                    (self._todo.appendleft if isinstance(command, p.Cancel) else self._todo.append)(command)
+        while self._todo:
+            self._obey(COMMANDS_A_TURN)
         return self.reports
 
     # ------------------------------------------------------------ commands of the plan
 
     def _obey(self, most: int) -> None:
-        checks = 0
-        while self._todo and checks < most:
-            command = self._todo.popleft()
-            if isinstance(command, p.Check):
-                targets = [command.target]
-                while self._todo and isinstance(self._todo[0], p.Check) and checks + len(targets) < most:
-                    targets.append(self._todo.popleft().target)
-                checks += len(targets)
-                self._check(targets)
-            else:
+        todo, state = self._todo, self._a.plan.state
+        while todo and most > 0:
+            command = todo.popleft()
+            most -= 1
+            if not isinstance(command, p.Check):
                 self._do(command)
+                continue
+            targets = [command.target]
+            while most > 0 and todo and isinstance(todo[0], p.Check):
+                targets.append(todo.popleft().target)
+                most -= 1
+            # others were ended meanwhile, because the build stops
+            self._check([target for target in targets if state(target) is State.READY])
 
     def _check(self, targets: list[TargetId]) -> None:
         """Checks that can be made at once; an end is told at once, the checks that follow are next."""

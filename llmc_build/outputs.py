@@ -74,12 +74,13 @@ class Outputs:
         if old != wanted and written is not None:
             self._remove({p: h for p, h in old.items() if p not in wanted})
             self._note(entry, wanted)
-        self.placed_ns[target] = time.time_ns()
         return written
 
     def _place_value(self, target: TargetId, digest: Digest) -> int | None:
         try:
-            return self._values.place(target, digest)
+            found = self._values.place(target, digest)
+            self.placed_ns[target] = time.time_ns()
+            return found
         except OSError as error:
             raise PlacingError(_why(f"out/{target.replace('.', '/', 1)}", error)) from None
 

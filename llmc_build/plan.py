@@ -27,8 +27,8 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from llmc_build.graph import ActionGraph
 from llmc_build.model import State, TargetId, message
+from llmc_build.subgraph import Graph
 
 # A member of an enum costs more to look up than a name.
 _WANTED, _READY, _RUNNING = State.WANTED, State.READY, State.RUNNING
@@ -146,7 +146,7 @@ AT_ONCE = 8192  # targets that are looked at in one turn to see whether they are
 class Plan:
     """Decides what happens next.  `graph` holds exactly the targets to build."""
 
-    def __init__(self, graph: ActionGraph, *, fail_fast: bool = False) -> None:
+    def __init__(self, graph: Graph, *, fail_fast: bool = False) -> None:
         self._graph = graph
         self._fail_fast = fail_fast
         self._stopping = False  # nothing more starts
@@ -359,4 +359,5 @@ class Plan:
             commands += [Cancel(target=target) for target, state in self._states.items() if state is _RUNNING]
         for target, state in self._states.items():
             if state is _WANTED or state is _READY:
-                self._end(target, State.CANCELLED, "the build was stopped", commands)
+                for one in (target, *self._followers.pop(target, ())):
+                    self._end(one, State.CANCELLED, "the build was stopped", commands)

@@ -6,17 +6,16 @@ Owns reading: what the text means is `workflow`.  Faults of all files are raised
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc_build import workflow
 from llmc_build.claims import unordered_inputs
+from llmc_build.collecting import loading
 from llmc_build.errors import Fault, WorkflowError
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_and_release
@@ -37,6 +36,7 @@ def load_files(files: Sequence[Path], workspace: Path) -> tuple[Workflow, ...]:
     return draft.workflows
 
 
+@loading()
 def load_program(
     files: Sequence[Path], workspace: Path, seen: Seen | None = None
 ) -> tuple[Program, ActionGraph]:
@@ -45,11 +45,10 @@ def load_program(
     Raises WorkflowError with the faults of every kind together: those of the fields, of the names and of the
     graph.  Names are not checked where a fault may hide one that is defined.
     """
-    with _collector_paused():
-        try:
-            return _load(files, workspace, seen, places=False)
-        except WorkflowError:
-            return _load(files, workspace, seen, places=True)  # told with every place
+    try:
+        return _load(files, workspace, seen, places=False)
+    except WorkflowError:
+        return _load(files, workspace, seen, places=True)  # told with every place
 
 
 def _load(
@@ -71,18 +70,6 @@ def _load(
     if found:
         raise WorkflowError(dict.fromkeys(found))
     return program, graph
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Nothing that is made while a program is read is garbage: to look for it again and again takes long."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def read_piece(data: bytes, name: str, first_line: int, workspace: Path, seen: Seen) -> Draft:

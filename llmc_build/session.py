@@ -43,10 +43,12 @@ from llmc_build.snapshot.form import GOOD, SKIPPED
 from llmc_build.store import Store
 from llmc_build.store.runs import Runs
 from llmc_build.store.state import FileDigests
-from llmc_build.taking import Evidence, take
+from llmc_build.subgraph import Graph, SubGraph
+from llmc_build.taking import take
+from llmc_build.watching import Evidence
 
 if TYPE_CHECKING:
-    from llmc_build.graph import ActionGraph
+    pass
 
 _LOOKUP = 1000  # records looked up at a time
 
@@ -109,7 +111,8 @@ class Work:
 
     program: Program
     read: Mapping[str, str]  # files that were read -> SHA-256
-    graph: ActionGraph | None = None  # of the targets that are looked at; None: there are none
+    graph: Graph | None = None  # of the targets that are looked at; None: there are none
+    after: Callable[[TargetId, TargetId], bool] | None = None  # of a whole build: what comes after what
     part: Partial | None = None
     wanted: Collection[int] | None = None  # of a partial build: those asked for, by number; None: all
     left: Collection[int] = ()  # targets that should be looked at, and were not asked for
@@ -168,9 +171,10 @@ class Session:
         """Gets ready to look at every target of a graph."""
         graph, program = work.graph, work.program
         assert graph is not None
+        assert work.after is not None
         self._members.update(graph.order)
         files = {target.id: target.step.location.file for target in program.targets.values()}
-        self._bind(program, files, last_key, after=graph.comes_after)
+        self._bind(program, files, last_key, after=work.after)
         if not self.options.dry_run:
             self.outputs.withdraw_gone({t.id: t.action.outputs for t in program.targets.values()})
 
@@ -210,11 +214,8 @@ class Session:
             work.left = set(suspects(part, None, lost)).difference(chosen)
         work.program = part.program
         if chosen:
-            from llmc_build.graph import ActionGraph
-
             self._members.update(map(structure.target, sorted(chosen)))
-            edges = [e for e in part.program.edges if {e.target, e.producer} <= self._members]
-            work.graph = ActionGraph([structure.target(i) for i in sorted(chosen)], edges)
+            work.graph = SubGraph([structure.target(i) for i in sorted(chosen)], part.program.edges)
             self.outputs.sources.update(
                 {target: paths[part.file_of(target)] for target in self._members - files.keys()}
             )
@@ -268,7 +269,7 @@ class Session:
 
     # ------------------------------------------------------------ doing it
 
-    def execute(self, graph: ActionGraph, stop: Stop, *, fail_fast: bool) -> Mapping[TargetId, TargetReport]:
+    def execute(self, graph: Graph, stop: Stop, *, fail_fast: bool) -> Mapping[TargetId, TargetReport]:
         """Runs the plan; the workers are gone when it returns."""
         from llmc_build.execute.pool import Pool
         from llmc_build.loop import Build, Surroundings
@@ -357,6 +358,7 @@ class Session:
                 workspace=config.workspace,
                 cache_dir=config.cache_dir,
                 config=config.file,
+                config_hash=config.file_hash,
                 given=tuple(str(config.workspace / name) for name in config.workflows),
                 files=files,
                 environ=self._environ,

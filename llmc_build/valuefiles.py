@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import stat
 from collections import OrderedDict
 from collections.abc import Collection
@@ -23,7 +24,7 @@ from llmc_build.store import Store, files
 from llmc_build.store.state import FileDigests
 
 MODE = 0o644  # of a value; the umask may take from it
-_OPEN = 128  # folders kept open: the usual limit of a process is 1,024 descriptors, macOS's 256
+_OPEN = 512  # folders kept open, and a quarter of what the process may open at most
 
 
 def value_path(home: Path, target: TargetId) -> Path:
@@ -39,6 +40,8 @@ class ValueFiles:
         self._store = store
         self._digests = digests
         self._open: OrderedDict[str, int] = OrderedDict()  # folders of workflows, the latest used last
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = _OPEN if limit == resource.RLIM_INFINITY else max(1, min(_OPEN, limit // 4))
         self._root: int | None = None  # the folder `out`
         self._fresh: set[str] = set()  # workflows whose folder this build made
 
@@ -111,6 +114,6 @@ class ValueFiles:
         if made:
             self._fresh.add(workflow)
         self._open[workflow] = folder
-        if len(self._open) > _OPEN:
+        if len(self._open) > self._most:
             os.close(self._open.popitem(last=False)[1])
         return folder

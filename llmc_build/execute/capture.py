@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ from llmc_build.store.files import write_all
 _TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 4096
 _CHUNK: Final = 1 << 20
+_ENCODING: Final = sys.getfilesystemencoding()
+_ERRORS: Final = sys.getfilesystemencodeerrors()
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Appending, so that what reopens /dev/stderr with `>>` and what inherited it don't overwrite each other.
 _FRESH: Final = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -71,17 +74,25 @@ class Capture:
         return {"hash": digest.hash, "size": digest.size}
 
 
-def log_files(folder: str, texts: Mapping[str, str]) -> None:
-    """Makes the log folder of a step and writes `texts` (name -> content) into it."""
+def encoded(text: str) -> bytes:
+    """As `os.fsencode`, of a text."""
+    return text.encode(_ENCODING, _ERRORS)
+
+
+def log_files(folder: str, texts: Iterable[tuple[str, str]]) -> None:
+    """Makes the log folder of a step and writes `texts` (name, content) into it."""
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:  # of an attempt before
         pass
     except FileNotFoundError:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-    for name, text in texts.items():
+    for name, text in texts:
+        data = encoded(text)
         fd = os.open(f"{folder}/{name}", _FRESH, 0o600)
         try:
-            write_all(fd, os.fsencode(text))
+            written = os.write(fd, data)
+            if written < len(data):
+                write_all(fd, data[written:])
         finally:
             os.close(fd)

@@ -38,6 +38,18 @@ DEFAULTS: Final[Mapping[str, Json]] = {
 }
 
 
+def brief(out: Capture, err: Capture, limit: int) -> dict[str, Json] | None:
+    """The value of a step of which there is nothing more to say, as of most; else None."""
+    data = out.small()
+    if data is None or len(data) > limit or err.small() != b"":
+        return None
+    return pack_content(data, _unstored)
+
+
+def _unstored(data: bytes) -> None:
+    raise AssertionError("what is small travels in the message")
+
+
 class EndedStep:
     """What a script came to; `reply` is for the build."""
 

@@ -108,10 +108,12 @@ class Folder:
         folder was made may leave the folder's times as they were.
         """
         try:
-            if self._fresh != _stamp(os.lstat(self.path)):
+            looks = os.lstat(self.path)
+            if self._settled:  # a later change shows in the times
+                inode, _, _, changed, created = self._fresh
+                return looks.st_ctime_ns == created and looks.st_mtime_ns == changed and looks.st_ino == inode
+            if self._fresh != _stamp(looks):
                 return False
-            if self._settled:
-                return True
             # Only for the next step: this one may have begun within the tick.
             self._settled = time.time_ns() - self._fresh[4] > _TICK_NS
             with os.scandir(self.path) as entries:

@@ -125,6 +125,11 @@ class Snapshot:
             self._sections[name] = data
         return data
 
+    def check(self) -> None:
+        """Raises Damaged where any section is not as it was written."""
+        for name in self._where:
+            self.section(name)
+
     def _json(self, name: str) -> Any:
         return json.loads(self.section(name))
 

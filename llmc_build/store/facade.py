@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from llmc_build.errors import StoreError
@@ -147,20 +147,33 @@ class Store:
 
     def lookup_many(self, keys: Iterable[str], *, verify: bool = True) -> dict[str, Record]:
         """As `lookup`, for the keys that hit."""
+        wanted = list(keys)
+        rows = self._get_many(wanted)
         found: dict[str, Record] = {}
-        for key, data in self._get_many(list(keys)).items():
-            decoded = decode(key, data)
-            if decoded is None:
+        for key in wanted:  # the caller's own texts: a build has each key once in memory
+            data = rows.get(key)
+            decoded = None if data is None else decode(key, data)
+            if decoded is not None:
+                record, contents = decoded
+                if self._take_in(record, contents) or (
+                    self.verify(record) if verify else self._has_all(record.result)
+                ):
+                    found[key] = record
+            elif data is not None:
                 self._set_aside(key, data)
-                continue
-            record, contents = decoded
-            for name, content in contents.items():
-                self._small.put(name, content)
-            self._small.recorded(contents, key)
-            large = any(digest.size > INLINE for digest in digests(record.result))
-            if not large or (self.verify(record) if verify else self._has_all(record.result)):
-                found[key] = record
         return found
+
+    def _take_in(self, record: Record, contents: Mapping[str, bytes]) -> bool:
+        """Has the small contents of a record at hand; whether these are all."""
+        names, every = [], True
+        for digest in digests(record.result):
+            if digest.size <= INLINE:
+                self._small.put(digest.hash, contents[digest.hash])
+                names.append(digest.hash)
+            else:
+                every = False
+        self._small.recorded(names, record.key)
+        return every
 
     def verify(self, record: Record) -> bool:
         """Whether every byte of a result is there; blobs already read by this process are not read again."""

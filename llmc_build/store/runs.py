@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from llmc_build.errors import Fault, StoreError
@@ -33,18 +33,19 @@ class Run:
         self.run_id = run_id
         self.folder = home / "runs" / run_id
         self._home = home
-        self._made: set[str] = set()  # folders of workflows that are there
+        self._made: dict[str, str] = {}  # workflow -> its folder, which is there
 
-    def step_folder(self, target: TargetId) -> Path:
+    def step_folder(self, target: TargetId) -> str:
         """Where the logs of a target are to be; the folder of its workflow is there.
 
         The run's folder is this process's own, so no symbolic link can stand in the way.
         """
         workflow, step = _target_parts(target)
-        if workflow not in self._made:
+        folder = self._made.get(workflow)
+        if folder is None:
             with files.open_beneath(self._home, ("runs", self.run_id, workflow), create=True):
-                self._made.add(workflow)
-        return self.folder / workflow / step
+                folder = self._made[workflow] = str(self.folder / workflow)
+        return f"{folder}/{step}"
 
     def write_step(self, target: TargetId, name: str, data: bytes) -> None:
         """A file beside the logs of a target."""
@@ -179,8 +180,25 @@ def _target_parts(target: TargetId) -> tuple[str, str]:
 
 
 def _json(record: Mapping[str, Json]) -> bytes:
-    """Readable JSON; in ASCII where a text is not Unicode, as of a file name in another encoding."""
+    """JSON, a line for each member of a list or an object; in ASCII where a text is not Unicode, as of a file
+    name in another encoding."""
     try:
-        return (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+        return _lines(record, json.JSONEncoder(ensure_ascii=False).encode).encode()
     except UnicodeEncodeError:
-        return (json.dumps(record, indent=1) + "\n").encode()
+        return _lines(record, json.JSONEncoder().encode).encode()
+
+
+def _lines(record: Mapping[str, Json], encode: Callable[[Json], str]) -> str:
+    # `indent` would be as readable, but takes twice as long
+    members = []
+    for name, value in record.items():
+        if isinstance(value, dict) and value:
+            text = (
+                "{\n" + ",\n".join([f" {encode(key)}: {encode(one)}" for key, one in value.items()]) + "\n}"
+            )
+        elif isinstance(value, list) and value:
+            text = "[\n" + ",\n".join([f" {encode(one)}" for one in value]) + "\n]"
+        else:
+            text = encode(value)
+        members.append(f"{encode(name)}: {text}")
+    return "{\n" + ",\n".join(members) + "\n}\n"

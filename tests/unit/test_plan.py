@@ -170,6 +170,48 @@ def test_a_follower_fails_with_its_leader() -> None:
     assert world.ends["w.b"].error == "exit code 3 (the same action as w.a)"
 
 
+def not_started(world: World, target: str, verdict: p.Verdict) -> None:
+    world.obey(world.plan.handle(p.NotStarted(target=target, verdict=verdict), world.now))
+
+
+def test_a_target_that_was_found_in_the_store_as_it_was_to_start_ends_and_its_followers_are_checked() -> None:
+    world = World("w.a w.b w.end", edge("w.a", "w.end"), **{"w.b": p.Same(leader="w.a")})
+    assert world.take() == "w.a"
+    world.verdicts["w.b"] = p.Hit(reason="in the store")
+    not_started(world, "w.a", p.Hit(reason="in the store"))
+    assert world.ends["w.a"].state is State.CACHED
+    assert world.ends["w.b"].state is State.CACHED
+    world.run("w.end")
+    assert world.plan.finished
+
+
+def test_a_target_that_another_process_runs_as_it_was_to_start_is_checked_again_later() -> None:
+    world = World("w.a w.b", **{"w.b": p.Same(leader="w.a")})
+    assert world.take() == "w.a"
+    world.verdicts["w.b"] = p.Elsewhere(again_in_s=1.0)
+    not_started(world, "w.a", p.Elsewhere(again_in_s=1.0))
+    world.verdicts["w.a"] = world.verdicts["w.b"] = p.Hit(reason="in the store")
+    assert not world.ends
+    world.at(1.0)
+    assert {end.state for end in world.ends.values()} == {State.CACHED}
+    assert world.plan.finished
+
+
+@pytest.mark.parametrize("fail_fast", [False, True])
+def test_followers_of_what_is_still_queued_are_cancelled_with_it(fail_fast: bool) -> None:
+    """They occupy no worker, so nobody else would ever end them."""
+    world = World("w.a w.z w.b", fail_fast=fail_fast, **{"w.b": p.Same(leader="w.z")})
+    assert world.take() == "w.a"
+    if fail_fast:
+        world.finish("w.a", error="exit code 1")
+    else:
+        world.obey(world.plan.handle(p.Interrupted(), world.now))
+        world.finish("w.a", error="stopped", cancelled=True)
+    assert world.ends["w.z"].state is State.CANCELLED
+    assert world.ends["w.b"].state is State.CANCELLED
+    assert world.plan.finished
+
+
 def test_a_follower_is_checked_anew_where_the_leader_was_stopped_by_its_own_limit() -> None:
     """The leader's timeout is no property of the action: the follower may have a longer one."""
     world = World("w.a w.b", **{"w.b": p.Same(leader="w.a")})

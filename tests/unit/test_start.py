@@ -22,7 +22,7 @@ SMALL = {
 CLI = {"llmc_build", "llmc_build.cli"}
 COMMAND = CLI | {
     f"llmc_build.{name}" for name in ("api", "cli.common", "cli.complete", "errors", "model", "report")
-} | {"llmc_build.report.words"}  # fmt: skip
+} | {"llmc_build.report.words", "llmc_build.terminal"}  # fmt: skip
 BUILD = COMMAND | {"llmc_build.cli.cmd_build", "llmc_build.report.console"}
 
 
@@ -51,6 +51,7 @@ def completing(words: str) -> dict[str, str]:
 
 
 MAIN = "from llmc_build.cli import main; main"
+PROGRAM = "from llmc_build.__main__ import main; from llmc_build import quick; quick.build({}, {{}})"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,7 @@ MAIN = "from llmc_build.cli import main; main"
         ("import llmc_build.cli", {}, CLI),
         (f"{MAIN}(['--version'])", {}, CLI),
         (f"{MAIN}(['--help'])", {}, CLI),
+        (PROGRAM.format(["--version"]), {}, {"llmc_build", "llmc_build.__main__", "llmc_build.quick"}),
         (f"{MAIN}(['build', '--help'])", {}, BUILD),
         (f"{MAIN}()", {"_LLMC_COMPLETE": "bash_source"}, CLI | {"subprocess"}),
         (f"{MAIN}()", {"_LLMC_COMPLETE": "zsh_source"}, CLI),

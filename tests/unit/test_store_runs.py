@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmc_build.errors import StoreError
+from llmc_build.model import Json
 from llmc_build.store.runs import LEFTOVER_AGE_S, Runs, clean
 
 
@@ -54,14 +55,14 @@ def test_the_folder_ignores_itself_for_git_and_is_private(home: Path) -> None:
         home,
         home / "runs",
         run.folder,
-        run.step_folder("wf.step").parent,
+        Path(run.step_folder("wf.step")).parent,
     ):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_logs_of_a_target_have_their_folder(home: Path) -> None:
     run = Runs(home).create()
-    assert run.step_folder("wf.my-step") == run.folder / "wf" / "my-step"
+    assert run.step_folder("wf.my-step") == str(run.folder / "wf" / "my-step")
     run.write_step("wf.my-step", "stdout", b"\x00bytes")
     assert (run.folder / "wf" / "my-step" / "stdout").read_bytes() == b"\x00bytes"
 
@@ -89,6 +90,22 @@ def test_the_record_is_written_whole(home: Path) -> None:
     run.finish({"value": "é"})
     assert "é" in (run.folder / "run.json").read_text()
     assert [path.name for path in run.folder.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("value", ["caf\u00e9", "not Unicode: \udcff", 'quotes " and \n'])
+def test_the_record_is_json_with_a_line_for_each_target(home: Path, value: str) -> None:
+    """A person, `grep` and `diff` read it too."""
+    run = Runs(home).create()
+    record: dict[str, Json] = {
+        "ok": True,
+        "targets": [{"target": "w.a", "reason": value}, {"target": "w.b", "reason": value}],
+        "notes": [],
+        "channels": {"w.a": {"val": value, "err": None}, value: {}},
+    }
+    run.finish(record)
+    text = (run.folder / "run.json").read_text()
+    assert json.loads(text) == record
+    assert len([line for line in text.splitlines() if line.startswith(' {"target": "w.')]) == 2
 
 
 def test_the_oldest_runs_go(home: Path) -> None:

@@ -80,9 +80,10 @@ def test_a_lost_value_is_told(store: Store, values: ValueFiles) -> None:
 
 
 def test_no_more_folders_are_open_than_a_process_may_have(
-    home: Path, store: Store, values: ValueFiles, monkeypatch: pytest.MonkeyPatch
+    home: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(valuefiles, "_OPEN", 3)
+    values = another(home, store)
     before = len(os.listdir("/dev/fd"))
     for turn in range(3):
         for w in range(10):

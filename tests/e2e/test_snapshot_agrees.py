@@ -1,0 +1,237 @@
+"""With a snapshot or without: a build comes to the same, runs the same, and never says "up to date" where it isn't.
+
+Two copies of a workspace are edited, disturbed and built in the same way.  One keeps its state; from the other
+`.llmc/state` is removed before every build, so that it looks at everything.  After every build all that a user can see
+is compared, and the number of steps that ran.  Before it, the quick way is asked: it may say "up to date" only where
+the thorough build then finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llmc_build import api, quick
+from llmc_build.model import BuildReport
+from tests.e2e.test_real_incremental import ENVIRON, seen
+
+EDITS = 10
+KINDS = (
+    ["value"] * 6
+    + ["const", "glob", "word", "folder", "output", "reader", "env", "skip", "fail", "big", "late", "never"]
+    + ["ttl", "variable", "variable"]
+)
+
+
+class Program:
+    """Several workflows over two files, and the source files that they read."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.serial = 0
+        self.files = {f"src/{name}.txt": f"{name}{chance.randrange(3)}\n" for name in "abc"}
+        self.environ = {**ENVIRON, "MODE": "0"}
+        self.flows: dict[str, dict[str, dict[str, str]]] = {}
+        self.comment = 0
+        self.cut = 0  # workflows of the first file
+        for _ in range(chance.randint(3, 6)):
+            self.add_flow()
+
+    def add_flow(self) -> None:
+        self.serial += 1
+        self.flows[f"w{self.serial}"] = {f"s{i}": self.step() for i in range(self.chance.randint(1, 4))}
+
+    def step(self) -> dict[str, str]:
+        chance = self.chance
+        return {
+            "kind": chance.choice(KINDS),
+            "file": chance.choice("abcd"),
+            "salt": str(chance.randrange(3)),
+            "reads": str(chance.randrange(100)),
+        }
+
+    def edit(self) -> None:
+        chance = self.chance
+        kind = chance.choice(
+            ["file", "file", "add", "remove", "env", "comment", "flow", "gone", "order", "cut"] + ["step"] * 8
+        )
+        flow = chance.choice(list(self.flows))
+        steps = self.flows[flow]
+        if kind == "file":
+            self.files[f"src/{chance.choice('abcd')}.txt"] = f"{chance.randrange(4)}\n"
+        elif kind == "add":
+            self.files[f"{chance.choice(['src/', ''])}extra{chance.randrange(3)}.txt"] = "extra\n"
+        elif kind == "remove" and len(self.files) > 1:
+            del self.files[chance.choice(list(self.files))]
+        elif kind == "env":
+            self.environ["MODE"] = str(chance.randrange(3))
+        elif kind == "comment":
+            self.comment += 1
+        elif kind == "flow":
+            self.add_flow()
+        elif kind == "gone" and len(self.flows) > 1:
+            del self.flows[flow]
+        elif kind == "order":
+            items = list(self.flows.items())
+            chance.shuffle(items)
+            self.flows = dict(items)
+        elif kind == "cut":
+            self.cut = chance.randrange(len(self.flows))
+        elif kind == "step":
+            what = chance.choice(["change", "change", "change", "new", "drop", "rename"])
+            name = chance.choice(list(steps))
+            if what == "change":
+                steps[name] = self.step()
+            elif what == "new":
+                self.serial += 1
+                steps[f"n{self.serial}"] = self.step()
+            elif what == "drop" and len(steps) > 1:
+                del steps[name]
+            elif what == "rename":
+                self.serial += 1
+                self.flows[flow] = {(f"r{self.serial}" if k == name else k): v for k, v in steps.items()}
+
+    def texts(self) -> tuple[str, str]:
+        every = [(flow, name) for flow, steps in self.flows.items() for name in steps]
+        order = sorted(every, key=lambda pair: (int(pair[0][1:]), pair[1]))  # references go one way in it
+        place = {pair: i for i, pair in enumerate(order)}
+        documents = []
+        for number, (flow, steps) in enumerate(self.flows.items()):
+            lines = [f"# {self.comment}", f"name: {flow}", "order: dataflow", "steps:"]
+            for name, step in steps.items():
+                before = order[: place[flow, name]]
+                read = before[int(step["reads"]) % len(before)] if before else None
+                lines.append(f"  - {{name: {name}, {self.body(step, f'{flow}_{name}', read)}}}")
+            documents.append("\n".join(lines) + "\n" + "# end\n" * (number % 3))
+        cut = max(1, min(self.cut or len(documents), len(documents)))
+        first, second = documents[:cut], documents[cut:]
+        return "---\n".join(first), "---\n".join(
+            second
+        ) or "name: lone\nsteps: [{name: one, command: echo 1}]\n"
+
+    def body(self, step: dict[str, str], own: str, read: tuple[str, str] | None) -> str:
+        file, salt = step["file"], step["salt"]
+        value = f"{{{{{read[0]}.{read[1]}}}}}" if read else "none"
+        waits = f"needs: ['{read[0]}.{read[1]}']" if read else "needs: []"
+        return {
+            "value": f"command: 'echo {salt} {value}'",
+            "const": f"command: 'printf \"%s\\\\n\" const # {salt}'",
+            "glob": f"command: 'cat src/*.txt; echo {salt}', inputs: ['src/*.txt']",
+            "word": f"command: 'cat src/{file}.txt; cat extra1.txt 2>/dev/null || :; echo {salt} {value}'",
+            "folder": f"command: 'ls src; echo {salt}', inputs: [src]",
+            "output": f"command: 'echo {value} {salt} > {own}.out; echo {salt}', outputs: [{own}.out]",
+            "reader": f"command: 'ls; cat *.out 2>/dev/null || :', inputs: ['*.out', '*.txt'], {waits}",
+            "env": f"command: 'echo $MODE {salt} {value}', env: [MODE]",
+            "skip": f"command: 'echo {salt}', if: \"'1' in {value if read else repr(salt)}\"",
+            "fail": f"command: 'echo no {salt} >&2; exit 3'",
+            "big": f"command: 'yes {salt} | head -n 3000'",
+            "late": f"command: 'echo {salt}', {waits}",
+            "never": f"command: 'echo {salt} {value}', cache: false",
+            "ttl": f"command: 'echo {salt} {value}', cache: {{ttl: 1h}}",
+            "variable": f"command: 'echo {salt} {value}', output: x{int(salt) % 2}",
+        }[step["kind"]]
+
+    def write(self, root: Path) -> None:
+        for old in [*root.glob("src/*.txt"), *root.glob("*.txt")]:
+            if str(old.relative_to(root)) not in self.files:
+                old.unlink()
+        for name, content in self.files.items():
+            path = root / name
+            path.parent.mkdir(exist_ok=True)
+            if not path.exists() or path.read_text() != content:
+                path.write_text(content)
+        for name, text in zip(("one.yaml", "two.yaml"), self.texts(), strict=True):
+            path = root / name
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
+
+
+def disturb(root: Path, kind: str, pick: random.Random) -> None:
+    """What happens behind the back of a build tool; the same in both workspaces."""
+    placed = sorted(p for p in [*root.glob("*.out"), *root.glob(".llmc/out/*/*")] if p.is_file())
+    blobs = sorted((root / ".llmc/cache/cas").glob("*/*"))
+    if kind == "spoil" and placed:
+        path = placed[pick.randrange(len(placed))]
+        if ".llmc" in path.parts:  # a changed file of the workspace would be the user's own
+            path.write_bytes(b"x" * path.stat().st_size)
+    elif kind == "delete" and placed:
+        placed[pick.randrange(len(placed))].unlink()
+    elif kind == "blob" and blobs:
+        blobs[pick.randrange(len(blobs))].unlink()
+    elif kind == "bits" and blobs:
+        blob = blobs[pick.randrange(len(blobs))]
+        blob.chmod(0o600)
+        blob.write_bytes(b"?" + blob.read_bytes()[1:])
+    elif kind == "index":
+        shutil.rmtree(root / ".llmc/cache/index", ignore_errors=True)
+    elif kind == "touch":
+        for path in [*root.glob("src/*"), *root.glob("*.yaml"), *placed]:
+            path.touch()
+    elif kind == "state":
+        for path in (root / ".llmc/state").glob("*"):
+            data = bytearray(path.read_bytes())
+            if data:
+                data[pick.randrange(len(data))] ^= 1 << pick.randrange(8)
+                path.write_bytes(data)
+    elif kind == "config":
+        (root / "llmc.yaml").write_text(f"jobs: {pick.randint(1, 3)}\n")
+
+
+DISTURBANCES = ["nothing"] * 6 + ["spoil", "delete", "blob", "bits", "index", "touch", "state", "config"]
+
+
+def build(root: Path, program: Program, targets: tuple[str, ...]) -> BuildReport:
+    files = [root / "one.yaml", root / "two.yaml"]
+    return api.build(files, workspace=root, jobs=2, environ=program.environ, targets=targets)
+
+
+def is_up_to_date(root: Path, program: Program, targets: tuple[str, ...]) -> bool:
+    words = ["build", str(root / "one.yaml"), str(root / "two.yaml"), *(f"-t{t}" for t in targets)]
+    return quick.build(words, program.environ) == 0
+
+
+def visible(root: Path, report: BuildReport) -> dict[str, object]:
+    """All that a user can see, but for values of workflows that are gone, which only a snapshot remembers."""
+    found = seen(root, report)
+    values, flows = found["values"], {target.target.partition(".")[0] for target in report.targets}
+    assert isinstance(values, dict)
+    return {**found, "values": {name: v for name, v in values.items() if Path(name).parts[2] in flows}}
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("LLMC_SEEDS", "8"))))
+def test_a_snapshot_changes_nothing_but_the_time(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(seed)
+    program = Program(chance)
+    kept, thorough = tmp_path / "kept", tmp_path / "thorough"
+    for root in (kept, thorough):
+        root.mkdir()
+        (root / "llmc.yaml").write_text("jobs: 2\n")
+    for number in range(EDITS):
+        pick = chance.randrange(1 << 30)
+        kind = chance.choice(DISTURBANCES)
+        targets: tuple[str, ...] = ()
+        if chance.random() < 0.3:
+            flow = chance.choice(list(program.flows))
+            targets = (chance.choice([flow, f"{flow}.{next(iter(program.flows[flow]))}"]),)
+        for root in (kept, thorough):
+            program.write(root)
+            disturb(root, kind, random.Random(pick))
+        monkeypatch.chdir(kept)
+        said = is_up_to_date(kept, program, targets)
+        shutil.rmtree(thorough / ".llmc/state", ignore_errors=True)
+        expected = build(thorough, program, targets)
+        found = build(kept, program, targets)
+        story = f"edit {number}, {kind}, targets {targets}:\n{'---'.join(program.texts())}"
+        idle = not (expected.counts["ran"] or expected.restored or not expected.ok)
+        assert idle or not said, f"up to date, it said; {story}"
+        assert found.counts == expected.counts, story
+        assert visible(kept, found) == visible(thorough, expected), story
+        if chance.random() < 0.7:
+            program.edit()
+    capfd.readouterr()

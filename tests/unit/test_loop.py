@@ -1,0 +1,138 @@
+"""The loop over pretended surroundings: what it does between two looks at the world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llmc_build import plan as p
+from llmc_build.execute.protocol import Done, Lane, Progress, Status, Task
+from llmc_build.graph import ActionGraph
+from llmc_build.loop import COMMANDS_A_TURN, Build, Surroundings
+from llmc_build.model import State
+
+SHELL = Lane(kind="shell")
+MANY = 20_000
+
+
+class World:
+    """Every target misses and runs; two workers end their tasks when they are asked to."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+        self.checked = 0
+        self.submitted: list[int] = []
+        self.running: dict[int, Task] = {}
+        self.cancelled: list[int] = []
+        self.keys: dict[str, str] = {}
+        self.values: dict[str, Any] = {}
+        self.warnings: dict[str, Any] = {}
+        self.unknown: set[str] = set()
+
+    # the binder
+    def check_many(self, targets: Sequence[str]) -> list[p.Verdict]:
+        self.checked += len(targets)
+        return [p.Miss(reason="new", lane="shell") for _ in targets]
+
+    def claim(self, target: str) -> None:
+        return None
+
+    def task(self, target: str, number: int, logs: str) -> Task:
+        return Task(id=number, lane=SHELL, request={})
+
+    def may_retry(self, *args: object) -> bool:
+        return False
+
+    def finish(self, target: str, done: Done) -> Any:
+        return SimpleNamespace(record=None, error=done.error, warnings=(), stderr_tail="", stats={})
+
+    def release(self, target: str, *, kept: bool) -> None: ...
+
+    def location(self, target: str) -> None: ...
+
+    # the executor
+    @property
+    def busy(self) -> int:
+        return len(self.running)
+
+    def room(self, lane: Lane) -> int:
+        return 2 - len(self.running)
+
+    def submit(self, task: Task) -> None:
+        self.running[task.id] = task
+        self.submitted.append(task.id)
+
+    def wait(self, timeout_s: float | None) -> list[Done | Progress]:
+        ended: list[Done | Progress] = [
+            Done(id=number, status=Status.CANCELLED, error="stopped") for number in self.cancelled
+        ]
+        self.running = {n: task for n, task in self.running.items() if n not in self.cancelled}
+        self.cancelled = []
+        return ended
+
+    def cancel(self, task_id: int, reason: str) -> None:
+        self.log.append("cancel")
+        self.cancelled.append(task_id)
+
+    # the reporter
+    def target(self, event: Any) -> None:
+        if event.state is State.CANCELLED:
+            self.log.append("cancelled")
+
+
+def building(world: World, interrupted: Any, *, fail_fast: bool = False) -> Build:
+    graph = ActionGraph(tuple(f"w.s{number}" for number in range(MANY)), {})
+    around: Any = Surroundings(
+        plan=p.Plan(graph, fail_fast=fail_fast),
+        binder=world,  # type: ignore[arg-type]
+        store=SimpleNamespace(committed=lambda timeout_s: [], committing=False),  # type: ignore[arg-type]
+        outputs=SimpleNamespace(withdraw=lambda target: None),  # type: ignore[arg-type]
+        executor=world,  # type: ignore[arg-type]
+        reporter=world,  # type: ignore[arg-type]
+        logs=lambda target: "",
+        interrupted=interrupted,
+    )
+    return Build(around)
+
+
+def test_an_interrupt_is_seen_after_a_few_checks_and_ends_what_runs_first() -> None:
+    """Among a million targets, the user must not wait until each was looked at."""
+    log: list[str] = []
+    world = World(log)
+    reports = building(world, lambda: True).run()
+    assert world.checked <= COMMANDS_A_TURN
+    assert log[:2] == ["cancel", "cancel"]
+    assert len(reports) == MANY
+    assert {report.status for report in reports.values()} == {State.CANCELLED}
+
+
+def test_workers_get_tasks_before_everything_was_looked_at() -> None:
+    world = World([])
+    looks = iter(range(10))
+
+    def interrupted() -> bool:
+        assert len(world.submitted) == 2
+        assert world.checked <= COMMANDS_A_TURN * (1 + next(looks))
+        return world.checked >= 3 * COMMANDS_A_TURN
+
+    building(world, interrupted).run()
+
+
+@pytest.mark.parametrize("fail_fast", [True])
+def test_nothing_more_is_checked_once_a_failure_stops_the_build(fail_fast: bool) -> None:
+    world = World([])
+
+    def fail(timeout_s: float | None) -> list[Done | Progress]:
+        found: list[Done | Progress] = [
+            Done(id=number, status=Status.FAILED, error="no") for number in world.running
+        ]
+        world.running = {}
+        return found
+
+    world.wait = fail  # type: ignore[method-assign]
+    reports = building(world, lambda: False, fail_fast=fail_fast).run()
+    assert world.checked <= 2 * COMMANDS_A_TURN
+    assert sum(report.status is State.FAILED for report in reports.values()) in (1, 2)
