@@ -180,8 +180,23 @@ def _target_parts(target: TargetId) -> tuple[str, str]:
 
 
 def _json(record: Mapping[str, Json]) -> bytes:
-    """Readable JSON; in ASCII where a text is not Unicode, as of a file name in another encoding."""
+    """JSON with a line for each entry; in ASCII where a text is not Unicode, as of a file's name."""
     try:
-        return (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+        return _lines(record, json.JSONEncoder(ensure_ascii=False)).encode()
     except UnicodeEncodeError:
-        return (json.dumps(record, indent=1) + "\n").encode()
+        return _lines(record, json.JSONEncoder()).encode()
+
+
+def _lines(record: Mapping[str, Json], encoder: json.JSONEncoder) -> str:
+    """Only what is not indented is written by C code, ten times as fast: a record has an entry a target."""
+    encode = encoder.encode
+    parts = []
+    for name, value in record.items():
+        if value and isinstance(value, list):
+            text = "[\n  " + ",\n  ".join([encode(item) for item in value]) + "\n ]"
+        elif value and isinstance(value, dict):
+            text = "{\n  " + ",\n  ".join([f"{encode(k)}: {encode(v)}" for k, v in value.items()]) + "\n }"
+        else:
+            text = encode(value)
+        parts.append(f" {encode(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
