@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llmc_build.errors import Fault, StoreError
@@ -187,25 +187,23 @@ def _target_parts(target: TargetId) -> tuple[str, str]:
 
 
 def _json(record: Mapping[str, Json]) -> bytes:
-    """JSON, a line for each member of a list or an object; in ASCII where a text is not Unicode, as of a file
-    name in another encoding."""
+    """JSON with a line for each entry; in ASCII where a text is not Unicode, as of a file's name."""
     try:
-        return _lines(record, json.JSONEncoder(ensure_ascii=False).encode).encode()
+        return _lines(record, json.JSONEncoder(ensure_ascii=False)).encode()
     except UnicodeEncodeError:
-        return _lines(record, json.JSONEncoder().encode).encode()
+        return _lines(record, json.JSONEncoder()).encode()
 
 
-def _lines(record: Mapping[str, Json], encode: Callable[[Json], str]) -> str:
-    # `indent` would be as readable, but takes twice as long
-    members = []
+def _lines(record: Mapping[str, Json], encoder: json.JSONEncoder) -> str:
+    """Only what is not indented is written by C code, ten times as fast: a record has an entry a target."""
+    encode = encoder.encode
+    parts = []
     for name, value in record.items():
-        if isinstance(value, dict) and value:
-            text = (
-                "{\n" + ",\n".join([f" {encode(key)}: {encode(one)}" for key, one in value.items()]) + "\n}"
-            )
-        elif isinstance(value, list) and value:
-            text = "[\n" + ",\n".join([f" {encode(one)}" for one in value]) + "\n]"
+        if value and isinstance(value, list):
+            text = "[\n  " + ",\n  ".join([encode(item) for item in value]) + "\n ]"
+        elif value and isinstance(value, dict):
+            text = "{\n  " + ",\n  ".join([f"{encode(k)}: {encode(v)}" for k, v in value.items()]) + "\n }"
         else:
             text = encode(value)
-        members.append(f"{encode(name)}: {text}")
-    return "{\n" + ",\n".join(members) + "\n}\n"
+        parts.append(f" {encode(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
