@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "llmc_build"
 LAYERS: list[set[str]] = [
     {"model"},
     {"errors", "terminal", "collecting"},
-    {"environment", "placeholder"},
+    {"environment", "filters", "placeholder"},
     {"template"},
     {"workflow"},
     {"shellcode"},

@@ -17,6 +17,7 @@ import pytest
 
 from llmc_build.execute import osdep
 from llmc_build.execute.inline import Inline, TaskFailed
+from llmc_build.execute.messages import restored, shortened
 from llmc_build.execute.pool import Pool
 from llmc_build.execute.protocol import (
     Done,
@@ -26,8 +27,6 @@ from llmc_build.execute.protocol import (
     Status,
     Task,
     content_data,
-    restored,
-    shortened,
 )
 
 SHELL = Lane(kind="shell")
