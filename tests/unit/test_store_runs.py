@@ -110,7 +110,7 @@ def test_the_record_is_json_with_a_line_for_each_target(home: Path, value: str) 
     run.finish(record)
     text = (run.folder / "run.json").read_text()
     assert json.loads(text) == record
-    assert len([line for line in text.splitlines() if line.startswith(' {"target": "w.')]) == 2
+    assert len([line for line in text.splitlines() if line.startswith('  {"target": "w.')]) == 2
 
 
 def test_the_oldest_runs_go(home: Path) -> None:
