@@ -37,8 +37,8 @@ class World:
         self.checked += len(targets)
         return [p.Miss(reason="new", lane="shell") for _ in targets]
 
-    def claim(self, target: str) -> None:
-        return None
+    def claim_many(self, targets: Sequence[str]) -> list[None]:
+        return [None] * len(targets)
 
     def task(self, target: str, number: int, logs: str) -> Task:
         return Task(id=number, lane=SHELL, request={})
