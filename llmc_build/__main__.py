@@ -2,20 +2,23 @@
 
 import os
 import sys
+from contextlib import suppress
 
 
 def main() -> int:
-    """Runs the command line and returns the exit code; where nothing was to be done, ends the process."""
+    """Runs the command line and ends the process: to take a million names apart first would take time."""
     from llmc_build import quick
 
     code = quick.build(sys.argv[1:], os.environ)
-    if code is not None:
-        sys.stderr.flush()
-        os._exit(code)  # nothing is open, and to take a million names apart takes time
-    from llmc_build.cli import main as ordinary
+    if code is None:
+        from llmc_build.cli import main as ordinary
 
-    return ordinary()
+        code = ordinary()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it any more
+            stream.flush()
+    os._exit(code)  # nothing else is open
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -83,6 +83,7 @@ def build(
     from starting.  In the main thread, SIGINT and SIGTERM end the build in order; the report says so.
     """
     from llmc_build.binder import Options
+    from llmc_build.collecting import loaded
     from llmc_build.report import Silent
     from llmc_build.session import Session, signals
 
@@ -95,7 +96,7 @@ def build(
     options = Options(force=force, offline=offline, dry_run=dry_run)
     work = None if force or no_cache else _part(paths, config, environ, targets)
     work = work or _all(paths, config, targets)
-    with signals() as stop:
+    with signals() as stop, loaded():
         with ExitStack() as stack:
             session = Session(
                 config=config,
@@ -130,7 +131,7 @@ def _part(
     )
     if survey is None or survey.whole is not None:
         return None
-    from llmc_build.partial import Partial, TooMuch
+    from llmc_build.incremental.partial import Partial, TooMuch
     from llmc_build.session import Work
     from llmc_build.snapshot.form import Damaged
     from llmc_build.snapshot.selection import selected
@@ -167,7 +168,7 @@ def _look(
     session: Session, work: Work, paths: Sequence[Path], config: Config, targets: Sequence[str]
 ) -> Work:
     """Gets the session ready for the targets that have to be looked at."""
-    from llmc_build.partial import TooMuch
+    from llmc_build.incremental.partial import TooMuch
     from llmc_build.snapshot import keeping
 
     if work.part is not None:

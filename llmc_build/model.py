@@ -225,7 +225,6 @@ class Action:
     cache: CachePolicy = CachePolicy()
     secrets: Env = field(default=(), compare=False)
     target: TargetId = field(default="", compare=False)
-    location: Location | None = field(default=None, compare=False)
     timeout_s: float | None = field(default=None, compare=False)
     retries: int = field(default=0, compare=False)
 

@@ -67,19 +67,19 @@ def _build(
     workspace, config = _workspace(os.path.realpath(os.getcwd()))
     paths = list(dict.fromkeys(map(os.path.abspath, files))) or keeping.default_files(workspace)
     asked = environ.get("LLMC_CACHE_DIR")
-    cache_dir = os.path.abspath(os.path.expanduser(asked)) if asked else None
+    cache_dir = os.path.abspath(os.path.expanduser(asked)) if asked else None  # None: as llmc.yaml says
     survey = keeping.survey(workspace, paths, config=config, cache_dir=cache_dir, environ=environ)
     if survey is None:
         return None
-    keeping.hand_over(survey)
-    if survey.whole or survey.files or survey.changed or survey.store_changed:
-        return None
     snapshot, wanted = survey.snapshot, None
-    if patterns:
+    settled = not (survey.whole or survey.files or survey.changed or survey.store_changed)
+    if settled and patterns:
         from llmc_build.snapshot.selection import selected
 
         wanted = selected(snapshot.paths, snapshot.producers, patterns)
-    if not survey.is_settled(wanted):
+        settled = wanted is not None
+    if not settled or not survey.is_settled(wanted):
+        keeping.hand_over(survey)
         return None
     from llmc_build.snapshot import idle
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc_build import workflow
+from llmc_build.claims import unordered_inputs
+from llmc_build.collecting import loading
 from llmc_build.errors import Fault, WorkflowError
 from llmc_build.model import Step, Workflow
-from llmc_build.resolve import Program, resolve_all, unordered_inputs
+from llmc_build.resolve import Program, resolve_and_release
 from llmc_build.workflow import Draft
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def load_files(files: Sequence[Path], workspace: Path) -> tuple[Workflow, ...]:
     return draft.workflows
 
 
+@loading()
 def load_program(
     files: Sequence[Path], workspace: Path, seen: Seen | None = None
 ) -> tuple[Program, ActionGraph]:
@@ -42,11 +45,23 @@ def load_program(
     Raises WorkflowError with the faults of every kind together: those of the fields, of the names and of the
     graph.  Names are not checked where a fault may hide one that is defined.
     """
-    from llmc_build.graph import ActionGraph  # networkx takes its time
+    try:
+        return _load(files, workspace, seen, places=False)
+    except WorkflowError:
+        return _load(files, workspace, seen, places=True)  # told with every place
 
-    draft = _read_all(files, workspace, seen)
-    program, faults = resolve_all(draft.workflows)
-    found = [*draft.faults, *(faults if draft.names_known else ())]
+
+def _load(
+    files: Sequence[Path], workspace: Path, seen: Seen | None, *, places: bool
+) -> tuple[Program, ActionGraph]:
+    from llmc_build.graph import ActionGraph
+
+    draft = _read_all(files, workspace, seen, places=places)
+    found, names_known = list(draft.faults), draft.names_known
+    workflows = list(draft.workflows)
+    del draft
+    program, faults = resolve_and_release(workflows, places=places)
+    found += faults if names_known else ()
     try:
         graph = ActionGraph(tuple(program.targets), program.edges)
     except WorkflowError as error:
@@ -65,14 +80,16 @@ def read_piece(data: bytes, name: str, first_line: int, workspace: Path, seen: S
     return dataclasses.replace(draft, workflows=workflows, faults=tuple(faults))
 
 
-def _read_all(files: Sequence[Path], workspace: Path, seen: Seen | None = None) -> Draft:
+def _read_all(
+    files: Sequence[Path], workspace: Path, seen: Seen | None = None, *, places: bool = True
+) -> Draft:
     faults: list[Fault] = []
     workflows: list[Workflow] = []
     names_known = True
     for file in files:
         name = shown(file)
         try:
-            draft = workflow.read(_read(file, seen), name)
+            draft = workflow.read(_read(file, seen), name, places=places)
         except _Unreadable as error:
             faults.append(Fault(headline=f"{name}: {error}", hint=_near(file)))
             names_known = False
@@ -112,7 +129,7 @@ def _read(file: Path, seen: Seen | None) -> bytes:
             raise _Unreadable("is not a regular file")
         if status.st_size > MAX_FILE_BYTES:
             raise _Unreadable(f"is larger than {MAX_FILE_BYTES // 1024**2} MiB")
-        data = stream.read(MAX_FILE_BYTES + 1)
+        data = stream.read()
     if seen is not None:
         seen[os.path.abspath(file)] = hashlib.sha256(data).hexdigest()
     return data

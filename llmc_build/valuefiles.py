@@ -29,6 +29,7 @@ from llmc_build.model import Digest, TargetId
 from llmc_build.store import Store, files
 from llmc_build.store.state import FileDigests
 
+SMALL = 1 << 20  # bytes: to read a value of this size costs less than to remember its digest
 MODE = 0o644  # of a value; the umask may take from it
 LEFTOVER_AGE_S = 3600.0  # how old a folder of a dead build must be before it is removed
 _OPEN = 512  # folders kept open, and a quarter of what the process may open at most
@@ -115,9 +116,17 @@ class ValueFiles:
             found = os.stat(step, dir_fd=folder, follow_symlinks=False)
             if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o100 or found.st_size != digest.size:
                 return False
-            return self._digests.digest(Path(self._out, workflow, step)) == digest
+            if digest.size > SMALL:
+                return self._digests.digest(Path(self._out, workflow, step)) == digest
+            fd = os.open(step, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except OSError:
             return False
+        try:
+            return files.digest_fd(fd) == digest
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
 
     def withdraw(self, target: TargetId) -> None:
         """A target that has no value now: none of an older build stays."""

@@ -16,7 +16,7 @@ from llmc_build.execute.process import WorkerProcess
 from llmc_build.execute.protocol import Lane, Task
 
 HTTP_CAPACITY: Final = 64
-AHEAD_S: Final = 0.01  # of work that a shell worker has waiting
+AHEAD_S: Final = 0.02  # of work that a shell worker has waiting
 AHEAD_MOST: Final = 7  # tasks
 _QUICKEST_S: Final = 0.0001
 

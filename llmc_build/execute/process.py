@@ -20,7 +20,8 @@ from typing import Final
 
 from llmc_build.execute import osdep
 from llmc_build.execute.channel import Channel, ChannelClosed
-from llmc_build.execute.protocol import BEGUN, Lane, Status, Task, shortened, signal_name
+from llmc_build.execute.messages import BEGUN, shortened, signal_name
+from llmc_build.execute.protocol import Lane, Status, Task
 from llmc_build.execute.sandbox import home_path, remove_tree
 from llmc_build.execute.supervise import GRACE_S, end_marked
 from llmc_build.execute.worker import BOOTSTRAP

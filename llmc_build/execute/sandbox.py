@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -108,10 +106,12 @@ class Folder:
         folder was made may leave the folder's times as they were.
         """
         try:
-            if self._fresh != _stamp(os.lstat(self.path)):
+            looks = os.lstat(self.path)
+            if self._settled:  # a later change shows in the times
+                inode, _, _, changed, created = self._fresh
+                return looks.st_ctime_ns == created and looks.st_mtime_ns == changed and looks.st_ino == inode
+            if self._fresh != _stamp(looks):
                 return False
-            if self._settled:
-                return True
             # Only for the next step: this one may have begun within the tick.
             self._settled = time.time_ns() - self._fresh[4] > _TICK_NS
             with os.scandir(self.path) as entries:
@@ -142,6 +142,8 @@ def remove_tree(path: str) -> None:
 
     Copes with folders that a step made read-only, and with trees too deep for recursion.
     """
+    import shutil  # slow to import, as subprocess is, and not needed by most steps
+
     try:
         shutil.rmtree(path)
     except FileNotFoundError:
@@ -150,6 +152,8 @@ def remove_tree(path: str) -> None:
     except (OSError, RecursionError):
         pass
     if os.path.lexists(path):
+        import subprocess
+
         _open_up(path)
         subprocess.run(
             ["/bin/rm", "-rf", "--", path],

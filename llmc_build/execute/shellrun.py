@@ -21,29 +21,31 @@ import functools
 import gc
 import mmap
 import os
-import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from llmc_build.execute.capture import Capture, log_files
+from llmc_build.execute.capture import Capture, encoded, log_files
 from llmc_build.execute.channel import Channel, ChannelClosed, Message
-from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep
-from llmc_build.execute.protocol import BEGUN, restored
-from llmc_build.execute.sandbox import Home, InputError, bring_in
-from llmc_build.execute.supervise import GRACE_S, TOKEN_VARIABLE, Command, Supervisor
+from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, brief
+from llmc_build.execute.messages import BEGUN, restored
+from llmc_build.execute.sandbox import Home, InputError, Stamp, bring_in
+from llmc_build.execute.supervise import FINE, GRACE_S, TOKEN_VARIABLE, Command, Ending, Supervisor
 from llmc_build.execute.values import ValueRefused, load
-from llmc_build.model import Json
-from llmc_build.store.cas import Cas
+
+if TYPE_CHECKING:
+    from llmc_build.model import Json
+    from llmc_build.store.cas import Cas
 
 MAX_OUTPUT: Final = 1 << 30  # bytes of stdout and stderr together, unless the lane says otherwise
 GATHER_S: Final = 0.003  # for which an answer may wait for others while there is more to do
 HOLD_S: Final = 0.02  # for which a step may keep others waiting behind it
 _GARBAGE = 20_000  # objects more before cycles are looked for: a step leaves next to none
+_LOOKS: Final = (HOLD_S,)
+_LOOKS_TO_SEND: Final = (GATHER_S, HOLD_S)
 _GONE_GRACE_S = 0.5  # for a step whose build is gone
 _SCRIPT_IN_ARGUMENT = 96 * 1024  # bytes; Linux takes 128 KiB in one argument
 
@@ -63,7 +65,8 @@ def serve(channel: Channel, config: Mapping[str, Json]) -> None:
 class _Server:
     def __init__(self, channel: Channel, config: Mapping[str, Any]) -> None:
         self._channel = channel
-        self._cas = Cas(Path(config["cas"]), spill=Path(config["spill"]) if config.get("spill") else None)
+        self._config = config
+        self._cas: Cas | None = None
         self._max_output = int(config.get("max_output") or MAX_OUTPUT)
         self._token = str(config.get("token") or "")
         self._supervisor = Supervisor(token=self._token, interrupt_fd=channel.fileno())
@@ -80,8 +83,9 @@ class _Server:
         os.close(config["begun"])  # what a step inherited would show it to the step
         self._idle = False
         self._terminated = False
-        self._surroundings: tuple[object, object, object] | None = None
+        self._surroundings: tuple[object, object, Home | None] = (None, None, None)
         self._base: dict[bytes, bytes] = {}  # the environment that belongs to them
+        self._captures: tuple[Capture, Capture]  # of the running step
 
     def __enter__(self) -> _Server:
         self._supervisor.__enter__()
@@ -98,13 +102,14 @@ class _Server:
         self._channel.send({"op": "ready", "capacity": 1, "defaults": dict(DEFAULTS)})
         with contextlib.suppress(ChannelClosed):
             while True:
-                if not self._queue:
+                if not self._queue or self._terminated:
                     self._await_work()
                     continue
                 message, request = self._queue.popleft()
-                self._say(self._answer(message, request))
-                if self._queue:
-                    self._send_late(time.monotonic())
+                answer, now = self._answer(message, request)
+                self._say(answer, now)
+                if self._queue and now - self._since >= GATHER_S:
+                    self._send_answers()
 
     # ------------------------------------------------------------ the connection
 
@@ -130,23 +135,18 @@ class _Server:
             for queued in self._queue:
                 if queued[0]["id"] == message["id"]:
                     self._queue.remove(queued)
-                    self._say(_done(message["id"], "cancelled", {}, reason, 0.0))
+                    self._say(_done(message["id"], "cancelled", {}, reason, 0.0), time.monotonic())
                     break
 
-    def _say(self, answer: Message) -> None:
+    def _say(self, answer: Message, now: float) -> None:
         if not self._answers:
-            self._since = time.monotonic()
+            self._since = now
         self._answers.append(answer)
 
     def _send_answers(self) -> None:
         if self._answers:
             answers, self._answers = self._answers, []
             self._channel.send(*answers)
-
-    def _send_late(self, now: float) -> None:
-        """Sends the answers that waited long enough for others."""
-        if self._answers and now - self._since >= GATHER_S:
-            self._send_answers()
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         self._terminated = True
@@ -161,19 +161,22 @@ class _Server:
             for message in self._channel.take(0):
                 self._hear(message)
             now = time.monotonic()
-            self._send_late(now)
+            if self._answers and now - self._since >= GATHER_S:
+                self._send_answers()
             if self._queue and now - self._began >= HOLD_S:
                 back: list[Json] = [message["id"] for message, _ in self._queue]
                 self._queue.clear()
                 self._answers.append({"op": "back", "ids": back})
                 self._send_answers()
         except ChannelClosed:
+            self._queue.clear()
             return "gone"
         return None if self._reason is None else "cancel"
 
     # ------------------------------------------------------------ one request
 
-    def _answer(self, message: Message, request: Mapping[str, Any]) -> Message:
+    def _answer(self, message: Message, request: Mapping[str, Any]) -> tuple[Message, float]:
+        """What is to be said of a step that is run here, and when it ended."""
         self._began = time.monotonic()
         self._running, self._reason = message["id"], None
         BEGUN.pack_into(self._page, 0, message["id"])
@@ -184,44 +187,87 @@ class _Server:
         except OSError as failure:
             status, reply, error = "failed", {}, _explain(failure)
         self._running = None
-        return _done(message["id"], status, reply, error, time.monotonic() - self._began)
+        now = time.monotonic()
+        return _done(message["id"], status, reply, error, now - self._began), now
 
     def _run(
         self, request: Mapping[str, Any], timeout_s: float | None
     ) -> tuple[str, dict[str, Json], str | None]:
+        get = request.get
         home = self._home(request["scratch"])
-        sandboxed = bool(request.get("sandbox", True))
+        sandboxed = get("sandbox", True)
         untouched = not sandboxed
+        given: dict[str, Stamp] = {}
         try:
-            root = home.work.path if sandboxed else str(request["workspace"])
-            given = bring_in(root, request.get("inputs") or []) if sandboxed else {}
-            loaded = load(request.get("variables") or [], request.get("dash") or [], home.values)
-            argv = _argv(request, loaded.script(request["script"]), home.values)
-            env = self._environment(request, home)
-            with _captures(request, home) as (out, err):
-                inside, self._inside = self._inside, None
-                here = (root, home.work.made) if sandboxed else None
-                cwd = None if here is not None and here == inside else root
-                ending = self._supervisor.run(
-                    Command(argv, {**env, **loaded.env} if loaded.env else env, cwd, out.fd, err.fd),
-                    timeout_s=timeout_s,
-                    interrupt=self._interrupt,
-                    check=lambda: "output" if out.size + err.size > self._max_output else None,
-                    grace_s=lambda reason: _GONE_GRACE_S if reason == "gone" else GRACE_S,
-                    looks=(GATHER_S, HOLD_S) if self._answers else (HOLD_S,),
-                )
-                self._inside = here
-                step = EndedStep(request, root, sandboxed, ending, out, err, self._cas)
-                status, error = step.verdict(timeout_s, self._reason, self._max_output)
+            root = home.work.path
+            if not sandboxed:
+                root = str(request["workspace"])
+            elif get("inputs"):
+                given = bring_in(root, request["inputs"])
+            script, env = request["script"], self._environment(request, home)
+            if get("variables"):
+                loaded = load(request["variables"], get("dash") or (), home.values)
+                script = loaded.script(script)
+                env = {**env, **loaded.env}
+            argv = _argv(script, get("shell") or "sh", get("env"), home.values)
+            out, err = self._captures = _open_captures(request, home)
+            try:
+                ending = self._supervise(argv, env, root, home.work.made if sandboxed else 0, timeout_s)
                 if sandboxed:
                     untouched = not given and home.work.untouched
-                    if not untouched:
-                        step.look_for_undeclared(given)
+                    if untouched and ending is FINE and not (get("secrets") or get("outputs")):
+                        value = brief(out, err, self._max_output)
+                        if value is not None:
+                            return "ok", {"value": value}, None
+                step = EndedStep(request, root, sandboxed, ending, out, err, self._store)
+                status, error = step.verdict(timeout_s, self._reason, self._max_output)
+                if not untouched:
+                    step.look_for_undeclared(given)
                 if status == "ok":
                     status, error = step.collect()
                 return status, step.reply, error
+            finally:
+                _close_captures(request, home, out, err)
         finally:
             home.reset(untouched=untouched)
+
+    def _supervise(
+        self,
+        argv: tuple[str | bytes, ...],
+        env: Mapping[bytes, bytes],
+        root: str,
+        made: int,
+        timeout_s: float | None,
+    ) -> Ending:
+        """`made`: which folder of that name `root` is; 0: one that may become another at any time."""
+        cwd = None if made and self._inside == (root, made) else root
+        self._inside = None
+        out, err = self._captures
+        ending = self._supervisor.run(
+            Command(argv, env, cwd, out.fd, err.fd),
+            timeout_s=timeout_s,
+            interrupt=self._interrupt,
+            check=self._check,
+            grace_s=_grace,
+            looks=_LOOKS_TO_SEND if self._answers else _LOOKS,
+        )
+        self._inside = (root, made) if made else None
+        return ending
+
+    def _check(self) -> str | None:
+        out, err = self._captures
+        return "output" if out.size + err.size > self._max_output else None
+
+    def _store(self) -> Cas:
+        """Where large contents go; opened when there are any."""
+        if self._cas is None:
+            from pathlib import Path
+
+            from llmc_build.store.cas import Cas
+
+            spill = self._config.get("spill")
+            self._cas = Cas(Path(self._config["cas"]), spill=Path(spill) if spill else None)
+        return self._cas
 
     def _home(self, scratch: str) -> Home:
         found = self._homes.get(scratch)
@@ -232,9 +278,8 @@ class _Server:
     def _environment(self, request: Mapping[str, Any], home: Home) -> Mapping[bytes, bytes]:
         """What the request says of the environment; most steps have that of the step before."""
         env, secrets = request.get("env"), request.get("secrets")
-        if self._surroundings is not None and all(
-            a is b for a, b in zip(self._surroundings, (env, secrets, home), strict=True)
-        ):
+        known_env, known_secrets, known_home = self._surroundings
+        if env is known_env and secrets is known_secrets and home is known_home:
             return self._base
         base = {b"TMPDIR": os.fsencode(home.tmp.path)}
         for given in (env or {}, secrets or {}):
@@ -250,13 +295,18 @@ class _Server:
 # ---------------------------------------------------------------- parts of a request
 
 
-def _argv(request: Mapping[str, Any], text: str, folder: Callable[[], str]) -> tuple[str | bytes, ...]:
+def _grace(reason: str) -> float:
+    return _GONE_GRACE_S if reason == "gone" else GRACE_S
+
+
+def _argv(
+    text: str, shell: str, env: Mapping[str, str] | None, folder: Callable[[], str]
+) -> tuple[str | bytes, ...]:
     """The command line that runs a script."""
-    shell = str(request.get("shell") or "sh")
-    executable = _find_shell(shell, (request.get("env") or {}).get("PATH"))
+    executable = _find_shell(shell, env.get("PATH") if env else None)
     if "\0" in text:
         raise _Refused("the script holds a NUL byte")
-    script = os.fsencode(text)
+    script = encoded(text)
     if len(script) <= _SCRIPT_IN_ARGUMENT:
         return executable, "-c", script, shell
     path = f"{folder()}/script"
@@ -269,28 +319,30 @@ def _argv(request: Mapping[str, Any], text: str, folder: Callable[[], str]) -> t
 def _find_shell(shell: str, path: str | None) -> str:
     if shell == "sh" and os.access("/bin/sh", os.X_OK):
         return "/bin/sh"
+    import shutil  # slow to import, and seldom needed
+
     found = shutil.which(shell, path=path or os.defpath)
     if found is None:
         raise _Refused(f'the shell "{shell}" was not found')
     return found
 
 
-@contextlib.contextmanager
-def _captures(request: Mapping[str, Any], home: Home) -> Iterator[tuple[Capture, Capture]]:
+def _open_captures(request: Mapping[str, Any], home: Home) -> tuple[Capture, Capture]:
     """The files for stdout and stderr: among the logs, or the home's own, which serve every step."""
     logs = request.get("logs")
     if logs:
-        texts = {"script": request["script"], "action.json": request.get("action") or "{}"}
-        log_files(logs, texts)
+        log_files(logs, (("script", request["script"]), ("action.json", request.get("action") or "{}")))
+        if not request.get("secrets"):
+            return Capture(f"{logs}/stdout"), Capture(f"{logs}/stderr")
+    return home.captures()
+
+
+def _close_captures(request: Mapping[str, Any], home: Home, out: Capture, err: Capture) -> None:
+    logs = request.get("logs")
     if logs and not request.get("secrets"):
-        with (
-            contextlib.closing(Capture(f"{logs}/stdout")) as out,
-            contextlib.closing(Capture(f"{logs}/stderr")) as err,
-        ):
-            yield out, err
+        out.close()
+        err.close()
         return
-    out, err = home.captures()
-    yield out, err
     if logs:  # what holds secrets is among the logs only once they were taken out
         out.copy_to(f"{logs}/stdout")
         err.copy_to(f"{logs}/stderr")

@@ -89,6 +89,9 @@ class Ending(NamedTuple):
     survivors: tuple[int, ...]  # processes that couldn't be killed
 
 
+FINE: Final = Ending(0, None, None, 0, ())  # by itself, and well
+
+
 class Supervisor:
     """Runs steps, one at a time, in a process that has no other children.
 
@@ -157,8 +160,8 @@ class Supervisor:
         elif alive:
             left, survivors = self._end_leftovers(pid)
         status = self._statuses.get(pid)
-        if status == 0:
-            return Ending(0, None, stopped, left, survivors)
+        if status == 0 and stopped is None and not left and not survivors:
+            return FINE
         code = None if status is None else os.waitstatus_to_exitcode(status)
         return Ending(
             exit_code=code if code is not None and code >= 0 else None,
@@ -205,36 +208,34 @@ class Supervisor:
         looks: Sequence[float],
     ) -> tuple[str | None, bool]:
         """Waits until the script's own process ended (None) or has to end (why); whether anything is left."""
-        process = os.pidfd_open(pid) if self._pidfds else None
+        process = os.pidfd_open(pid) if self._pidfds else self._wake_read
+        poll = self._anything
+        if process != self._wake_read:
+            poll.register(process, select.POLLIN)
         try:
-            if process is not None:
-                self._anything.register(process, select.POLLIN)
             started = now = time.monotonic()
             deadline = float("inf") if timeout_s is None else started + timeout_s
-            due = [started + after for after in reversed(looks)]
-            next_check = started + _TICK_S
+            later = iter(looks)
+            next_look = started + next(later, _TICK_S)
             while True:
-                until = min(deadline, due[-1] if due else next_check)
-                events = self._anything.poll(max(0.0, until - now) * 1000)
+                until = next_look if next_look < deadline else deadline
+                events = poll.poll(max(0.0, until - now) * 1000)
                 if events:
                     alive = self._alive(pid)
                     if pid in self._statuses:
                         return None, alive
-                    if any(fd == self._wake_read for fd, _ in events):
-                        self._drain()
-                now = time.monotonic()
-                while due and due[-1] <= now:
-                    due.pop()
-                reason = interrupt()
-                if reason is None and now >= next_check:
-                    reason, next_check = check(), now + _TICK_S
+                    self._drain()
+                reason, now = interrupt(), time.monotonic()
+                if now >= next_look:
+                    reason = reason or check()
+                    next_look = max(now, started + next(later, now - started + _TICK_S))
                 if reason is None and now >= deadline:
                     reason = "timeout"
                 if reason is not None:
                     return reason, True
         finally:
-            if process is not None:
-                self._anything.unregister(process)
+            if process != self._wake_read:
+                poll.unregister(process)
                 os.close(process)
 
     def _drain(self) -> None:

@@ -128,7 +128,6 @@ def action_of(
         cache=step.cache,
         secrets=step.secrets,
         target=step.id,
-        location=step.location,
         timeout_s=step.timeout_s,
         retries=step.retries,
     )

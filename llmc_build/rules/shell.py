@@ -12,16 +12,16 @@ from llmc_build import placeholder
 from llmc_build.model import Action, Json, Step
 from llmc_build.placeholder import TemplateError
 from llmc_build.rules import Bound, Scope, action_of
-from llmc_build.shellcode.rewrite import Script, rewrite
+from llmc_build.shellcode.rewrite import Script, rewrite, variables
 
 
 class _Params(Mapping[str, Json]):
     """The parameters of a shell action.  A script has few words of its own beside its text."""
 
-    __slots__ = ("_dashes", "_nonce", "_shell", "_text", "_uses")
+    __slots__ = ("_dashes", "_nonce_at", "_shell", "_text", "_uses")
 
     def __init__(self, shell: str, script: Script) -> None:
-        self._shell, self._text, self._nonce = shell, script.text, script.nonce
+        self._shell, self._text, self._nonce_at = shell, script.text, script.nonce_at
         self._uses, self._dashes = script.uses, script.dash_checks
 
     def __getitem__(self, name: str) -> Json:
@@ -31,10 +31,9 @@ class _Params(Mapping[str, Json]):
             case "script":
                 return self._text
             case "variables":
-                variables = [use.variable(self._nonce) for use in self._uses]
                 return [
                     {"variable": v.name, "slot": v.slot, "filters": list(v.filters), "path": v.path}
-                    for v in variables
+                    for v in variables(self._text, self._nonce_at, self._uses)
                 ]
             case "dash":
                 return [[variable, command] for variable, command in self._dashes]

@@ -49,9 +49,12 @@ def _new(runs: str) -> str:
         raise OSError(f"{runs} is a symbolic link")
     now = time.time_ns() // 1_000_000
     moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 1000))
-    run_id = f"{moment}.{now % 1000:03}Z-{os.getpid()}"
-    os.mkdir(f"{runs}/{run_id}", 0o700)
-    return run_id
+    first = f"{moment}.{now % 1000:03}Z-{os.getpid()}"
+    for run_id in (first, *(f"{first}-{count}" for count in range(2, 100))):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(f"{runs}/{run_id}", 0o700)
+            return run_id
+    raise FileExistsError(first)
 
 
 def _numbers(snapshot: Snapshot, wanted: Collection[int] | None) -> Collection[int]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from llmc_build.errors import Fault, StoreError
 from llmc_build.model import Json, TargetId
+from llmc_build.snapshot.idle import MARK
 from llmc_build.store import files
 
 KEPT = 50  # runs kept
@@ -98,7 +99,9 @@ class Runs:
         return next((path for path in found if path.name == run_id), None)
 
     def _prune(self, folder: int) -> None:
-        for name in _run_ids(folder)[: -self._keep]:
+        """The oldest go; runs in which nothing happened are counted and removed by themselves (`idle`)."""
+        happened = [name for name in _run_ids(folder) if not _is_there(folder, f"{name}/{MARK}")]
+        for name in happened[: -self._keep]:
             if not _is_going_on(folder, name):
                 with contextlib.suppress(OSError):
                     files.remove_tree(folder, name)
@@ -161,11 +164,15 @@ def _run_ids(folder: int) -> list[str]:
 
 def _is_going_on(folder: int, run_id: str) -> bool:
     """Whether a run has no record yet and its process lives."""
+    return not _is_there(folder, f"{run_id}/run.json") and files.alive(_pid(run_id))
+
+
+def _is_there(folder: int, path: str) -> bool:
     try:
-        os.stat(f"{run_id}/run.json", dir_fd=folder, follow_symlinks=False)
+        os.stat(path, dir_fd=folder, follow_symlinks=False)
     except OSError:
-        return files.alive(_pid(run_id))
-    return False
+        return False
+    return True
 
 
 def _pid(run_id: str) -> int:

@@ -6,7 +6,7 @@ explains each.  `workflow` reads by these tables, `schema` prints them; nothing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmc_build.model import Json
 from llmc_build.workflow.compound import (
@@ -47,16 +47,16 @@ class Field:
     name: str
     kind: Kind | None  # None: the reader of the whole has its own way with it
     doc: str  # one sentence for editors
-    to: str = ""  # attribute of the model that receives it
+    to: str = ""  # attribute of the model that receives it, where it is called otherwise
     rules: frozenset[str] = RULES  # that accept it
     default: Json = None  # for editors; what applies is the default of the model's attribute
     sampling: bool = False  # an attribute of Sampling, not of Step
     placed: bool = False  # the place of its value is kept: messages of later stages point there
     text: bool = False  # a text in which later stages point at single characters
+    attribute: str = field(init=False)
 
-    @property
-    def attribute(self) -> str:
-        return self.to or self.name
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attribute", self.to or self.name)
 
 
 def _table(*fields: Field) -> dict[str, Field]:

@@ -32,7 +32,7 @@ class Scalar(NamedTuple):
 
     @property
     def is_null(self) -> bool:
-        return not self.style and self.text in _NULLS
+        return not self.style and self.text in NULLS
 
 
 class Seq(NamedTuple):
@@ -106,7 +106,7 @@ def _escaped(character: str) -> str:
 
 # ---------------------------------------------------------------- types of plain scalars
 
-_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(
@@ -115,7 +115,7 @@ _FLOAT = re.compile(
 
 
 def typed(text: str) -> bool | int | float | str | None:
-    if text in _NULLS:
+    if text in NULLS:
         return None
     if text in _BOOLS:
         return _BOOLS[text]

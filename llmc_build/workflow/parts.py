@@ -6,6 +6,7 @@ Owns how defaults and a step's own fields add up.  What the values may be is `ki
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from llmc_build.model import Env, Location, Need, Sampling, Step, Wait
@@ -15,21 +16,24 @@ from llmc_build.workflow.nodes import Map, Node, Scalar
 
 _MERGED = ("env", "secrets")  # fields whose names add up; every other field of a step replaces the default
 _SAMPLING = Sampling()
+_NO_PLACES: Mapping[str, Location] = MappingProxyType({})
+_NO_BLOCKS: Mapping[str, tuple[int, int]] = MappingProxyType({})
 
 
 class Values:
     """What has been read of a step, or what steps begin with."""
 
-    __slots__ = ("blocks", "plain", "sampling", "spots")
+    __slots__ = ("blocks", "places", "plain", "sampling", "spots")
 
-    def __init__(self) -> None:
+    def __init__(self, *, places: bool) -> None:
+        self.places = places  # whether to note where values stand
         self.plain: dict[str, Any] = {}  # attributes of Step
         self.sampling: dict[str, Any] = {}  # attributes of Sampling
         self.spots: dict[str, tuple[int, int]] = {}  # field -> line, column
         self.blocks: dict[str, tuple[int, int]] = {}
 
     def copy(self) -> Values:
-        other = Values()
+        other = Values(places=self.places)
         other.plain, other.sampling = self.plain.copy(), self.sampling.copy()
         other.spots, other.blocks = self.spots.copy(), self.blocks.copy()
         return other
@@ -42,12 +46,15 @@ class Values:
         if name in _MERGED:
             value = {**self.plain.get(name, {}), **value}
         self.plain[field.attribute] = value
+        if not self.places:
+            return
         if field.placed:
             self.spots[name] = (node.line, node.column)
         if field.text:
-            self.blocks.pop(name, None)
             if isinstance(node, Scalar) and node.block is not None:
                 self.blocks[name] = node.block
+            elif self.blocks:
+                self.blocks.pop(name, None)
 
     def drop(self, field: Field) -> None:
         """Forgets a field, and the default that it replaced."""
@@ -66,7 +73,7 @@ class Values:
                 plain[group] = _sorted(plain[group])
         if "needs" in plain:
             plain["needs"] = tuple(
-                Need(target=need.name, location=site.at(need.line, need.column)) for need in plain["needs"]
+                [Need(target=need.name, location=site.at(need.line, need.column)) for need in plain["needs"]]
             )
         return Step(
             workflow=workflow,
@@ -75,8 +82,8 @@ class Values:
             location=site.at(node.line, node.column),
             sampling=Sampling(**self.sampling) if self.sampling else _SAMPLING,
             waits=waits,
-            places=_Places(site.file, self.spots),
-            blocks=self.blocks,
+            places=_Places(site.file, self.spots) if self.spots else _NO_PLACES,
+            blocks=self.blocks or _NO_BLOCKS,
             **plain,
         )
 

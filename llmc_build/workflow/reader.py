@@ -12,7 +12,7 @@ the few checks that involve several fields.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from llmc_build.workflow.yamltext import documents
 
 _PROMPTS = ("prompt", "prompt_file")  # one or the other
 _DECISIVE = ("command", *_PROMPTS)  # what decides the rule of a step without a type
+_NONE: frozenset[str] = frozenset()
 _ASKING = (*_PROMPTS, "messages")  # what makes a step without a type a model step
 
 
@@ -51,14 +52,15 @@ class Draft:
     names_known: bool  # every name that the file defines is there: an unknown one is a fault of its own
 
 
-def read(data: bytes | str, file: str, first_line: int | None = None) -> Draft:
+def read(data: bytes | str, file: str, first_line: int | None = None, *, places: bool = True) -> Draft:
     """What `parse` does, for a caller that has more to check before it raises.
 
     `first_line`: the data is a piece of the file (`split`), and this is the number of its first line.  Where
     any piece has a fault, the whole file has to be read to know its faults.
+    `places`: whether steps know where each of their values stands, which only messages about them need.
     """
     site = Site(file)
-    reader = _Reader(site)
+    reader = _Reader(site, places)
     found: list[Workflow] = []
     try:
         for root in documents(data, site, first_line):
@@ -74,10 +76,11 @@ def read(data: bytes | str, file: str, first_line: int | None = None) -> Draft:
 class _Reader:
     """Reads the workflows of one file."""
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
+    def __init__(self, site: Site, places: bool) -> None:
+        self.site, self.places = site, places
         self.workflows: dict[str, tuple[str, Node]] = {}  # lower-case name -> name, its place
         self.names_known = True
+        self.names: dict[str, str] = {}  # steps of many workflows have the same: one string will do
 
     # ------------------------------------------------------------ a workflow
 
@@ -119,10 +122,12 @@ class _Reader:
         name: str = _read(self.site, field, node)
         if len(self.site.found) > before:
             return ""
-        if name.lower() in taken:
-            self._twice(name, node, *taken[name.lower()], among)
+        name = self.names.setdefault(name, name)
+        lower = name.lower()
+        if lower in taken:
+            self._twice(name, node, *taken[lower], among)
         else:
-            taken[name.lower()] = (name, node)
+            taken[lower] = (name, node)
         return name
 
     def _twice(self, name: str, node: Node, other: str, place: Node, among: str) -> None:
@@ -151,7 +156,7 @@ class _Reader:
     ) -> None:
         """Find what the steps of each rule begin with."""
         site = self.site
-        self.bases = {rule: Values() for rule in RULES}
+        self.bases = {rule: Values(places=self.places) for rule in RULES}
         self.default_rule: str | None = None
         self.default_fields: frozenset[str] = frozenset()
         if env_entry is not None:
@@ -191,6 +196,9 @@ class _Reader:
         if not entry.node.items:
             site.fault(f"{site.owner} has no steps", entry.node)
         names: dict[str, tuple[str, Node]] = {}
+        self.steps_called = (
+            f'steps of workflow "{shown(self.name)}"' if self.name else "steps of this workflow"
+        )
         for number, node in enumerate(entry.node.items, 1):
             yield from self._step(node, number, names)
 
@@ -213,27 +221,29 @@ class _Reader:
         if name:
             site.owner = f'step "{name}"'
         rule = self._rule(node)
-        values = self.bases[rule].copy() if rule else Values()
-        if any(prompt in entries for prompt in _PROMPTS):
+        values = self.bases[rule].copy() if rule else Values(places=self.places)
+        if not entries.keys().isdisjoint(_PROMPTS):
             for prompt in _PROMPTS:
                 values.drop(STEP[prompt])
         wrong: set[str] = set()
+        known = len(site.found)
         for field_name, entry in entries.items():
             field = STEP.get(field_name)
             if field is None:
                 self._unknown(field_name, entry)
             elif rule is not None and rule not in field.rules:
                 site.fault(_misfit(site, field_name, rule), entry)
-            elif field_name not in ("name", "type"):
-                before = len(site.found)
+            elif field_name != "name" and field_name != "type":
                 value = _read(site, field, entry.node)
-                if len(site.found) == before:
+                if len(site.found) == known:
                     values.put(field, value, entry.node)
-                else:  # a value that is wrong reaches no Step, nor does the default that it replaces
-                    wrong.add(field_name)
-                    values.drop(field)
-                    self.names_known &= field_name != "output"
-        if rule and not wrong & {*_DECISIVE}:
+                    continue
+                # a value that is wrong reaches no Step, nor does the default that it replaces
+                wrong.add(field_name)
+                values.drop(field)
+                self.names_known &= field_name != "output"
+            known = len(site.found)
+        if rule and wrong.isdisjoint(_DECISIVE):
             self._check_essentials(rule, values, node)
         self._check_environment(values, entries)
         waits = self._waits(values, entries)
@@ -248,8 +258,7 @@ class _Reader:
         if entry is None:
             self.site.fault(f"{self.site.owner} has no name", node, "give it `name: ...`")
             return ""
-        among = f'steps of workflow "{shown(self.name)}"' if self.name else "steps of this workflow"
-        return self._name(entry.node, STEP["name"], names, among)
+        return self._name(entry.node, STEP["name"], names, self.steps_called)
 
     def _rule(self, node: Map) -> str | None:
         """The rule of a step, or None with a fault."""
@@ -257,7 +266,7 @@ class _Reader:
         if entry is not None:
             rule: str = _read(self.site, STEP["type"], entry.node)
             return rule if rule in RULES else None
-        fitting = _fitting(node.entries)
+        fitting = _fitting(node.entries.keys())
         if self.default_rule is not None and (not fitting or self.default_rule in fitting):
             return self.default_rule
         fitting = fitting or _fitting(self.default_fields)
@@ -318,12 +327,14 @@ class _Reader:
                 f'{self.site.owner} has "wait_timeout" and no "wait_for"', entries["wait_timeout"], hint
             )
         return tuple(
-            Wait(
-                target=target.name,
-                timeout_s=target.timeout_s if target.own_timeout else timeout_s,
-                location=self.site.at(target.line, target.column),
-            )
-            for target in targets
+            [
+                Wait(
+                    target=target.name,
+                    timeout_s=target.timeout_s if target.own_timeout else timeout_s,
+                    location=self.site.at(target.line, target.column),
+                )
+                for target in targets
+            ]
         )
 
 
@@ -332,10 +343,10 @@ def _read(site: Site, field: Field, node: Node) -> Any:
     return field.kind.read(site, field.name, node)
 
 
-def _fitting(names: Container[str]) -> frozenset[str]:
+def _fitting(names: Set[str]) -> frozenset[str]:
     """The rules that the fields of a step speak for; none, or more than one kind of them, decide nothing."""
-    shell = fields.SHELL if "command" in names else frozenset()
-    return shell | fields.MODEL if any(name in names for name in _ASKING) else shell
+    shell = fields.SHELL if "command" in names else _NONE
+    return shell if names.isdisjoint(_ASKING) else shell | fields.MODEL
 
 
 def _own_env(entries: dict[str, Entry]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,8 @@ from llmc_build import workflow
 from llmc_build.errors import NoSuchTarget, WorkflowError
 from llmc_build.graph import ActionGraph
 from llmc_build.model import EdgeKind, Workflow
-from llmc_build.resolve import Program, resolve, resolve_all
+from llmc_build.reading import load_program
+from llmc_build.resolve import Program, resolve, resolve_all, resolve_and_release
 
 
 def program(text: str) -> Program:
@@ -278,3 +280,30 @@ def test_what_is_a_fault_of_the_whole_is_one_of_a_part(text: str) -> None:
     edited = workflow.parse(text.encode(), "other.yaml")
     assert resolve_all([*rest, *edited])[1]
     assert resolve_all(edited, _Rest(rest))[1]
+
+
+def test_a_program_that_is_released_as_it_is_read_is_the_same_but_for_places_of_data_edges() -> None:
+    workflows = list(workflow.parse(textwrap.dedent(PARTS).lstrip("\n").encode(), "flow.yaml"))
+    whole, faults = resolve_all(workflows)
+    found, other_faults = resolve_and_release(workflows, places=False)
+    assert (workflows, faults, other_faults) == ([], [], [])
+    assert dict(found.targets) == dict(whole.targets)
+    assert [edge for edge in found.edges if edge.kind is not EdgeKind.DATA] == [
+        edge for edge in whole.edges if edge.kind is not EdgeKind.DATA
+    ]
+    assert [(edge.producer, edge.target) for edge in found.edges] == [
+        (edge.producer, edge.target) for edge in whole.edges
+    ]
+
+
+def test_a_cycle_in_files_is_told_with_the_place_of_each_reference(tmp_path: Path) -> None:
+    """Places of references are left out until something is wrong."""
+    file = tmp_path / "flow.yaml"
+    file.write_text(
+        "name: w\norder: dataflow\nsteps:\n"
+        "  - {name: a, command: 'echo {{w.b}}'}\n  - {name: b, command: 'echo {{w.a}}'}\n"
+    )
+    with pytest.raises(WorkflowError) as error:
+        load_program([file], tmp_path)
+    assert f"{file}:4:30" in error.value.render()
+    assert f"{file}:5:30" in error.value.render()

@@ -51,7 +51,7 @@ def completing(words: str) -> dict[str, str]:
 
 
 MAIN = "from llmc_build.cli import main; main"
-PROGRAM = "from llmc_build.__main__ import main; sys.argv[1:] = {}; main()"
+PROGRAM = "from llmc_build.__main__ import main; from llmc_build import quick; quick.build({}, {{}})"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ PROGRAM = "from llmc_build.__main__ import main; sys.argv[1:] = {}; main()"
         ("import llmc_build.cli", {}, CLI),
         (f"{MAIN}(['--version'])", {}, CLI),
         (f"{MAIN}(['--help'])", {}, CLI),
-        (PROGRAM.format(["--version"]), {}, CLI | {"llmc_build.__main__", "llmc_build.quick"}),
+        (PROGRAM.format(["--version"]), {}, {"llmc_build", "llmc_build.__main__", "llmc_build.quick"}),
         (f"{MAIN}(['build', '--help'])", {}, BUILD),
         (f"{MAIN}()", {"_LLMC_COMPLETE": "bash_source"}, CLI | {"subprocess"}),
         (f"{MAIN}()", {"_LLMC_COMPLETE": "zsh_source"}, CLI),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmc_build.errors import StoreError
+from llmc_build.model import Json
 from llmc_build.store.runs import LEFTOVER_AGE_S, Runs, clean
 
 
@@ -94,6 +95,22 @@ def test_the_record_is_written_whole(home: Path) -> None:
     text = (run.folder / "run.json").read_text()
     assert json.loads(text) == nested
     assert text.splitlines()[1:4] == [' "targets": [', '  {"a": [1, null]},', '  {"\\u00e9": {}}']
+
+
+@pytest.mark.parametrize("value", ["caf\u00e9", "not Unicode: \udcff", 'quotes " and \n'])
+def test_the_record_is_json_with_a_line_for_each_target(home: Path, value: str) -> None:
+    """A person, `grep` and `diff` read it too."""
+    run = Runs(home).create()
+    record: dict[str, Json] = {
+        "ok": True,
+        "targets": [{"target": "w.a", "reason": value}, {"target": "w.b", "reason": value}],
+        "notes": [],
+        "channels": {"w.a": {"val": value, "err": None}, value: {}},
+    }
+    run.finish(record)
+    text = (run.folder / "run.json").read_text()
+    assert json.loads(text) == record
+    assert len([line for line in text.splitlines() if line.startswith('  {"target": "w.')]) == 2
 
 
 def test_the_oldest_runs_go(home: Path) -> None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from llmc_build.binder import Finding
+from llmc_build.incremental.partial import Partial, TooMuch
 from llmc_build.model import TargetId
-from llmc_build.partial import Partial, TooMuch
 from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED, closure
 
 Probe = Callable[[Sequence[TargetId]], Sequence[Finding | None]]  # None: it can't be told without trying
@@ -46,6 +46,8 @@ def choose(part: Partial, doubtful: Iterable[int], wanted: Collection[int] | Non
     old, structure = part.survey.snapshot, part.structure
     writers = set(structure.outputs.values())
     missing = {*part.survey.moved}
+    inside = f"{old.facts['workspace']}/"
+    spoilt = {structure.outputs.get(path.removeprefix(inside)) for path in part.survey.changed}
     must: list[int] = []
     restored: set[int] = set()
     known = [i for i in doubtful if part.was[i] >= 0 and _producers_are_known(part, i)]
@@ -54,9 +56,9 @@ def choose(part: Partial, doubtful: Iterable[int], wanted: Collection[int] | Non
         target, was, found = structure.target(i), part.was_at(i), findings.get(i)
         if found is None or was is None or not _is_as_it_was(part, was, found):
             must.append(i)
-        elif target in writers:  # its value does not speak for the files that it wrote
-            (restored.add if found.key == old.key(was) else must.append)(i)
-        elif was in missing or found.key != old.key(was):
+        elif target in writers and found.key != old.key(was):
+            must.append(i)  # its value does not speak for the files that it wrote
+        elif was in missing or target in spoilt or found.key != old.key(was):
             restored.add(i)
     chosen = closure(*structure.consumers, must) | restored if must else restored
     return chosen if wanted is None else chosen.intersection(wanted)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmc_build.incremental.partial import Partial
 from llmc_build.model import Action, Json, TargetId, TargetReport
-from llmc_build.partial import Partial
 from llmc_build.resolve import Program
 from llmc_build.snapshot import survey as world
 from llmc_build.snapshot.form import Snapshot, Watched
@@ -32,6 +32,7 @@ class Evidence:
 
     workspace: Path
     cache_dir: Path
+    own_cache_dir: Path
     config: Path | None  # llmc.yaml
     config_hash: str | None  # SHA-256 of what was read of it
     given: tuple[str, ...]  # the files that it lists, absolute

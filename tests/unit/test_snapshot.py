@@ -1,0 +1,495 @@
+"""What a snapshot notices, what it withstands, and that its own ways agree with the thorough ones."""
+
+from __future__ import annotations
+
+import glob
+import os
+import random
+import shutil
+import sys
+import time
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmc_build import api, quick
+from llmc_build.graph import ActionGraph
+from llmc_build.incremental.watching import folders_of
+from llmc_build.model import BuildReport, Edge, EdgeKind, State
+from llmc_build.snapshot import form, idle, keeping, stamps, structure, survey
+from llmc_build.snapshot.selection import selected
+from llmc_build.subgraph import SubGraph
+
+ENVIRON = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "MODE": "0"}
+
+WORKFLOWS = """\
+name: root
+steps:
+  - {name: root, command: echo root, output: r}
+---
+name: a
+order: dataflow
+steps:
+  - {name: value, command: 'echo "value {{root.root}}"'}
+  - {name: input, command: 'cat notes.txt', inputs: [notes.txt]}
+  - {name: word, command: 'cat word.txt || echo none'}
+  - {name: globs, command: 'cat src/*.txt', inputs: ['src/*.txt']}
+  - {name: folder, command: 'ls src', inputs: [src]}
+  - {name: writes, command: 'echo 1 > made.txt', outputs: [made.txt]}
+  - {name: big, command: 'yes | head -n 5000'}
+  - {name: env, command: 'echo $MODE', env: [MODE]}
+  - {name: no, command: 'echo never', if: "'x' in {{a.value}}"}
+---
+name: b
+steps:
+  - {name: first, command: 'echo "first {{a.big}}" | wc -c'}
+  - {name: second, command: 'echo "second {{b.first}}"', output: v}
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace that was built, and in which nothing is fresh any more."""
+    (tmp_path / "workflow.yaml").write_text(WORKFLOWS)
+    (tmp_path / "llmc.yaml").write_text("jobs: 2\n")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "1.txt").write_text("one\n")
+    (tmp_path / "notes.txt").write_text("notes\n")
+    monkeypatch.chdir(tmp_path)
+    assert build(tmp_path).ok
+    settle(tmp_path)
+    return tmp_path
+
+
+def build(root: Path, *targets: str, environ: dict[str, str] = ENVIRON) -> BuildReport:
+    return api.build([root / "workflow.yaml"], workspace=root, jobs=2, environ=environ, targets=targets)
+
+
+def settle(root: Path) -> None:
+    """Takes a snapshot in which nothing is fresh."""
+    time.sleep(stamps.TICK_NS / 1e9 * 2)
+    (root / ".llmc/state").rename(root / ".llmc/old")
+    shutil.rmtree(root / ".llmc/old")
+    assert build(root).counts["ran"] == 0
+    assert is_up_to_date()
+
+
+def is_up_to_date(*words: str, environ: dict[str, str] = ENVIRON) -> bool:
+    return quick.build(["build", "workflow.yaml", *words], environ) == 0
+
+
+def looked_at(report: BuildReport) -> set[str]:
+    return {target.target for target in report.news}
+
+
+def ran(report: BuildReport) -> set[str]:
+    return {target.target for target in report.targets if target.status is State.RAN}
+
+
+# ---------------------------------------------------------------- what is noticed
+
+
+def edit(name: str, text: str) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_text(text)
+
+
+def same_size(name: str) -> Callable[[Path], object]:
+    """Another content of the same size and mtime, written in place."""
+
+    def change(root: Path) -> None:
+        path = root / name
+        was = path.stat()
+        path.chmod(0o644)
+        with path.open("r+b") as file:
+            first = file.read(1)
+            file.seek(0)
+            file.write(bytes([first[0] ^ 1]))
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+    return change
+
+
+def replaced_by_link(name: str) -> Callable[[Path], object]:
+    def change(root: Path) -> None:
+        (root / name).rename(root / "elsewhere")
+        (root / name).symlink_to(root / "elsewhere")
+
+    return change
+
+
+def lose_blob(root: Path) -> None:
+    next((root / ".llmc/cache/cas").glob("*/*")).unlink()
+
+
+def spoil_blob(root: Path) -> None:
+    same_size(str(next((root / ".llmc/cache/cas").glob("*/*")).relative_to(root)))(root)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a step": edit("workflow.yaml", WORKFLOWS.replace("echo root", "echo other")),
+    "a new step": edit("workflow.yaml", WORKFLOWS + "  - {name: third, command: echo third}\n"),
+    "an input": edit("notes.txt", "other\n"),
+    "one byte of an input": same_size("notes.txt"),
+    "an input that is gone": lambda root: (root / "notes.txt").unlink(),
+    "a word that names a file now": edit("word.txt", "word\n"),
+    "a file for a glob": edit("src/2.txt", "two\n"),
+    "a file that a glob matched is gone": lambda root: (root / "src/1.txt").unlink(),
+    "a file in a folder below": lambda root: ((root / "src/below").mkdir(), edit("src/below/x", "x")(root)),
+    "a value that is gone": lambda root: (root / ".llmc/out/b/second").unlink(),
+    "one byte of a value": same_size(".llmc/out/b/second"),
+    "a value behind a link": replaced_by_link(".llmc/out/a/value"),
+    "a value of a skipped step": edit(".llmc/out/a/no", "x"),
+    "an output that is gone": lambda root: (root / "made.txt").unlink(),
+    "a lost blob": lose_blob,
+    "a spoilt blob": spoil_blob,
+    "a lost index": lambda root: shutil.rmtree(root / ".llmc/cache/index"),
+    "llmc.yaml": edit("llmc.yaml", "jobs: 1\n"),
+    "no llmc.yaml": lambda root: (root / "llmc.yaml").unlink(),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_is_noticed_at_once(workspace: Path, what: str) -> None:
+    CHANGES[what](workspace)
+    assert not is_up_to_date()
+
+
+def test_a_variable_that_a_step_reads_is_noticed(workspace: Path) -> None:
+    assert not is_up_to_date(environ={**ENVIRON, "MODE": "1"})
+    assert ran(build(workspace, environ={**ENVIRON, "MODE": "1"})) == {"a.env"}
+    assert is_up_to_date(environ={**ENVIRON, "MODE": "1", "OTHER": "x"})
+
+
+@pytest.mark.parametrize("name", ["__version__", "version", "platform"])
+def test_another_llmc_or_python_is_noticed(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import llmc_build
+
+    monkeypatch.setattr(llmc_build if name == "__version__" else sys, name, "other")
+    assert not is_up_to_date()
+
+
+def test_installed_packages_are_noticed_where_models_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setattr(sys, "path", [str(site)])
+    before = survey.packages()
+    assert survey.packages() == before
+    time.sleep(0.02)
+    (site / "llama_cpp_python-9.dist-info").mkdir()
+    assert survey.packages() != before
+
+
+def test_touching_everything_runs_nothing(workspace: Path) -> None:
+    for path in [*workspace.glob("*"), *workspace.glob("src/*"), *workspace.glob(".llmc/out/*/*")]:
+        os.utime(path)
+    report = build(workspace)
+    assert report.counts["ran"] == 0
+    assert report.ok
+    settle(workspace)
+
+
+# ---------------------------------------------------------------- what is looked at
+
+
+def test_an_edit_looks_at_what_it_can_reach(workspace: Path) -> None:
+    edit("workflow.yaml", WORKFLOWS.replace("echo $MODE", "echo mode $MODE"))(workspace)
+    report = build(workspace)
+    assert ran(report) == {"a.env"}
+    assert looked_at(report) == {"a.env"}
+    assert report.counts == {"total": 12, "ran": 1, "cached": 10, "failed": 0, "poisoned": 0, "skipped": 1,
+                             "cancelled": 0}  # fmt: skip
+    assert [t.target for t in report.targets if t.status is State.SKIPPED] == ["a.no"]
+    assert is_up_to_date()
+
+
+def test_an_equal_value_stops_the_change(workspace: Path) -> None:
+    edit("workflow.yaml", WORKFLOWS.replace("yes | head", "yes  | head"))(workspace)
+    report = build(workspace)
+    assert ran(report) == {"a.big"}
+    assert is_up_to_date()
+
+
+def test_a_comment_looks_at_nothing(workspace: Path) -> None:
+    edit("workflow.yaml", "# a comment\n" + WORKFLOWS.replace("---\nname: b", "---\n# b\nname: b"))(workspace)
+    report = build(workspace)
+    assert looked_at(report) == set()
+    assert report.counts["total"] == 12
+    assert is_up_to_date()
+
+
+def test_a_lost_value_is_put_back_and_nothing_else_is_looked_at(workspace: Path) -> None:
+    (workspace / ".llmc/out/root/root").unlink()
+    report = build(workspace)
+    assert looked_at(report) == {"root.root"}
+    assert (report.counts["ran"], report.restored) == (0, 1)
+    assert is_up_to_date()
+
+
+def test_steps_that_were_not_asked_for_stay_to_be_done(workspace: Path) -> None:
+    edit("workflow.yaml", WORKFLOWS.replace("echo root", "echo other"))(workspace)
+    assert ran(build(workspace, "root")) == {"root.root"}
+    assert is_up_to_date("-t", "root")
+    assert not is_up_to_date()
+    assert not is_up_to_date("-t", "a.value")
+    assert ran(build(workspace)) == {"a.value"}
+    assert is_up_to_date()
+
+
+def test_a_step_that_is_gone_takes_its_value_along(workspace: Path) -> None:
+    edit("workflow.yaml", WORKFLOWS.replace("  - {name: big, command: 'yes | head -n 5000'}\n", "").replace(
+        "{{a.big}}", "{{a.value}}"))(workspace)  # fmt: skip
+    assert build(workspace).counts["total"] == 11
+    assert not (workspace / ".llmc/out/a/big").exists()
+
+
+def test_a_workflow_that_is_asked_for_by_others_may_not_lose_what_they_read(workspace: Path) -> None:
+    from llmc_build.errors import WorkflowError
+
+    edit("workflow.yaml", WORKFLOWS.replace("name: root, command", "name: boot, command"))(workspace)
+    with pytest.raises(WorkflowError, match=r"root\.root"):
+        build(workspace)
+
+
+def test_an_edit_that_closes_a_cycle_is_refused(workspace: Path) -> None:
+    from llmc_build.errors import WorkflowError
+
+    edit("workflow.yaml", WORKFLOWS.replace("command: echo root,", "command: echo root, needs: [b.second],"))(
+        workspace
+    )
+    assert build(workspace).ok  # b comes after a.big only
+    edit("workflow.yaml", WORKFLOWS.replace("command: echo root,", "command: echo root, needs: [a.value],"))(
+        workspace
+    )
+    with pytest.raises(WorkflowError, match="wait for each other"):
+        build(workspace)
+
+
+def test_a_workflow_of_a_name_that_is_there_is_refused(workspace: Path) -> None:
+    from llmc_build.errors import WorkflowError
+
+    edit("workflow.yaml", WORKFLOWS + "---\nname: ROOT\nsteps: [{name: x, command: echo x}]\n")(workspace)
+    with pytest.raises(WorkflowError, match="two workflows"):
+        build(workspace)
+
+
+# ---------------------------------------------------------------- the run and its record
+
+
+def test_a_build_with_nothing_to_do_is_a_run_of_its_own(workspace: Path) -> None:
+    import json
+
+    runs = workspace / ".llmc/runs"
+    before = len(list(runs.iterdir()))
+    thorough = json.loads((runs / "latest/run.json").read_text())
+    assert is_up_to_date()
+    record = json.loads((runs / "latest/run.json").read_text())
+    assert len(list(runs.iterdir())) == before + 1
+    assert record["counts"] == thorough["counts"]
+    assert record["contexts"] == thorough["contexts"]
+    assert record["channels"] == thorough["channels"]
+    assert {t["target"]: t["output"] for t in record["targets"]} == {
+        t["target"]: t["output"] for t in thorough["targets"]
+    }
+    assert is_up_to_date("-t", "b.second")
+    record = json.loads((runs / "latest/run.json").read_text())
+    assert {t["target"] for t in record["targets"]} == {"a.big", "b.first", "b.second"}
+    assert record["contexts"] == {"b": {"v": thorough["contexts"]["b"]["v"]}}
+
+
+def test_idle_runs_do_not_push_out_the_others(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idle, "KEPT", 3)
+    runs = workspace / ".llmc/runs"
+    with_logs = {p.name for p in runs.iterdir() if not p.is_symlink() and not (p / idle.MARK).exists()}
+    for _ in range(6):
+        time.sleep(0.002)
+        assert is_up_to_date()
+    left = {path.name for path in runs.iterdir() if not path.is_symlink()}
+    assert with_logs <= left
+    assert len(left - with_logs) <= 3 + 1
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_no_flipped_bit_of_a_snapshot_is_believed(workspace: Path) -> None:
+    path = next((workspace / ".llmc/state").glob("snapshot-*"))
+    whole = path.read_bytes()
+    chance = random.Random(0)
+    for _ in range(300):
+        data = bytearray(whole)
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+        found = form.Snapshot.read(str(path))
+        with pytest.raises(form.Damaged):
+            if found is None:
+                raise form.Damaged
+            found.check()
+    for part in range(20):
+        path.write_bytes(whole[: len(whole) * part // 20])
+        assert build(workspace).counts["ran"] == 0
+    path.write_bytes(whole)
+    assert is_up_to_date()
+
+
+@pytest.mark.parametrize("content", [b"", b"llmc-snapshot/1\n", b"llmc-snapshot/1\nzz zz\n", b"\xff" * 99])
+def test_what_is_no_snapshot_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "s").write_bytes(content)
+    assert form.Snapshot.read(str(tmp_path / "s")) is None
+
+
+def test_a_pipe_is_no_snapshot(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "s")
+    assert form.Snapshot.read(str(tmp_path / "s")) is None
+
+
+def test_few_snapshots_are_kept(tmp_path: Path) -> None:
+    for i in range(7):
+        (tmp_path / f"{i}.yaml").write_text("name: w\nsteps: [{name: s, command: echo 1}]\n")
+        assert api.build([tmp_path / f"{i}.yaml"], workspace=tmp_path, environ=ENVIRON).ok
+    assert len(list((tmp_path / ".llmc/state").glob("snapshot-*"))) == keeping.KEPT
+    assert keeping.last_files(str(tmp_path)) == [str(tmp_path / "6.yaml")]
+
+
+# ---------------------------------------------------------------- stamps
+
+
+def test_many_files_are_looked_at_by_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamps, "MANY", 10)
+    monkeypatch.setattr(stamps, "_cpus", lambda: 4)
+    monkeypatch.setattr(stamps, "_may_fork", lambda: True)
+    forks: list[int] = []
+    fork = os.fork
+    monkeypatch.setattr(os, "fork", lambda: (forks.append(1), fork())[1])
+    names = [f"f{i}" for i in range(57)]
+    for name in names[:-1]:
+        (tmp_path / name).write_text(name)
+    known = stamps.ctimes(str(tmp_path), names)
+    assert known[-1] == -1
+    assert stamps.moved(str(tmp_path), names, known) == []
+    time.sleep(0.02)
+    for i in (0, 13, 14, 55):
+        (tmp_path / names[i]).write_text("x")
+    (tmp_path / names[56]).write_text("new")
+    (tmp_path / names[20]).unlink()
+    assert stamps.moved(str(tmp_path), names, known) == [0, 13, 14, 20, 55, 56]
+    assert len(forks) == 6
+
+
+def test_a_process_that_dies_while_looking_leaves_its_part_to_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamps, "MANY", 10)
+    monkeypatch.setattr(stamps, "_cpus", lambda: 3)
+    monkeypatch.setattr(stamps, "_may_fork", lambda: True)
+    names = [f"f{i}" for i in range(40)]
+    known = array("q", [-1]) * 40
+    me, plain = os.getpid(), stamps._moved
+
+    def dies(*args: object) -> list[int]:
+        if os.getpid() != me:
+            os._exit(9)
+        return plain(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stamps, "_moved", dies)
+    (tmp_path / "f39").write_text("x")
+    assert stamps.moved(str(tmp_path), names, known) == [39]
+
+
+# ---------------------------------------------------------------- agreement with the thorough ways
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> tuple[list[str], list[Edge]]:
+    count = draw(st.integers(1, 12))
+    names = [f"w{draw(st.integers(0, 3))}.s{i}" for i in range(count)]
+    pairs = draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=25))
+    edges = [
+        Edge(producer=names[min(a, b)], target=names[max(a, b)], kind=kind, timeout_s=limit)
+        for a, b in pairs
+        if a != b
+        for kind, limit in [draw(st.sampled_from([(EdgeKind.DATA, None), (EdgeKind.WAIT, 3.0)]))]
+    ]
+    return names, edges
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    graph=graphs(),
+    patterns=st.lists(st.sampled_from(["w0", "w1.s3", "w*", "*.s2", "w?.s[1-4]", "w2.*", "x"])),
+)
+def test_selection_is_that_of_the_graph(graph: tuple[list[str], list[Edge]], patterns: list[str]) -> None:
+    from llmc_build.errors import NoSuchTarget
+
+    names, edges = graph
+    index = {name: i for i, name in enumerate(names)}
+    into = [sorted({index[e.producer] for e in edges if e.target == name}) for name in names]
+    paths = [name.replace(".", "/") for name in names]
+    try:
+        expected = set(ActionGraph(names, edges).select(patterns).order) if patterns else set()
+    except NoSuchTarget:
+        assert selected(paths, structure.lists_of(into), patterns) is None
+        return
+    found = selected(paths, structure.lists_of(into), patterns)
+    assert found is not None
+    assert {names[i] for i in found} == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(graph=graphs())
+def test_a_subgraph_answers_like_the_graph(graph: tuple[list[str], list[Edge]]) -> None:
+    names, edges = graph
+    whole, part = ActionGraph(names, edges), SubGraph(names, edges)
+    assert set(part.order) == set(whole.order)
+    assert part.producer_counts() == whole.producer_counts()
+    assert part.heights() == whole.heights()
+    assert part.limits == whole.limits
+    assert all(set(part.consumers(n)) == set(whole.consumers(n)) for n in names)
+    place = {name: i for i, name in enumerate(part.order)}
+    assert all(place[e.producer] < place[e.target] for e in edges)
+
+
+def test_whatever_comes_or_goes_for_a_pattern_changes_a_folder_that_is_watched(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    patterns = ["*.txt", "a/*.txt", "**/*.txt", "a/**", "*/x.txt", "a/*/c*", "a", "a/b", "x.txt", "**/b/*"]
+    for serial in range(60):
+        root = tmp_path / str(serial)
+        (root / "a/b/c").mkdir(parents=True)
+        for path in ("x.txt", "a/x.txt", "a/b/y.txt", "a/b/c/z.txt"):
+            if chance.random() < 0.6:
+                (root / path).write_text("")
+        for pattern in patterns:
+            folders = folders_of(str(root), pattern)
+            before = {folder: sorted(os.listdir(folder)) for folder in folders if os.path.isdir(folder)}
+            seen = files_of(root, pattern)
+            place = root / chance.choice([".", "a", "a/b", "a/b/c", "new", "a/new"])
+            made = not place.exists()
+            place.mkdir(exist_ok=True)
+            name = chance.choice(["x.txt", "q.txt", "c1"])
+            if (place / name).exists():
+                (place / name).unlink()
+            else:
+                (place / name).write_text("")
+            after = {folder: sorted(os.listdir(folder)) for folder in folders if os.path.isdir(folder)}
+            if files_of(root, pattern) != seen and not (pattern == "x.txt" and place == root / "."):
+                assert after != before, (pattern, place, name)
+            shutil.rmtree(place) if made else None
+
+
+def files_of(root: Path, pattern: str) -> set[str]:
+    """The files that an input names (`inputs.Inputs`)."""
+    if not set("*?[") & set(pattern):
+        place = root / pattern
+        if place.is_dir():
+            return {str(p) for p in place.rglob("*") if p.is_file()}
+        return {str(place)} if place.exists() else set()
+    return {p for p in glob.glob(pattern, root_dir=root, recursive=True) if (root / p).is_file()}
