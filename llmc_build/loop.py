@@ -72,6 +72,8 @@ class Build:
             self._obey(COMMANDS_A_TURN)
             if plan.finished:
                 break
+            if not self._todo or plan.lanes:  # something starts, or is waited for
+                self._a.outputs.settle()
             self._feed()
             self._listen(0.0 if self._todo else self._patience())
             self._stuck()
@@ -83,6 +85,7 @@ class Build:
                     (self._todo.appendleft if isinstance(command, p.Cancel) else self._todo.append)(command)
         while self._todo:
             self._obey(COMMANDS_A_TURN)
+        self._a.outputs.settle()
         return self.reports
 
     # ------------------------------------------------------------ commands of the plan

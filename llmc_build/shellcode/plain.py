@@ -90,13 +90,16 @@ def plain(text: str, paths: frozenset[int]) -> Analysis | None:
         return None
     commands, opened = parts
     dashes: dict[int, str] = {}
-    if HOLE in text and not all(_judge(command, paths, dashes) for command in commands):
-        return None
-    found = [word for command in commands for word in command[1:]] + opened
-    found += [command[0] for command in commands if "/" in (command[0].literal or "")]
-    found.sort()
-    words = (path for word in found if (path := _path(word)))
-    return Analysis(contexts=tuple(contexts), words=tuple(dict.fromkeys(words)), dashes=tuple(dashes.items()))
+    if contexts:
+        for command in commands:
+            if not _judge(command, paths, dashes):
+                return None
+    words = [word for command in commands for word in command[1:] if word.literal]
+    words += [command[0] for command in commands if "/" in (command[0].literal or "")]
+    words += opened
+    words.sort()
+    found = [path for word in words if (path := _path(word))]
+    return Analysis(contexts=tuple(contexts), words=tuple(dict.fromkeys(found)), dashes=tuple(dashes.items()))
 
 
 def _commands(text: str, contexts: list[Context]) -> tuple[list[list[_Word]], list[_Word]] | None:

@@ -59,16 +59,28 @@ class Use(NamedTuple):
     """A value that a script reads: a slot, and what is to become of the value."""
 
     slot: str
-    filters: tuple[str, ...]  # as written
+    filters: tuple[str, ...]  # to be applied to the slot's value; `path` is not among them
+    path: bool
+    mark: str  # what stands for it in the text that the nonce is a hash of
+    stem: str  # the name of its variable, without the nonce
 
     def variable(self, nonce: str) -> Variable:
         """The shell variable that holds it."""
-        return Variable(
-            name=_name(self, nonce),
-            slot=self.slot,
-            filters=tuple([name for name in self.filters if name != "path"]),
-            path="path" in self.filters,
-        )
+        return Variable(name=self.stem + nonce, slot=self.slot, filters=self.filters, path=self.path)
+
+
+@functools.lru_cache(maxsize=1024)
+def _use(slot: str, filters: tuple[str, ...]) -> Use:
+    """The use of a slot with filters as they are written; one for all scripts."""
+    if not _SLOT.fullmatch(slot):
+        raise ValueError(f"not a slot: {slot!r}")
+    return Use(
+        slot=slot,
+        filters=tuple([name for name in filters if name != "path"]),
+        path="path" in filters,
+        mark=f"{HOLE}{' '.join([slot, *filters])}{HOLE}",
+        stem="_".join(["__llmc", slot, *filters, ""]),
+    )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -109,7 +121,9 @@ def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[
     """
     refs: list[Ref] = []
     holes: list[int] = []  # offsets of HOLE in the text
+    paths: list[int] = []  # of them, those with the filter `path`
     pieces: list[str] = []
+    spots: list[int] = []  # the pieces that are HOLE
     size = 0
     for part in template.parts:
         if isinstance(part, str):
@@ -117,7 +131,10 @@ def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[
             size += len(part)
         else:
             refs.append(part)
+            if "path" in part.filters:
+                paths.append(size)
             holes.append(size)
+            spots.append(len(pieces))
             pieces.append(HOLE)
             size += 1
     text = "".join(pieces)
@@ -125,21 +142,20 @@ def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[
         raise TemplateError(_nul(template))
     if not refs:
         return Script(text=text, words=analyse(text, shell, _NONE).words)
-    paths = frozenset([at for at, ref in zip(holes, refs, strict=True) if "path" in ref.filters])
-    found = analyse(text, shell, paths)
+    found = analyse(text, shell, frozenset(paths) if paths else _NONE)
     over_lines = "\n" in template.source and _over_lines(template)
     if found.problems or over_lines:
         problems = [*(over_lines or ()), *(_located(template, one) for one in found.problems)]
         raise TemplateError(dict.fromkeys(problems))
-    uses = [Use(_checked(slot(ref)), ref.filters) for ref in refs]
-    nonce = _nonce(template, text, uses)
-    names = [_name(use, nonce) for use in uses]
+    uses = [_use(slot(ref), ref.filters) for ref in refs]
+    nonce = _nonce(_put(pieces, spots, [use.mark for use in uses]), text)
+    names = [use.stem + nonce for use in uses]
     forms = [_FORMS[context] % name for context, name in zip(found.contexts, names, strict=True)]
     if Context.COMMENT in found.contexts:
         read = [n for n, context in enumerate(found.contexts) if context is not Context.COMMENT]
         uses, refs = [uses[n] for n in read], [refs[n] for n in read]
     dashes = [(names[holes.index(at)], command) for at, command in found.dashes]
-    script = _edited(text, holes, forms, found) if found.edits else _filled(template, forms)
+    script = _edited(text, holes, forms, found) if found.edits else _put(pieces, spots, forms)
     return Script(
         text=script,
         uses=_shared(tuple(dict.fromkeys(uses)) if len(uses) > 1 else tuple(uses)),
@@ -183,33 +199,22 @@ def _located(template: Template, found: Found) -> Problem:
 # ---------------------------------------------------------------- variables in place of references
 
 
-def _checked(slot: str) -> str:
-    if not _SLOT.fullmatch(slot):
-        raise ValueError(f"not a slot: {slot!r}")
-    return slot
-
-
-def _name(use: Use, nonce: str) -> str:
-    filters = "_".join(["", *use.filters]) if use.filters else ""
-    return f"__llmc_{use.slot}{filters}_{nonce}"
-
-
-def _nonce(template: Template, text: str, uses: Sequence[Use]) -> str:
+def _nonce(canonical: str, text: str) -> str:
     """The end of the names of variables: a hash of the script, so that none is the name of one of its own.
 
     It sees slots in place of references, since renaming a step must not change the text.
     """
-    marks = iter([f"{HOLE}{' '.join([use.slot, *use.filters])}{HOLE}" for use in uses])
-    canonical = "".join([part if isinstance(part, str) else next(marks) for part in template.parts])
     nonce = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
     while nonce[:_NONCE] in text:
         nonce = hashlib.sha256(nonce.encode()).hexdigest()
     return nonce[:_NONCE]
 
 
-def _filled(template: Template, forms: Sequence[str]) -> str:
-    following = iter(forms)
-    return "".join([part if isinstance(part, str) else next(following) for part in template.parts])
+def _put(pieces: list[str], spots: Sequence[int], texts: Sequence[str]) -> str:
+    """The pieces with texts put in at some spots."""
+    for spot, text in zip(spots, texts, strict=True):
+        pieces[spot] = text
+    return "".join(pieces)
 
 
 def _edited(text: str, holes: Sequence[int], forms: Sequence[str], found: Analysis) -> str:

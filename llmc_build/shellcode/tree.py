@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from llmc_build.model import message
+
 HOLE = "\0"  # stands for a placeholder; a script can't hold a NUL otherwise
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 # What a shell reads as a name or as a special parameter, for finding which variables a text mentions.
@@ -40,7 +42,7 @@ class Found:
     hint: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@message
 class Analysis:
     """What is known of a script that was read."""
 

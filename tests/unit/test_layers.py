@@ -24,9 +24,9 @@ LAYERS: list[set[str]] = [
     # ---- from here on, the world
     {"config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
-    {"report", "partial"},
+    {"report"},
     {"replies", "binding", "orders", "binder", "record"},
-    {"loop", "cone", "watching", "taking"},
+    {"loop", "incremental"},
     {"session"},
     {"api"},
     {"cli", "quick", "__main__"},

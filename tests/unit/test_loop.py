@@ -89,7 +89,7 @@ def building(world: World, interrupted: Any, *, fail_fast: bool = False) -> Buil
         plan=p.Plan(graph, fail_fast=fail_fast),
         binder=world,  # type: ignore[arg-type]
         store=SimpleNamespace(committed=lambda timeout_s: [], committing=False),  # type: ignore[arg-type]
-        outputs=SimpleNamespace(withdraw=lambda target: None),  # type: ignore[arg-type]
+        outputs=SimpleNamespace(withdraw=lambda target: None, settle=lambda: None),  # type: ignore[arg-type]
         executor=world,  # type: ignore[arg-type]
         reporter=world,  # type: ignore[arg-type]
         logs=lambda target: "",
