@@ -131,7 +131,7 @@ def _part(
     )
     if survey is None or survey.whole is not None:
         return None
-    from llmc_build.partial import Partial, TooMuch
+    from llmc_build.incremental.partial import Partial, TooMuch
     from llmc_build.session import Work
     from llmc_build.snapshot.form import Damaged
     from llmc_build.snapshot.selection import selected
@@ -168,7 +168,7 @@ def _look(
     session: Session, work: Work, paths: Sequence[Path], config: Config, targets: Sequence[str]
 ) -> Work:
     """Gets the session ready for the targets that have to be looked at."""
-    from llmc_build.partial import TooMuch
+    from llmc_build.incremental.partial import TooMuch
     from llmc_build.snapshot import keeping
 
     if work.part is not None:

@@ -49,6 +49,7 @@ class Config:
     file_hash: str | None = None  # SHA-256 of its content
     workflows: tuple[str, ...]  # relative to the workspace
     cache_dir: Path  # absolute
+    own_cache_dir: Path  # the one that llmc.yaml or the default says, whatever the caller says
     jobs: int
     retries: int  # of every step, besides its own
     models: Mapping[str, ModelConfig]
@@ -77,6 +78,7 @@ def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, obj
         file_hash=given.get("file_hash"),
         workflows=given.get("workflows", ()),
         cache_dir=_cache_dir(workspace, flags, environ, given),
+        own_cache_dir=_cache_dir(workspace, {}, {}, given),
         jobs=cpus() if jobs is None else jobs,
         retries=0 if retries is None else retries,
         models=given.get("models", {}),

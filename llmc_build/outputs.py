@@ -19,6 +19,7 @@ import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from llmc_build.errors import StoreError
 from llmc_build.model import ActionResult, Digest, OutputFile, TargetId
 from llmc_build.store import Store, files
 from llmc_build.store.state import FileDigests
@@ -122,9 +123,10 @@ class Outputs:
         or whose file is gone.  `only`: the workflows that may have lost steps or declarations; None: any.
         """
         here = self.sources
-        self._values.withdraw_all_but(
-            here, only if only is not None else {target.partition(".")[0] for target in here}
-        )
+        workflows = only
+        if workflows is None:
+            workflows = {target.partition(".")[0] for target in here}.intersection(self._values.workflows())
+        self._values.withdraw_all_but(here, workflows)
         if not self._placed:
             return
         current = {self._entry(target): target for target in here}
@@ -161,6 +163,16 @@ class Outputs:
             files.write_atomic(self._list, json.dumps(self._placed, sort_keys=True).encode())
             self._unlink(self._journal)
             self._dirty = False
+
+    def settle(self) -> None:
+        """All values have their names on return.  To be called before anything runs, and at the end.
+
+        Raises StoreError.
+        """
+        try:
+            self._values.settle()
+        except OSError as error:
+            raise StoreError(_why(f"{self._home.name}/out", error)) from None
 
     def close(self) -> None:
         """Releases the folders that were open for placing."""

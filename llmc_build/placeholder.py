@@ -1,8 +1,8 @@
 """`{{ name }}`, `{{ workflow.step }}` and `{{ name | filter }}` in text.  Pure.
 
-Owns the grammar of a placeholder, the positions of all references of a text, and what a filter does
-to a value.  It knows neither what a name stands for (`resolve`) nor what surrounds it: shell scripts
-are `shellcode`'s, expressions `condition`'s, Jinja2 blocks `promptdoc`'s.
+Owns the grammar of a placeholder and the positions of all references of a text.  What a filter does to a
+value is in `filters`.  It knows neither what a name stands for (`resolve`) nor what surrounds it: shell
+scripts are `shellcode`'s, expressions `condition`'s, Jinja2 blocks `promptdoc`'s.
 
     placeholder := "{{" ws ( reference | quoted ) ws "}}"
     reference   := ( variable | workflow "." step ) ( ws "|" ws filter )*
@@ -15,7 +15,6 @@ makes a whole placeholder is taken, so that the JSON text `{"a":{{x}}}` holds th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -129,25 +128,6 @@ def parse(source: str) -> Template:
     if problems:
         raise TemplateError(problems)
     return Template(source, tuple(parts), tuple(spans))
-
-
-def apply_filters(value: bytes, filters: tuple[str, ...]) -> bytes:
-    """The bytes that a placeholder stands for.
-
-    Without a filter trailing newlines are dropped, as `$(...)` drops them.  `raw`, and `path` alone, keep the
-    value whole; `trim` drops ASCII white space at both ends; `json` gives the text as a JSON string.
-    Raises ValueError where `json` is asked for a value that is not UTF-8.
-    """
-    if "trim" in filters:
-        value = value.strip(b" \t\n\r\v\f")
-    elif "raw" not in filters and filters != ("path",):
-        value = value.rstrip(b"\n")
-    if "json" not in filters:
-        return value
-    try:
-        return json.dumps(value.decode("utf-8"), ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the value is not UTF-8 (byte {error.start}), so JSON can't hold it") from None
 
 
 def refuse_path(refs: Iterable[Ref]) -> list[Problem]:

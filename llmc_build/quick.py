@@ -67,7 +67,7 @@ def _build(
     workspace, config = _workspace(os.path.realpath(os.getcwd()))
     paths = list(dict.fromkeys(map(os.path.abspath, files))) or keeping.default_files(workspace)
     asked = environ.get("LLMC_CACHE_DIR")
-    cache_dir = os.path.abspath(os.path.expanduser(asked)) if asked else None
+    cache_dir = os.path.abspath(os.path.expanduser(asked)) if asked else None  # None: as llmc.yaml says
     survey = keeping.survey(workspace, paths, config=config, cache_dir=cache_dir, environ=environ)
     if survey is None:
         return None

@@ -19,7 +19,6 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from llmc_build.binder import Binder, Options
-from llmc_build.cone import choose, suspects
 from llmc_build.config import Config
 from llmc_build.errors import (
     EXIT_FAILED,
@@ -29,13 +28,16 @@ from llmc_build.errors import (
     EXIT_TERMINATED,
     StoreError,
 )
+from llmc_build.incremental.cone import choose, suspects
+from llmc_build.incremental.partial import Partial, TooMuch
+from llmc_build.incremental.taking import take
+from llmc_build.incremental.watching import Evidence
 from llmc_build.inputs import Inputs
 from llmc_build.lanes import Lanes
-from llmc_build.model import BuildReport, Digest, Json, State, TargetId, TargetReport
+from llmc_build.model import BuildReport, Digest, State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.outside import Outside
-from llmc_build.partial import Partial
-from llmc_build.record import run_record
+from llmc_build.record import Record, run_record
 from llmc_build.report import Reporter
 from llmc_build.resolve import Program
 from llmc_build.snapshot.everything import Everything
@@ -44,13 +46,12 @@ from llmc_build.store import Store
 from llmc_build.store.runs import Runs
 from llmc_build.store.state import FileDigests
 from llmc_build.subgraph import Graph, SubGraph
-from llmc_build.taking import take
-from llmc_build.watching import Evidence
 
 if TYPE_CHECKING:
     pass
 
 _LOOKUP = 1000  # records looked up at a time
+MANY = 200  # targets in doubt: from here on, and from a quarter of all, everything is looked at
 
 
 @contextmanager
@@ -159,7 +160,7 @@ class Session:
             spill=self.store.spill,
         )
         self._members: set[TargetId] = set()  # of the build
-        self._record: Mapping[str, Json] | None = None  # of this run, where it speaks of every target
+        self._record: Record | None = None  # of this run, where it speaks of every target
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -207,6 +208,8 @@ class Session:
         )
         lost = self._lost(part) if part.survey.store_changed else []
         doubtful = suspects(part, work.wanted, lost)
+        if len(doubtful) > max(MANY, len(structure.paths) // 4):
+            raise TooMuch("most of it")
         part.read_also(doubtful)
         chosen = choose(part, doubtful, work.wanted, self.binder.probe_many)
         part.read_also(chosen)
@@ -357,6 +360,7 @@ class Session:
             Evidence(
                 workspace=config.workspace,
                 cache_dir=config.cache_dir,
+                own_cache_dir=config.own_cache_dir,
                 config=config.file,
                 config_hash=config.file_hash,
                 given=tuple(str(config.workspace / name) for name in config.workflows),

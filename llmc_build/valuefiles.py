@@ -7,14 +7,20 @@ Theory of operation.  One small file a target is what placing costs, so nothing 
 use stay open, which also means that no symbolic link can get into the way; and a folder that this build made
 holds nothing that another one left, so nobody need look.  A file gets its name only when it is whole.  Should
 somebody remove the folders while a build goes on, they are made again.
+
+While a build has only found results and started nothing (everything is in the store, as after a fresh
+checkout), the values of a workflow that has no folder yet are written into one of another name, which gets
+its own as a whole in `settle`: a rename for each file costs about as much as making it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import stat
+import time
 from collections import OrderedDict
 from collections.abc import Collection
 from pathlib import Path
@@ -23,7 +29,9 @@ from llmc_build.model import Digest, TargetId
 from llmc_build.store import Store, files
 from llmc_build.store.state import FileDigests
 
+SMALL = 1 << 20  # bytes: to read a value of this size costs less than to remember its digest
 MODE = 0o644  # of a value; the umask may take from it
+LEFTOVER_AGE_S = 3600.0  # how old a folder of a dead build must be before it is removed
 _OPEN = 512  # folders kept open, and a quarter of what the process may open at most
 
 
@@ -44,6 +52,8 @@ class ValueFiles:
         self._most = _OPEN if limit == resource.RLIM_INFINITY else max(1, min(_OPEN, limit // 4))
         self._root: int | None = None  # the folder `out`
         self._fresh: set[str] = set()  # workflows whose folder this build made
+        self._staged: dict[str, str] = {}  # workflow -> the name that its folder has for now
+        self._staging = True  # nothing was started yet
 
     def place(self, target: TargetId, digest: Digest) -> int | None:
         """1 where the value was written, 0 where it was there, None where it is lost.  Raises OSError."""
@@ -51,8 +61,9 @@ class ValueFiles:
         try:
             return self._place(workflow, step, digest)
         except FileNotFoundError:  # the folders were removed under us
-            self.close()
+            self._close_folders()
             self._fresh.clear()
+            self._staged.clear()
             return self._place(workflow, step, digest)
 
     def _place(self, workflow: str, step: str, digest: Digest) -> int | None:
@@ -62,41 +73,99 @@ class ValueFiles:
         data = self._store.small(digest)
         if data is None:
             return 1 if self._store.place_at(digest, folder, step) else None
-        files.write_new(folder, step, data, MODE)
+        if workflow in self._staged:
+            files.write_hidden(folder, step, data, MODE)
+        else:
+            files.write_new(folder, step, data, MODE)
         return 1
+
+    def settle(self) -> None:
+        """Everything that was placed has its name on return, and what is placed later has it at once.
+
+        Raises OSError.
+        """
+        self._staging = False
+        while self._staged:
+            workflow, name = self._staged.popitem()
+            assert self._root is not None
+            with contextlib.suppress(FileNotFoundError):  # removed since it was placed, like any other file
+                self._give_name(self._root, name, workflow)
+
+    def _give_name(self, root: int, name: str, workflow: str) -> None:
+        try:
+            os.rename(name, workflow, src_dir_fd=root, dst_dir_fd=root)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # another build made the folder meanwhile: the values go into it one by one
+            if workflow in self._open:
+                os.close(self._open.pop(workflow))
+            self._fresh.discard(workflow)
+            source, _ = files.enter(root, name, create=False)
+            target, _ = files.enter(root, workflow, create=False)
+            try:
+                for step in os.listdir(source):
+                    os.rename(step, step, src_dir_fd=source, dst_dir_fd=target)
+                os.rmdir(name, dir_fd=root)
+            finally:
+                os.close(source)
+                os.close(target)
 
     def _in_place(self, workflow: str, step: str, folder: int, digest: Digest) -> bool:
         try:
             found = os.stat(step, dir_fd=folder, follow_symlinks=False)
             if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o100 or found.st_size != digest.size:
                 return False
-            return self._digests.digest(Path(self._out, workflow, step)) == digest
+            if digest.size > SMALL:
+                return self._digests.digest(Path(self._out, workflow, step)) == digest
+            fd = os.open(step, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except OSError:
             return False
+        try:
+            return files.digest_fd(fd) == digest
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
 
     def withdraw(self, target: TargetId) -> None:
         """A target that has no value now: none of an older build stays."""
         workflow, _, step = target.partition(".")
         with contextlib.suppress(OSError):
-            os.unlink(f"{self._out}/{workflow}/{step}")
+            os.unlink(f"{self._out}/{self._staged.get(workflow, workflow)}/{step}")
 
     def withdraw_all_but(self, here: Collection[TargetId], workflows: Collection[str]) -> None:
         """Values of these workflows that belong to none of the targets that are here."""
+        for workflow in workflows:
+            with contextlib.suppress(OSError):
+                for step in os.listdir(f"{self._out}/{workflow}"):
+                    if f"{workflow}.{step}" not in here:
+                        os.unlink(f"{self._out}/{workflow}/{step}")
+
+    def workflows(self) -> list[str]:
+        """Those that have a folder; what a killed build left is removed."""
         try:
-            known = os.listdir(self._out)
+            names = os.listdir(self._out)
         except OSError:
-            return
-        for workflow in workflows if len(workflows) < len(known) else known:
-            if workflow in workflows:
-                with contextlib.suppress(OSError):
-                    for step in os.listdir(f"{self._out}/{workflow}"):
-                        if f"{workflow}.{step}" not in here:
-                            os.unlink(f"{self._out}/{workflow}/{step}")
+            return []
+        oldest = time.time() - LEFTOVER_AGE_S
+        for name in [name for name in names if name.startswith(".")]:
+            owner = files.temp_owner(name)
+            with contextlib.suppress(OSError):
+                if owner is not None and not files.alive(owner):
+                    with files.open_folder(self._out) as folder:
+                        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < oldest:
+                            files.remove_tree(folder, name)
+        return names
 
     def close(self) -> None:
-        for folder in self._open.values():
-            os.close(folder)
-        self._open.clear()
+        with contextlib.suppress(OSError):
+            self.settle()
+        self._close_folders()
+
+    def _close_folders(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
         if self._root is not None:
             os.close(self._root)
             self._root = None
@@ -110,10 +179,20 @@ class ValueFiles:
         if self._root is None:
             with files.open_beneath(self._home, ("out",), create=True) as root:
                 self._root = os.dup(root)
-        folder, made = files.enter(self._root, files.check_name(workflow), create=True)
-        if made:
-            self._fresh.add(workflow)
+        folder = self._enter(self._root, files.check_name(workflow))
         self._open[workflow] = folder
         if len(self._open) > self._most:
             os.close(self._open.popitem(last=False)[1])
+        return folder
+
+    def _enter(self, root: int, workflow: str) -> int:
+        name = self._staged.get(workflow, workflow)
+        if name == workflow and self._staging:
+            try:
+                return files.enter(root, workflow, create=False)[0]
+            except FileNotFoundError:
+                name = self._staged[workflow] = files.temp_name()
+        folder, made = files.enter(root, name, create=True)
+        if made:
+            self._fresh.add(workflow)
         return folder

@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
 
-from llmc_build.execute.protocol import INLINE_BYTES, pack_content
-from llmc_build.model import Json
-from llmc_build.store.cas import Cas
-from llmc_build.store.files import write_all
+from llmc_build.execute.messages import INLINE_BYTES, pack_content
+
+if TYPE_CHECKING:
+    from llmc_build.model import Json
+    from llmc_build.store.cas import Cas
+
+    Store = Callable[[], Cas]  # opens the store: its modules are loaded where something large is to be kept
 
 _TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 4096
@@ -63,20 +65,38 @@ class Capture:
         """Writes the same bytes to another file."""
         with open(self.path, "rb") as source, contextlib.closing(Capture(path)) as target:
             while data := source.read(_CHUNK):
-                write_all(target.fd, data)
+                _write(target.fd, data)
 
-    def content(self, cas: Cas, *, consume: bool = False) -> dict[str, Json]:
+    def content(self, store: Store, *, consume: bool = False) -> dict[str, Json]:
         """A content for a message; large ones go to the store, which takes the file itself with `consume`."""
         data = self.small()
         if data is not None:
-            return pack_content(data, cas.put_bytes)
-        digest = cas.put_file(Path(self.path), consume=consume)
+            return pack_small(data)
+        from pathlib import Path
+
+        digest = store().put_file(Path(self.path), consume=consume)
         return {"hash": digest.hash, "size": digest.size}
+
+
+def pack_small(data: bytes) -> dict[str, Json]:
+    """The content of a file that is `small`."""
+    return pack_content(data, _travels)
+
+
+def _travels(data: bytes) -> None:
+    raise AssertionError("what is small travels in the message")
 
 
 def encoded(text: str) -> bytes:
     """As `os.fsencode`, of a text."""
     return text.encode(_ENCODING, _ERRORS)
+
+
+def _write(fd: int, data: bytes) -> None:
+    written = os.write(fd, data)
+    while written < len(data):
+        data = data[written:]
+        written = os.write(fd, data)
 
 
 def log_files(folder: str, texts: Iterable[tuple[str, str]]) -> None:
@@ -91,8 +111,6 @@ def log_files(folder: str, texts: Iterable[tuple[str, str]]) -> None:
         data = encoded(text)
         fd = os.open(f"{folder}/{name}", _FRESH, 0o600)
         try:
-            written = os.write(fd, data)
-            if written < len(data):
-                write_all(fd, data[written:])
+            _write(fd, data)
         finally:
             os.close(fd)

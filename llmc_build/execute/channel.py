@@ -20,9 +20,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmc_build.model import Json
+if TYPE_CHECKING:
+    from llmc_build.model import Json
 
 Message = dict[str, Any]
 

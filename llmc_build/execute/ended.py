@@ -12,19 +12,19 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from llmc_build.execute.capture import Capture
-from llmc_build.execute.protocol import pack_content, signal_name
+from llmc_build.execute.capture import Capture, pack_small
+from llmc_build.execute.messages import signal_name
 from llmc_build.execute.sandbox import OutputError, Stamp, find_output, undeclared
 from llmc_build.execute.supervise import Ending
-from llmc_build.model import Json
-from llmc_build.store.cas import Cas
 
 if TYPE_CHECKING:
+    from llmc_build.execute.capture import Store
     from llmc_build.execute.redact import Redactor
+    from llmc_build.model import Json
 
 TOO_LONG: Final = "an argument or the environment is over the system's limit: use `{{ name | path }}`"
 _UNDECLARED_SHOWN: Final = 20
-_EMPTY: Final = pack_content(b"", lambda data: None)
+_EMPTY: Final = pack_small(b"")
 # What replies of this lane hold where they don't say otherwise.
 DEFAULTS: Final[Mapping[str, Json]] = {
     "exit_code": 0,
@@ -43,11 +43,7 @@ def brief(out: Capture, err: Capture, limit: int) -> dict[str, Json] | None:
     data = out.small()
     if data is None or len(data) > limit or err.small() != b"":
         return None
-    return pack_content(data, _unstored)
-
-
-def _unstored(data: bytes) -> None:
-    raise AssertionError("what is small travels in the message")
+    return pack_small(data)
 
 
 class EndedStep:
@@ -61,14 +57,14 @@ class EndedStep:
         ending: Ending,
         out: Capture,
         err: Capture,
-        cas: Cas,
+        store: Store,
     ) -> None:
         self._request = request
         self._root = root
         self._sandboxed = sandboxed
         self._ending = ending
         self._out, self._err = out, err
-        self._cas = cas
+        self._store = store
         self.reply: dict[str, Json] = {}  # only what differs from DEFAULTS
         if ending.exit_code != 0:
             self.reply.update(exit_code=ending.exit_code, signal=ending.signal)
@@ -143,7 +139,7 @@ class EndedStep:
         return "ok", None
 
     def _content(self, capture: Capture, data: bytes | None) -> dict[str, Json]:
-        return capture.content(self._cas) if data is None else pack_content(data, self._cas.put_bytes)
+        return capture.content(self._store) if data is None else pack_small(data)
 
     def _collect_outputs(self, wanted: list[str]) -> list[str]:
         """Puts declared outputs into the store; those that are missing."""
@@ -174,7 +170,7 @@ class EndedStep:
         with contextlib.closing(capture):
             if self._secrets is not None and self._secrets.found_in(capture.fd):
                 raise OutputError(f'declared output "{relative}" holds a secret, which would be stored')
-            return capture.content(self._cas, consume=consume)
+            return capture.content(self._store, consume=consume)
 
 
 def _redactor(secrets: Mapping[str, str]) -> Redactor | None:

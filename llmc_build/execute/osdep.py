@@ -7,7 +7,6 @@ them elsewhere.  What they are used for is told in `supervise`.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -188,6 +187,8 @@ def _environ(pid: int) -> list[bytes]:
 
 
 def _ps(*arguments: str) -> list[str]:
+    import subprocess  # slow to import, and not needed on Linux
+
     try:
         run = subprocess.run(
             ["/bin/ps", *arguments],

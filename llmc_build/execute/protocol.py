@@ -1,46 +1,30 @@
-"""What crosses the border between the build and what runs its tasks: types and message shapes.
+"""What crosses the border between the build and what runs its tasks, as types.
 
-Owns `Task`, `Lane`, `Done`, `Progress`, the `Executor` interface and the encoding of contents in
-messages.  How messages travel is `channel`; who runs them is `pool` or `inline`; what a request or a
-reply says is the business of the lane's runner.
-
-Messages are JSON objects.  To a runner:
-
-    {"op": "run", "id": int, "request": {...}, "timeout_s": float | null, "rest": bool}
-    {"op": "cancel", "id": int, "reason": str}
-
-From a runner:
-
-    {"op": "ready", "capacity": int, "defaults": {...}}     once, before anything else
-    {"op": "progress", "id": int, "stats": {...}}           as often as useful
-    {"op": "back", "ids": [int]}                            not begun yet: for another worker
-    {"op": "done", "id": int, "status": "ok" | "failed" | "timeout" | "cancelled",
-     "reply": {...}, "error": str | null, "wall_s": float}  exactly once for each "run" that wasn't given back
-
-Requests to one worker are much alike, so a shell worker gets of each only what differs from the one
-before (`shortened`): with "rest", the fields that are not in "request" are as in the last "run".  A reply's
-fields are as in "defaults" where it doesn't say otherwise; "defaults", "rest" and "timeout_s" may be left
-out.
-
-A *content* in a message is {"hash": hex, "size": n, "data": base64} up to `INLINE_BYTES`, and
-{"hash", "size"} above: then its bytes are already durable in the store.
+Owns `Task`, `Lane`, `Done`, `Progress` and the `Executor` interface.  What they are in messages is
+`messages`, how those travel is `channel`; who runs tasks is `pool` or `inline`.
 """
 
 from __future__ import annotations
 
-import binascii
 import enum
-import hashlib
-import signal
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
+from llmc_build.execute.messages import content_data, pack_content
 from llmc_build.model import Digest, Json
 
-INLINE_BYTES = 4096  # contents up to this size travel inside messages
-BEGUN = struct.Struct("q")  # in the page that llmc and a worker share: the task that was begun last, or -1
+__all__ = [
+    "Done",
+    "Executor",
+    "Lane",
+    "Progress",
+    "Status",
+    "Task",
+    "content_data",
+    "content_digest",
+    "pack_content",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +78,10 @@ class Progress:
 class Executor(Protocol):
     """Where tasks run.  Used by one thread."""
 
+    on_begin: Callable[
+        [int], object
+    ]  # called in `submit` and `wait` with the id of a task that begins to run
+
     @property
     def busy(self) -> int:
         """Tasks submitted whose `Done` was not yet returned by `wait`."""
@@ -120,53 +108,9 @@ class Executor(Protocol):
         """Ends every worker and all that they started; with `kill`, at once."""
 
 
-def shortened(request: Mapping[str, Json], last: Mapping[str, Json]) -> tuple[Mapping[str, Json], bool]:
-    """("request", "rest") of a message: the fields that differ from the last request, or all of them."""
-    if not last or not last.keys() <= request.keys():
-        return request, False
-    return {name: value for name, value in request.items() if name not in last or last[name] != value}, True
-
-
-def restored(message: Mapping[str, Any], last: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The whole request of a message; equal fields of two requests are the same objects."""
-    request: Mapping[str, Any] = message["request"]
-    return {**last, **request} if message.get("rest") else request
-
-
-def pack_content(data: bytes, put: Callable[[bytes], object]) -> dict[str, Json]:
-    """A content for a message; `put` must make large bytes durable in the store."""
-    if len(data) > INLINE_BYTES:
-        put(data)
-        return {"hash": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    return {
-        "hash": hashlib.sha256(data).hexdigest(),
-        "size": len(data),
-        "data": binascii.b2a_base64(data, newline=False).decode("ascii"),
-    }
-
-
 def content_digest(content: Mapping[str, Json]) -> Digest:
     """What a content says its bytes are; raises ValueError where it isn't a content."""
     name, size = content.get("hash"), content.get("size")
     if not isinstance(name, str) or not isinstance(size, int):
         raise ValueError(f"not a content: {content!r}")
     return Digest(hash=name, size=size)
-
-
-def content_data(content: Mapping[str, Json]) -> bytes | None:
-    """The bytes that a content carries, verified, or None where they are in the store."""
-    data = content.get("data")
-    if not isinstance(data, str):
-        return None
-    found = binascii.a2b_base64(data)
-    if "hash" in content and hashlib.sha256(found).hexdigest() != content["hash"]:
-        raise ValueError(f"a content does not match its digest {content['hash']!r}")
-    return found
-
-
-def signal_name(number: int) -> str:
-    """`SIGKILL` for 9."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

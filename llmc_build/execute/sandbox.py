@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -144,6 +142,8 @@ def remove_tree(path: str) -> None:
 
     Copes with folders that a step made read-only, and with trees too deep for recursion.
     """
+    import shutil  # slow to import, as subprocess is, and not needed by most steps
+
     try:
         shutil.rmtree(path)
     except FileNotFoundError:
@@ -152,6 +152,8 @@ def remove_tree(path: str) -> None:
     except (OSError, RecursionError):
         pass
     if os.path.lexists(path):
+        import subprocess
+
         _open_up(path)
         subprocess.run(
             ["/bin/rm", "-rf", "--", path],

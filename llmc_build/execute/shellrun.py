@@ -21,24 +21,24 @@ import functools
 import gc
 import mmap
 import os
-import shutil
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llmc_build.execute.capture import Capture, encoded, log_files
 from llmc_build.execute.channel import Channel, ChannelClosed, Message
 from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, brief
-from llmc_build.execute.protocol import BEGUN, restored
+from llmc_build.execute.messages import BEGUN, restored
 from llmc_build.execute.sandbox import Home, InputError, Stamp, bring_in
 from llmc_build.execute.supervise import FINE, GRACE_S, TOKEN_VARIABLE, Command, Ending, Supervisor
 from llmc_build.execute.values import ValueRefused, load
-from llmc_build.model import Json
-from llmc_build.store.cas import Cas
+
+if TYPE_CHECKING:
+    from llmc_build.model import Json
+    from llmc_build.store.cas import Cas
 
 MAX_OUTPUT: Final = 1 << 30  # bytes of stdout and stderr together, unless the lane says otherwise
 GATHER_S: Final = 0.003  # for which an answer may wait for others while there is more to do
@@ -65,7 +65,8 @@ def serve(channel: Channel, config: Mapping[str, Json]) -> None:
 class _Server:
     def __init__(self, channel: Channel, config: Mapping[str, Any]) -> None:
         self._channel = channel
-        self._cas = Cas(Path(config["cas"]), spill=Path(config["spill"]) if config.get("spill") else None)
+        self._config = config
+        self._cas: Cas | None = None
         self._max_output = int(config.get("max_output") or MAX_OUTPUT)
         self._token = str(config.get("token") or "")
         self._supervisor = Supervisor(token=self._token, interrupt_fd=channel.fileno())
@@ -218,7 +219,7 @@ class _Server:
                         value = brief(out, err, self._max_output)
                         if value is not None:
                             return "ok", {"value": value}, None
-                step = EndedStep(request, root, sandboxed, ending, out, err, self._cas)
+                step = EndedStep(request, root, sandboxed, ending, out, err, self._store)
                 status, error = step.verdict(timeout_s, self._reason, self._max_output)
                 if not untouched:
                     step.look_for_undeclared(given)
@@ -256,6 +257,17 @@ class _Server:
     def _check(self) -> str | None:
         out, err = self._captures
         return "output" if out.size + err.size > self._max_output else None
+
+    def _store(self) -> Cas:
+        """Where large contents go; opened when there are any."""
+        if self._cas is None:
+            from pathlib import Path
+
+            from llmc_build.store.cas import Cas
+
+            spill = self._config.get("spill")
+            self._cas = Cas(Path(self._config["cas"]), spill=Path(spill) if spill else None)
+        return self._cas
 
     def _home(self, scratch: str) -> Home:
         found = self._homes.get(scratch)
@@ -307,6 +319,8 @@ def _argv(
 def _find_shell(shell: str, path: str | None) -> str:
     if shell == "sh" and os.access("/bin/sh", os.X_OK):
         return "/bin/sh"
+    import shutil  # slow to import, and seldom needed
+
     found = shutil.which(shell, path=path or os.defpath)
     if found is None:
         raise _Refused(f'the shell "{shell}" was not found')

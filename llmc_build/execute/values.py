@@ -9,18 +9,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from llmc_build.execute.protocol import content_data
-from llmc_build.placeholder import apply_filters
+from llmc_build.execute.messages import content_data
+from llmc_build.filters import apply_filters
 from llmc_build.shellcode.prelude import Load, with_prelude
 
 # Linux takes 128 KiB in one string of the environment; macOS takes 1 MiB for all of it with the arguments.
 ONE_IN_ENVIRONMENT: Final = 96 * 1024  # bytes
 ALL_IN_ENVIRONMENT: Final = 384 * 1024  # bytes
+_EXPORTED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 
 class ValueRefused(Exception):
@@ -30,12 +29,14 @@ class ValueRefused(Exception):
 Place = tuple[str, Literal["environment", "file", "path"], str]  # see `shellcode.Load`
 
 
-@dataclass(slots=True)
 class Loaded:
     """What a script finds when it starts."""
 
-    env: dict[bytes, bytes] = field(default_factory=dict)  # to be added to the step's environment
-    places: list[Place] = field(default_factory=list)  # one for each shell variable
+    __slots__ = ("env", "places")
+
+    def __init__(self) -> None:
+        self.env: dict[bytes, bytes] = {}  # to be added to the step's environment
+        self.places: list[Place] = []  # one for each shell variable
 
     def script(self, text: str) -> str:
         """The script that takes the values in before it begins."""
@@ -109,6 +110,6 @@ def _write(found: Loaded, folder: str, variable: str, name: str, value: bytes) -
         view = memoryview(value)
         while view:
             view = view[file.write(view) :]
-    exported = re.sub(r"[^A-Z0-9]", "_", name.upper())
+    exported = "".join(c if c in _EXPORTED else "_" for c in name.upper())
     found.env[f"LLMC_{exported}_FILE".encode("ascii")] = os.fsencode(path)
     return path

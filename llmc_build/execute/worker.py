@@ -10,12 +10,9 @@ may tell of its death.
 
 from __future__ import annotations
 
-import importlib
 import os
-import select
 import signal
-import threading
-import time
+import sys
 from collections.abc import Mapping
 from typing import Final
 
@@ -51,13 +48,19 @@ def main(fd: int) -> None:
     if start["kind"] != "shell":
         # A shell worker watches its connection itself and has processes to end; others may be deep in
         # native code when llmc dies.
+        import threading
+
         threading.Thread(target=_end_with, args=(fd,), daemon=True).start()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    importlib.import_module(start["runner"]).serve(channel, start["config"])
+    __import__(start["runner"])
+    sys.modules[start["runner"]].serve(channel, start["config"])
 
 
 def _end_with(fd: int) -> None:
     """Ends this process soon after the other end of its connection is closed."""
+    import select
+    import time
+
     poll = select.poll()
     poll.register(fd, select.POLLHUP)
     try:

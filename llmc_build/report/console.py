@@ -175,6 +175,8 @@ class Console:
 
     def finished(self, report: BuildReport) -> None:
         self.close()
+        if self._look.verbose:
+            self._unchanged(report)
         if not self._look.quiet:
             self._warnings(report)
             for note in report.notes:
@@ -183,6 +185,14 @@ class Console:
         if self._look.dry_run and not self._look.quiet:
             self._line("a dry run: nothing was run; what is counted as ran would run")
         self._line(self._paint(words.last_line(report), "green" if report.ok else "red"))
+
+    def _unchanged(self, report: BuildReport) -> None:
+        """The targets that nobody had to look at."""
+        told = {target.target for target in report.news}
+        for target in report.targets if report.looked_at is not None else ():
+            if target.target not in told:
+                word = self._paint(target.status.value, _STYLES.get(target.status, "dim"))
+                self._line(f"{word} {self._harmless(target.target)}: {target.reason}")
 
     def _warnings(self, report: BuildReport) -> None:
         # A target served from the store warned when it ran.

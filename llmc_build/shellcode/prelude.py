@@ -10,12 +10,10 @@ Owns the text.  Applying filters, refusing NUL, and choosing between environment
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class Load(NamedTuple):
     """Where the prelude finds what goes into a variable."""
 
     variable: str

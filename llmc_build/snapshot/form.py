@@ -39,6 +39,7 @@ class Facts(TypedDict):
     workspace: str
     config: Watched | None  # llmc.yaml
     cache_dir: str
+    own_cache_dir: str  # where it is unless the command line or the environment says otherwise
     environ: dict[str, str | None]  # variable -> SHA-256 of its value, None: it is not set
     files: list[Watched]  # the workflow files, in their order
     watched: list[Watched]  # whatever else was read: inputs, prompt files, models; and declared outputs

@@ -41,7 +41,7 @@ def survey(
 ) -> Survey | None:
     """What changed since these files were last built; None where they were not, or nothing is known of it."""
     handed = _handed.pop((workspace, *files), None)
-    if handed is not None and cache_dir in (None, handed.snapshot.facts["cache_dir"]):
+    if handed is not None and cache_dir == handed.snapshot.facts["cache_dir"]:
         return handed
     found = Snapshot.read(snapshot_path(workspace, files))
     if found is None:

@@ -112,7 +112,10 @@ def _survey(
         found.whole = "other files were built"
     elif facts["who"] != who():
         found.whole = "llmc or Python changed"
-    elif not _same_config(facts["config"], config) or cache_dir not in (None, facts["cache_dir"]):
+    elif (
+        not _same_config(facts["config"], config)
+        or (cache_dir or facts["own_cache_dir"]) != facts["cache_dir"]
+    ):
         found.whole = "the configuration changed"
     elif any(hashed(environ.get(name)) != value for name, value in facts["environ"].items()):
         found.whole = "the environment changed"

@@ -234,6 +234,23 @@ def write_new(folder: int, name: str, data: bytes, mode: int) -> None:
         raise
 
 
+def write_hidden(folder: int, name: str, data: bytes, mode: int) -> None:
+    """As `write_new` into a folder that nobody looks into yet: a file has its name from the start."""
+    try:
+        fd = os.open(name, _NEW, mode, dir_fd=folder)
+    except FileExistsError:
+        write_new(folder, name, data, mode)
+        return
+    try:
+        write_all(fd, data)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+        raise
+    finally:
+        os.close(fd)
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = False) -> None:
     """Give a file a new content, atomically; folders that lack are made."""
     with open_folder(path.parent, create=True) as folder:

@@ -13,17 +13,33 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmc_build.errors import Fault, StoreError
 from llmc_build.model import Json, TargetId
+from llmc_build.snapshot.idle import MARK
 from llmc_build.store import files
 
 KEPT = 50  # runs kept
 LEFTOVER_AGE_S = 3600.0  # how old the scratch folder of a dead build must be before it goes
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{3}Z-(\d{1,10})(?:-\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list of a record, whose items are made as they are written."""
+
+    items: Iterable[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """An object of a record, whose members are made as they are written."""
+
+    members: Iterable[tuple[str, Json]]
 
 
 class Run:
@@ -53,10 +69,14 @@ class Run:
         with files.open_beneath(self._home, ("runs", self.run_id, *parts), create=True) as folder:
             files.write_at(folder, files.check_name(name), data)
 
-    def finish(self, record: Mapping[str, Json]) -> None:
+    def finish(self, record: Mapping[str, Json | Listed | Mapped]) -> None:
         """Write `run.json`, durably."""
-        with files.open_beneath(self._home, ("runs", self.run_id)) as folder:
-            files.write_at(folder, "run.json", _json(record), durable=True)
+        with (
+            files.open_beneath(self._home, ("runs", self.run_id)) as folder,
+            files.new_file(folder, "run.json", mode=0o600, durable=True) as fd,
+            open(fd, "wb", buffering=1 << 18, closefd=False) as file,
+        ):
+            file.writelines(_pieces(record))
 
 
 class Runs:
@@ -98,7 +118,9 @@ class Runs:
         return next((path for path in found if path.name == run_id), None)
 
     def _prune(self, folder: int) -> None:
-        for name in _run_ids(folder)[: -self._keep]:
+        """The oldest go; runs in which nothing happened are counted and removed by themselves (`idle`)."""
+        happened = [name for name in _run_ids(folder) if not _is_there(folder, f"{name}/{MARK}")]
+        for name in happened[: -self._keep]:
             if not _is_going_on(folder, name):
                 with contextlib.suppress(OSError):
                     files.remove_tree(folder, name)
@@ -161,11 +183,15 @@ def _run_ids(folder: int) -> list[str]:
 
 def _is_going_on(folder: int, run_id: str) -> bool:
     """Whether a run has no record yet and its process lives."""
+    return not _is_there(folder, f"{run_id}/run.json") and files.alive(_pid(run_id))
+
+
+def _is_there(folder: int, path: str) -> bool:
     try:
-        os.stat(f"{run_id}/run.json", dir_fd=folder, follow_symlinks=False)
+        os.stat(path, dir_fd=folder, follow_symlinks=False)
     except OSError:
-        return files.alive(_pid(run_id))
-    return False
+        return False
+    return True
 
 
 def _pid(run_id: str) -> int:
@@ -179,26 +205,40 @@ def _target_parts(target: TargetId) -> tuple[str, str]:
     return files.check_name(workflow), files.check_name(step)
 
 
-def _json(record: Mapping[str, Json]) -> bytes:
-    """JSON, a line for each member of a list or an object; in ASCII where a text is not Unicode, as of a file
-    name in another encoding."""
-    try:
-        return _lines(record, json.JSONEncoder(ensure_ascii=False).encode).encode()
-    except UnicodeEncodeError:
-        return _lines(record, json.JSONEncoder().encode).encode()
-
-
-def _lines(record: Mapping[str, Json], encode: Callable[[Json], str]) -> str:
-    # `indent` would be as readable, but takes twice as long
-    members = []
+def _pieces(record: Mapping[str, Json | Listed | Mapped]) -> Iterator[bytes]:
+    """JSON with a line for each entry, which is made and written by itself: there are many."""
+    before = "{\n"
+    if not record:
+        yield b"{"
     for name, value in record.items():
-        if isinstance(value, dict) and value:
-            text = (
-                "{\n" + ",\n".join([f" {encode(key)}: {encode(one)}" for key, one in value.items()]) + "\n}"
-            )
-        elif isinstance(value, list) and value:
-            text = "[\n" + ",\n".join([f" {encode(one)}" for one in value]) + "\n]"
+        yield f"{before} {_NAME(name)}: ".encode()
+        before = ",\n"
+        if isinstance(value, Listed) or (isinstance(value, list) and value):
+            items = value.items if isinstance(value, Listed) else value
+            yield from _lines("[", map(_encoded, items), "]")
+        elif isinstance(value, Mapped) or (isinstance(value, dict) and value):
+            members = value.members if isinstance(value, Mapped) else value.items()
+            yield from _lines("{", (b"%s: %s" % (_encoded(k), _encoded(v)) for k, v in members), "}")
         else:
-            text = encode(value)
-        members.append(f"{encode(name)}: {text}")
-    return "{\n" + ",\n".join(members) + "\n}\n"
+            yield _encoded(value)
+    yield b"\n}\n"
+
+
+def _lines(opening: str, entries: Iterable[bytes], closing: str) -> Iterator[bytes]:
+    before = f"{opening}\n  ".encode()
+    for entry in entries:
+        yield before + entry
+        before = b",\n  "
+    yield f"\n {closing}".encode() if before == b",\n  " else f"{opening}{closing}".encode()
+
+
+def _encoded(value: Json) -> bytes:
+    """One line; in ASCII where a text is not Unicode, as of a file name in another encoding."""
+    try:
+        return _NAME(value).encode()
+    except UnicodeEncodeError:
+        return _ASCII(value).encode()
+
+
+_NAME = json.JSONEncoder(ensure_ascii=False).encode  # without indentation it is C code that writes it
+_ASCII = json.JSONEncoder().encode

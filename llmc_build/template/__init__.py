@@ -1,9 +1,10 @@
 """The door to everything about `{{ }}`: references, filters, conditions, prompts.  Pure.
 
-Owns nothing itself.  `placeholder` has the grammar and the filters, `condition` the expressions of
-`if`, `promptdoc` the prompts, with their Jinja2 blocks.
+Owns nothing itself.  `placeholder` has the grammar, `filters` what filters do, `condition` the
+expressions of `if`, `promptdoc` the prompts, with their Jinja2 blocks.
 """
 
+from llmc_build.filters import apply_filters
 from llmc_build.placeholder import (
     FILTERS,
     Problem,
@@ -11,7 +12,6 @@ from llmc_build.placeholder import (
     Ref,
     Template,
     TemplateError,
-    apply_filters,
     parse,
 )
 from llmc_build.template.condition import Condition, parse_condition

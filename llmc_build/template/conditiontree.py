@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeAlias
 
-from llmc_build.placeholder import Ref, Template, apply_filters
+from llmc_build.filters import apply_filters
+from llmc_build.placeholder import Ref, Template
 
 Values: TypeAlias = Callable[[Ref], bytes]
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from llmc_build.filters import apply_filters
 from llmc_build.placeholder import (
     PromptError,
     Ref,
     Template,
     TemplateError,
-    apply_filters,
     parse,
     refuse_path,
 )

@@ -184,6 +184,8 @@ class PretendedOutputs:
         self.values[target] = value
         return 0 if same else 1
 
+    def settle(self) -> None: ...
+
     def withdraw(self, target: TargetId) -> None:
         self.values.pop(target, None)
 

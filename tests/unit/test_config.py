@@ -40,6 +40,7 @@ def test_without_anything_there_are_defaults(space: Path) -> None:
         file=None,
         workflows=(),
         cache_dir=space / ".llmc" / "cache",
+        own_cache_dir=space / ".llmc" / "cache",
         jobs=cpus(),
         retries=0,
         models={},

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "llmc_build"
 LAYERS: list[set[str]] = [
     {"model"},
     {"errors", "terminal", "collecting"},
-    {"environment", "placeholder"},
+    {"environment", "filters", "placeholder"},
     {"template"},
     {"workflow"},
     {"shellcode"},
@@ -24,9 +24,9 @@ LAYERS: list[set[str]] = [
     # ---- from here on, the world
     {"config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
-    {"report", "partial"},
+    {"report"},
     {"replies", "binding", "orders", "binder", "record"},
-    {"loop", "cone", "watching", "taking"},
+    {"loop", "incremental"},
     {"session"},
     {"api"},
     {"cli", "quick", "__main__"},

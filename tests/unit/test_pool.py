@@ -17,6 +17,7 @@ import pytest
 
 from llmc_build.execute import osdep
 from llmc_build.execute.inline import Inline, TaskFailed
+from llmc_build.execute.messages import restored, shortened
 from llmc_build.execute.pool import Pool
 from llmc_build.execute.protocol import (
     Done,
@@ -26,8 +27,6 @@ from llmc_build.execute.protocol import (
     Status,
     Task,
     content_data,
-    restored,
-    shortened,
 )
 
 SHELL = Lane(kind="shell")
@@ -397,6 +396,18 @@ def test_a_long_task_does_not_hold_up_those_that_were_fed_behind_it(fed: Bench) 
     assert sorted(found) == quick
     fed.pool.cancel(long, "enough")
     assert fed.ends()[long].status is Status.CANCELLED
+
+
+def test_a_task_is_said_to_begin_when_it_does(fed: Bench) -> None:
+    """What waits behind another is not running, and must not be shown as if it were."""
+    begun: list[int] = []
+    fed.pool.on_begin = begun.append
+    slow = [fed.shell("sleep 0.3") for _ in range(fed.pool.room(SHELL))]
+    assert begun == slow[:2]
+    fed.pool.wait(0.1)
+    assert begun == slow[:2]
+    ends = fed.ends()
+    assert sorted(begun) == sorted(ends) == slow  # each once
 
 
 def test_tasks_begin_in_the_order_of_their_submission_even_those_given_back(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from llmc_build import api, quick
 from llmc_build.graph import ActionGraph
+from llmc_build.incremental.watching import folders_of
 from llmc_build.model import BuildReport, Edge, EdgeKind, State
 from llmc_build.snapshot import form, idle, keeping, stamps, structure, survey
 from llmc_build.snapshot.selection import selected
 from llmc_build.subgraph import SubGraph
-from llmc_build.watching import folders_of
 
 ENVIRON = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "MODE": "0"}
 
@@ -162,6 +162,15 @@ def test_a_variable_that_a_step_reads_is_noticed(workspace: Path) -> None:
     assert not is_up_to_date(environ={**ENVIRON, "MODE": "1"})
     assert ran(build(workspace, environ={**ENVIRON, "MODE": "1"})) == {"a.env"}
     assert is_up_to_date(environ={**ENVIRON, "MODE": "1", "OTHER": "x"})
+
+
+def test_another_store_is_noticed(workspace: Path) -> None:
+    assert not is_up_to_date(environ={**ENVIRON, "LLMC_CACHE_DIR": "elsewhere"})
+    elsewhere = {**ENVIRON, "LLMC_CACHE_DIR": "elsewhere"}
+    assert build(workspace, environ=elsewhere).ok
+    assert not is_up_to_date()
+    assert build(workspace).counts["ran"] == 0
+    assert is_up_to_date()
 
 
 @pytest.mark.parametrize("name", ["__version__", "version", "platform"])

@@ -90,6 +90,11 @@ def test_the_record_is_written_whole(home: Path) -> None:
     run.finish({"value": "é"})
     assert "é" in (run.folder / "run.json").read_text()
     assert [path.name for path in run.folder.iterdir()] == ["run.json"]
+    nested = {"targets": [{"a": [1, None]}, {"é": {}}], "contexts": {"w": {"x": "\udcff"}}, "n": [], "o": {}}
+    run.finish(nested)
+    text = (run.folder / "run.json").read_text()
+    assert json.loads(text) == nested
+    assert text.splitlines()[1:4] == [' "targets": [', '  {"a": [1, null]},', '  {"é": {}}']
 
 
 @pytest.mark.parametrize("value", ["caf\u00e9", "not Unicode: \udcff", 'quotes " and \n'])
@@ -105,7 +110,7 @@ def test_the_record_is_json_with_a_line_for_each_target(home: Path, value: str) 
     run.finish(record)
     text = (run.folder / "run.json").read_text()
     assert json.loads(text) == record
-    assert len([line for line in text.splitlines() if line.startswith(' {"target": "w.')]) == 2
+    assert len([line for line in text.splitlines() if line.startswith('  {"target": "w.')]) == 2
 
 
 def test_the_oldest_runs_go(home: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmc_build import valuefiles
+from llmc_build.errors import StoreError
 from llmc_build.model import ActionResult
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.store import Store
@@ -33,14 +34,24 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def values(home: Path, store: Store) -> Iterator[ValueFiles]:
-    found = ValueFiles(home, store, FileDigests(home / "digests"))
+    found = another(home, store)
     yield found
     found.close()
 
 
 def another(home: Path, store: Store) -> ValueFiles:
-    """As the next build has it."""
-    return ValueFiles(home, store, FileDigests(home / "digests"))
+    """As the next build has it, in which something was started."""
+    found = ValueFiles(home, store, FileDigests(home / "digests"))
+    found.settle()
+    return found
+
+
+@pytest.fixture
+def staged(home: Path, store: Store) -> Iterator[ValueFiles]:
+    """As a build has it that has only found results."""
+    found = ValueFiles(home, store, FileDigests(home / "digests"))
+    yield found
+    found.close()
 
 
 @pytest.mark.parametrize("data", [b"", b"value\n", LARGE])
@@ -128,9 +139,7 @@ def test_nothing_is_written_through_what_is_no_folder(home: Path, store: Store, 
 def test_only_values_of_steps_that_are_gone_are_withdrawn(home: Path, store: Store) -> None:
     digests = FileDigests(home / "digests")
     for target in ("v.a", "v.b", "w.a", "w.b", "x.a"):
-        Outputs(home.parent, home, store, digests).place(
-            target, ActionResult(value=store.add(b"value"), stderr=store.add(b""))
-        )
+        another(home, store).place(target, store.add(b"value"))
 
     def there() -> set[str]:
         return {f"{path.parent.name}.{path.name}" for path in (home / "out").glob("*/*")}
@@ -161,3 +170,90 @@ def test_only_outputs_of_the_workflows_named_are_withdrawn(home: Path, store: St
     assert sorted(os.listdir(home.parent / "made")) == ["v.a"]
     Outputs(home.parent, home, store, digests, {}).withdraw_gone({}, {"v"})
     assert sorted(os.listdir(home.parent / "made")) == ["v.a"], "its file is there and was not read"
+
+
+# ---------------------------------------------------------------- workflows that get their folder as a whole
+
+
+def files_of(home: Path) -> dict[str, bytes]:
+    return {f"{p.parent.name}.{p.name}": p.read_bytes() for p in (home / "out").glob("*/*")}
+
+
+def test_found_values_get_their_names_when_something_starts(
+    home: Path, store: Store, staged: ValueFiles
+) -> None:
+    values = {f"w{w}.s{s}": b"%d %d" % (w, s) for w in range(5) for s in range(5)}
+    for target, data in values.items():
+        assert staged.place(target, store.add(data)) == 1
+    assert not [name for name in os.listdir(home / "out") if not name.startswith(".llmc-")]
+    staged.settle()
+    assert files_of(home) == values
+    assert staged.place("w0.more", store.add(b"more")) == 1
+    assert staged.place("new.s", store.add(LARGE)) == 1
+    assert files_of(home) == {**values, "w0.more": b"more", "new.s": LARGE}
+    assert not [name for name in os.listdir(home / "out") if name.startswith(".")]
+
+
+def test_a_folder_that_is_there_is_used_as_it_is(home: Path, store: Store, staged: ValueFiles) -> None:
+    another(home, store).place("w.s", store.add(b"before"))
+    assert staged.place("w.s", store.add(b"before")) == 0
+    assert staged.place("w.t", store.add(b"new")) == 1
+    assert files_of(home) == {"w.s": b"before", "w.t": b"new"}
+
+
+def test_large_values_and_second_thoughts_are_staged_too(
+    home: Path, store: Store, staged: ValueFiles
+) -> None:
+    assert staged.place("w.large", store.add(LARGE)) == 1
+    assert staged.place("w.twice", store.add(b"one")) == 1
+    assert staged.place("w.twice", store.add(b"two")) == 1
+    assert staged.place("w.gone", store.add(b"gone")) == 1
+    staged.withdraw("w.gone")
+    staged.settle()
+    assert files_of(home) == {"w.large": LARGE, "w.twice": b"two"}
+
+
+def test_a_folder_that_another_build_made_meanwhile_is_filled(
+    home: Path, store: Store, staged: ValueFiles
+) -> None:
+    for target in ("w.a", "w.b", "v.a"):
+        staged.place(target, store.add(target.encode()))
+    other = another(home, store)
+    other.place("w.b", store.add(b"theirs"))
+    other.place("w.c", store.add(b"theirs"))
+    (home / "out" / "v").mkdir()
+    staged.settle()
+    assert files_of(home) == {"w.a": b"w.a", "w.b": b"w.b", "w.c": b"theirs", "v.a": b"v.a"}
+    assert staged.place("w.c", store.add(b"ours")) == 1
+    assert (home / "out" / "w" / "c").read_bytes() == b"ours"
+
+
+def test_what_is_removed_while_it_is_staged_is_gone(home: Path, store: Store, staged: ValueFiles) -> None:
+    staged.place("w.a", store.add(b"a"))
+    shutil.rmtree(home / "out")
+    assert staged.place("w.b", store.add(b"b")) == 1
+    staged.settle()
+    assert files_of(home) == {"w.b": b"b"}
+
+
+def test_what_can_not_be_named_is_an_error_with_its_place(home: Path, store: Store) -> None:
+    outputs = Outputs(home.parent, home, store, FileDigests(home / "digests"))
+    outputs.place("w.a", ActionResult(value=store.add(b"value"), stderr=store.add(b"")))
+    (home / "out" / "w").write_text("in the way")
+    with pytest.raises(StoreError) as error:
+        outputs.settle()
+    assert str(error.value) == (
+        ".llmc/out can't be put in place: a folder on the way is a file or a symbolic link"
+    )
+    outputs.close()
+
+
+def test_folders_that_a_killed_build_left_are_removed_after_a_while(home: Path, store: Store) -> None:
+    living, dead = f".llmc-{os.getpid()}-0-1", ".llmc-999999999-0-1"
+    for name in (living, dead, f"{dead}2"):
+        (home / "out" / name).mkdir(parents=True)
+        (home / "out" / name / "s").touch()
+        if not name.endswith("2"):
+            os.utime(home / "out" / name, (1, 1))
+    Outputs(home.parent, home, store, FileDigests(home / "digests")).withdraw_gone({})
+    assert sorted(os.listdir(home / "out")) == sorted([living, f"{dead}2"])

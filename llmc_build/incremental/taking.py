@@ -13,8 +13,9 @@ import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
+from llmc_build.incremental.partial import piece_hash
+from llmc_build.incremental.watching import Evidence, Watching
 from llmc_build.model import State, TargetId, TargetReport
-from llmc_build.partial import piece_hash
 from llmc_build.reading import read_bytes, shown
 from llmc_build.record import ALL_OF, unchanged
 from llmc_build.snapshot import survey as world
@@ -30,7 +31,6 @@ from llmc_build.snapshot.form import (
 )
 from llmc_build.snapshot.stamps import is_fresh, look
 from llmc_build.snapshot.structure import Structure, of_program
-from llmc_build.watching import Evidence, Watching
 from llmc_build.workflow.split import split
 
 
@@ -74,6 +74,7 @@ class _Taker:
             workspace=str(e.workspace),
             config=None if e.config is None else self.watching.watch(str(e.config), e.config_hash),
             cache_dir=str(e.cache_dir),
+            own_cache_dir=str(e.own_cache_dir),
             environ=self.watching.environ(),
             files=self.watching.files(),
             watched=self.watching.watched([*readers, *prompts]),

@@ -33,6 +33,7 @@ from llmc_build.snapshot.survey import Survey
 from llmc_build.workflow.split import split
 
 Piece = tuple[int, int, str]  # number of the file, first line, hash
+_FEW = 50  # documents; from here on, and from a quarter of all, everything is read
 Order = list[tuple[Piece, int | None]]  # documents, with their number in the snapshot; None: to be read
 
 
@@ -119,6 +120,8 @@ class Partial:
 
     def _read_missing(self) -> None:
         missing = [p for p, number in self._order if number is None and p not in self._workflows]
+        if len(missing) > max(_FEW, len(self._order) // 4):
+            raise TooMuch("most of it")
         self._workflows.update(self._parsed(missing))
 
     def _reread_speakers(self) -> None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from llmc_build.binder import Finding
+from llmc_build.incremental.partial import Partial, TooMuch
 from llmc_build.model import TargetId
-from llmc_build.partial import Partial, TooMuch
 from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED, closure
 
 Probe = Callable[[Sequence[TargetId]], Sequence[Finding | None]]  # None: it can't be told without trying
