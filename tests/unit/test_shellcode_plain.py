@@ -148,7 +148,7 @@ scripts = st.tuples(
 
 
 @given(text=scripts, paths=st.sets(st.integers(min_value=0, max_value=30)))
-@settings(max_examples=6000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @example(text=f"# {HOLE}\necho {HOLE}", paths=set())
 @example(text=f"cat -- {HOLE}", paths=set())
 @example(text=f'cp ""{HOLE}{HOLE} x', paths=set())
@@ -167,7 +167,7 @@ def test_what_is_read_at_once_is_what_the_full_reading_says(text: str, paths: se
     ),
     words=st.lists(st.sampled_from([*WORDS, *table.COMMANDS, "-e", "-exec", "python", "run"]), max_size=4),
 )
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 def test_a_command_that_parses_what_it_is_given_is_left_to_the_full_reading(
     command: str, words: list[str]
 ) -> None:

@@ -106,7 +106,7 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @given(text=texts, cut=st.integers(min_value=0, max_value=3))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @example(text="a: |+\n  b\n\n---\nc: d\n", cut=0)
 @example(text="a: 'b\n---\nc'\n", cut=0)
 @example(text='a: "b\n\n---\n"\n', cut=0)
