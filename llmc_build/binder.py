@@ -10,7 +10,7 @@ where it may be kept, a record for the store.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,7 +136,7 @@ class Binder:
     def check_many(self, targets: Sequence[TargetId]) -> list[plan.Verdict]:
         """As `check` one after the other, but the store is asked once for all of them."""
         found = [self._prepare(target) for target in targets]
-        records = self._lookup([one.key.hash for one in found if isinstance(one, Pending) and one.cached])
+        records = self._lookup(found, verify=False)
         verdicts = []
         for target, one in zip(targets, found, strict=True):
             if isinstance(one, Pending):
@@ -148,11 +148,13 @@ class Binder:
             verdicts.append(one)
         return verdicts
 
-    def _lookup(self, hashes: list[str]) -> dict[str, Record]:
+    def _lookup(self, found: Iterable[plan.Verdict | Pending], *, verify: bool) -> dict[str, Record]:
+        """Records of what must not run here and now.  `verify` false: for `_take`, which sees to it."""
         if self._options.force:
             return {}
+        hashes = [one.key.hash for one in found if isinstance(one, Pending) and one.cached]
         wanted = [key for key in dict.fromkeys(hashes) if key not in self._leaders]
-        return self._store.lookup_many(wanted) if wanted else {}
+        return self._store.lookup_many(wanted, verify=verify) if wanted else {}
 
     def _prepare(self, target: TargetId) -> plan.Verdict | Pending:
         """What a target's key is made of; or a verdict that needs no key."""
@@ -173,7 +175,7 @@ class Binder:
     def probe_many(self, targets: Sequence[TargetId]) -> list[Finding | None]:
         """What `check_many` would find, given values from outside; None: it takes more than that."""
         found = [self._prepare(target) for target in targets]
-        records = self._lookup([one.key.hash for one in found if isinstance(one, Pending) and one.cached])
+        records = self._lookup(found, verify=True)
         return [self._finding(t, one, records) for t, one in zip(targets, found, strict=True)]
 
     def _finding(
@@ -199,19 +201,23 @@ class Binder:
         if key in self._leaders:
             return plan.Same(leader=self._leaders[key])
         twin = self._done.get(key)
-        found = records.get(key) or (self._store.lookup(key) if twin is not None else None)
+        found = records.get(key)
+        if found is None and twin is not None:
+            found = self._store.lookup(key, verify=False)
         if found is None or (twin is None and self._expired(target, found)):
             return None
-        if not self._take(target, found.result):
+        if not self._take(target, found):
             return None
         self._done.setdefault(key, target)
         return plan.Hit(reason="in the store" if twin is None else f"equal to {twin}")
 
-    def _take(self, target: TargetId, result: ActionResult) -> bool:
+    def _take(self, target: TargetId, record: Record) -> bool:
         """Puts a stored result into place; False makes it a miss: a blob of it was lost, or it is not ours.
 
         A store that others can write to must not be able to write files that the step does not declare.
+        Every byte is verified: what is copied is hashed on its way, so only what is left is read for that.
         """
+        result = record.result
         declared = self._program.targets[target].action.outputs
         if (declared or result.outputs) and {output.path for output in result.outputs} != set(declared):
             return False
@@ -220,6 +226,8 @@ class Binder:
             if written is None:
                 return False
             self.restored += written
+        if not self._store.verify(record):
+            return False
         self._reads.values[target] = result.value
         self.traces.gave(result)
         return True
@@ -271,7 +279,7 @@ class Binder:
         """
         claimed = [self._claim(target) for target in targets]
         locked = [one.key.hash for one in claimed if isinstance(one, Pending) and one.cached]
-        records = self._store.lookup_many(locked) if locked and not self._options.force else {}
+        records = self._store.lookup_many(locked, verify=False) if locked and not self._options.force else {}
         return [
             self._late(target, one, records) if isinstance(one, Pending) else one
             for target, one in zip(targets, claimed, strict=True)
@@ -300,7 +308,7 @@ class Binder:
             return None
         verdict: plan.Verdict = plan.Hit(reason="in the store")
         try:
-            if not self._take(target, found.result):
+            if not self._take(target, found):
                 return None
             self._done.setdefault(found.key, target)
         except PlacingError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from llmc_build.outputs import Outputs
 from llmc_build.report import Silent
 from llmc_build.resolve import resolve
 from llmc_build.store import Store
+from llmc_build.store.cas import digest_of
 from llmc_build.store.state import FileDigests
 
 
@@ -35,6 +37,7 @@ class Workers:
         self.tasks: list[Task] = []
         self.ran: list[str] = []
         self.width = width
+        self.times = 1  # how often a step says its script
         self.before: Callable[[], None] = lambda: None
 
     @property
@@ -54,7 +57,8 @@ class Workers:
 
     def _run(self, task: Task) -> Done:
         self.ran.append(str(task.request["script"]))
-        reply = {"value": content(self.ran[-1].encode()), "stderr": content(b""), "exit_code": 0}
+        value = self.ran[-1].encode() * self.times
+        reply = {"value": content(value), "stderr": content(value.upper()), "exit_code": 0}
         return Done(id=task.id, status=Status.OK, reply=reply)
 
     def cancel(self, task_id: int, reason: str) -> None: ...
@@ -252,3 +256,47 @@ def test_a_lock_taken_elsewhere_is_tried_again(tmp_path: Path, stack: ExitStack)
         assert binder.claim_many(["w.s"]) == [plan.Elsewhere(again_in_s=0.05)]
     assert isinstance(binder.check("w.s"), plan.Miss)
     assert binder.claim_many(["w.s"]) == [None]
+
+
+LARGE = "name: w\nsteps:\n  - {name: s, command: echo 12345}\n"
+
+
+def test_a_large_value_that_is_found_is_read_once(
+    tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is hashed as it is copied; only what is not placed is read for that alone."""
+    space = Space(tmp_path, LARGE, stack)
+    first = Workers()
+    first.times = 1000
+    space.build(space.session(), first)
+    shutil.rmtree(tmp_path / ".llmc" / "out")
+    session, read = space.session(), []
+    real = session.store.cas._stream
+    monkeypatch.setattr(
+        session.store.cas, "_stream", lambda digest, take: (read.append(digest), real(digest, take))[1]
+    )
+    assert space.build(session, Workers()) == {"w.s": State.CACHED}
+    assert (tmp_path / ".llmc" / "out" / "w" / "s").read_bytes() == b"echo 12345" * 1000
+    assert len(read) == len(set(read)) == 2, "the value and the standard error"
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("data", [b"echo 12345" * 1000, b"ECHO 12345" * 1000])
+def test_a_result_with_a_damaged_blob_is_no_hit(
+    tmp_path: Path, stack: ExitStack, data: bytes, in_place: bool
+) -> None:
+    """Also where its value is in place, and where only its standard error is damaged."""
+    space = Space(tmp_path, LARGE, stack)
+    first, second = Workers(), Workers()
+    first.times = second.times = 1000
+    session = space.session()
+    space.build(session, first)
+    blob = session.store.cas.path(digest_of(data))
+    blob.chmod(0o600)
+    blob.write_bytes(data[:-1] + b"!")
+    if not in_place:
+        shutil.rmtree(tmp_path / ".llmc" / "out")
+    assert space.build(space.session(), second) == {"w.s": State.RAN}
+    assert second.ran == first.ran
+    assert (tmp_path / ".llmc" / "out" / "w" / "s").read_bytes() == b"echo 12345" * 1000
+    assert blob.read_bytes() == data
