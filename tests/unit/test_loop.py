@@ -37,8 +37,8 @@ class World:
         self.checked += len(targets)
         return [p.Miss(reason="new", lane="shell") for _ in targets]
 
-    def claim(self, target: str) -> None:
-        return None
+    def claim_many(self, targets: Sequence[str]) -> list[None]:
+        return [None for _ in targets]
 
     def task(self, target: str, number: int, logs: str) -> Task:
         return Task(id=number, lane=SHELL, request={})
@@ -89,7 +89,7 @@ def building(world: World, interrupted: Any, *, fail_fast: bool = False) -> Buil
         plan=p.Plan(graph, fail_fast=fail_fast),
         binder=world,  # type: ignore[arg-type]
         store=SimpleNamespace(committed=lambda timeout_s: [], committing=False),  # type: ignore[arg-type]
-        outputs=SimpleNamespace(withdraw=lambda target: None),  # type: ignore[arg-type]
+        outputs=SimpleNamespace(withdraw=lambda target: None, settle=lambda: None),  # type: ignore[arg-type]
         executor=world,  # type: ignore[arg-type]
         reporter=world,  # type: ignore[arg-type]
         logs=lambda target: "",
