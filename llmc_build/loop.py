@@ -55,9 +55,8 @@ class Build:
         self._todo: deque[p.Command] = deque()
         self._tasks: dict[int, TargetId] = {}  # of the executor
         self._numbers: dict[TargetId, int] = {}
-        self._started: dict[TargetId, float] = {}
         self._verified: dict[TargetId, Verified] = {}
-        self._walls: dict[TargetId, float] = {}
+        self._walls: dict[TargetId, float] = {}  # how long they ran, all attempts together
         self._lanes: dict[str, Lane] = {}  # the plan's name of a queue -> lane
         self._committing: dict[str, tuple[TargetId, Done, Verified]] = {}  # key -> what waits for the disk
         self._count = 0
@@ -67,6 +66,7 @@ class Build:
     def run(self) -> Mapping[TargetId, TargetReport]:
         """Until every target has ended.  Raises StoreError, OSError; the executor is left to the caller."""
         plan, clock = self._a.plan, self._a.clock
+        self._a.executor.on_begin = self._begun
         self._todo.extend(plan.start(clock()))
         while not plan.finished:
             self._obey(COMMANDS_A_TURN)
@@ -187,10 +187,13 @@ class Build:
             return None
         self._tasks[task.id] = target
         self._numbers[target] = task.id
-        self._started.setdefault(target, self._a.clock())
-        self._a.reporter.target(TargetEvent(target=target, state=State.RUNNING, reason=""))
         self._a.executor.submit(task)
         return task.lane
+
+    def _begun(self, task: int) -> None:
+        """Tasks are submitted before a worker is free for them."""
+        target = self._tasks[task]
+        self._a.reporter.target(TargetEvent(target=target, state=State.RUNNING, reason=""))
 
     def _listen(self, timeout_s: float) -> None:
         """What the workers and the store say: a result is handed to the plan when it is durable."""
@@ -209,6 +212,7 @@ class Build:
             if isinstance(item, Done):
                 del self._tasks[item.id]
                 del self._numbers[target]
+                self._walls[target] = self._walls.get(target, 0.0) + item.wall_s
                 if not self._again(target, item):
                     self._answered(target, item, a.binder.finish(target, item))
             else:
@@ -224,7 +228,6 @@ class Build:
     def _over(self, target: TargetId, done: Done, verified: Verified) -> None:
         self._a.binder.release(target, kept=verified.record is not None)
         self._verified[target] = verified
-        self._walls[target] = self._a.clock() - self._started.pop(target)
         self._finished(
             p.Finished(
                 target=target,

@@ -7,10 +7,12 @@ Owns its form: the object of `--json` with what the original program writes besi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmc_build.model import BuildReport, Json, State, TargetReport
-from llmc_build.report.events import report_json
+from llmc_build.report.events import head, target_json
+from llmc_build.store.runs import Listed, Mapped
 
 if TYPE_CHECKING:
     from llmc_build.binder import Binder
@@ -21,29 +23,52 @@ WHOLE_VALUE_BYTES = 65536  # larger values are named by digest; they lie in .llm
 ALL_OF = 1000  # targets: in a larger build, those that were not looked at are only counted
 
 
-def run_record(
-    report: BuildReport, program: Program, binder: Binder, structure: Structure | None
-) -> dict[str, Json]:
+Record: TypeAlias = dict[str, Any]  # JSON, with Listed and Mapped in it
+
+
+def run_record(report: BuildReport, program: Program, binder: Binder, structure: Structure | None) -> Record:
     """The content of run.json.  `structure`: of all targets, where `program` has some of them only."""
-    listed = report.targets if len(report.targets) <= ALL_OF else report.news
-    record = report_json(report, listed)
+    is_small = len(report.targets) <= ALL_OF
+    listed = report.targets if is_small else report.news
     reports = {one.target: one for one in listed}
-    values = {one.target: _value(one, binder) for one in listed}
-    contexts: dict[str, Json] = {}
-    for workflow, variable, target in _variables(program, structure):
-        if target in reports and reports[target].status.good:
-            variables = contexts.setdefault(workflow, {})
-            assert isinstance(variables, dict)
-            variables[variable] = values[target]
-    channels: dict[str, Json] = {
-        one.target: {"val": values[one.target], "err": one.error or _poison(one.caused_by)} for one in listed
-    }
     unchanged = len(report.targets) - len(listed)
-    more: dict[str, Json] = {"unchanged": unchanged} if unchanged else {}
-    return {**record, **more, "notes": list(report.notes), "contexts": contexts, "channels": channels}
+    record: Record = {
+        **head(report),
+        "targets": Listed(map(target_json, listed)),
+        **({"unchanged": unchanged} if unchanged else {}),
+        "notes": list(report.notes),
+        "contexts": Mapped(_contexts(reports, binder, program, structure)),
+        "channels": Mapped((one.target, _channel(one, binder)) for one in listed),
+    }
+    return _made(record) if is_small else record
 
 
-def unchanged(record: Mapping[str, Json]) -> dict[str, Json]:
+def _made(record: Record) -> Record:
+    """A record with all entries in memory."""
+    found: Record = {}
+    for name, value in record.items():
+        if isinstance(value, Listed):
+            found[name] = list(value.items)
+        else:
+            found[name] = dict(value.members) if isinstance(value, Mapped) else value
+    return found
+
+
+def _contexts(
+    reports: Mapping[str, TargetReport], binder: Binder, program: Program, structure: Structure | None
+) -> Iterator[tuple[str, Json]]:
+    """Workflow -> variable -> value."""
+    for workflow, group in groupby(_variables(program, structure), key=lambda variable: variable[0]):
+        good = [(v, reports[t]) for _, v, t in group if t in reports and reports[t].status.good]
+        if good:
+            yield workflow, {variable: _value(report, binder) for variable, report in good}
+
+
+def _channel(report: TargetReport, binder: Binder) -> Json:
+    return {"val": _value(report, binder), "err": report.error or _poison(report.caused_by)}
+
+
+def unchanged(record: Record) -> dict[str, Json]:
     """What is the same in the record of a run that finds everything as a run left it, from `targets` on."""
     targets = record["targets"]
     assert isinstance(targets, list)

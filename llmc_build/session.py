@@ -34,10 +34,10 @@ from llmc_build.incremental.taking import take
 from llmc_build.incremental.watching import Evidence
 from llmc_build.inputs import Inputs
 from llmc_build.lanes import Lanes
-from llmc_build.model import BuildReport, Digest, Json, State, TargetId, TargetReport
+from llmc_build.model import BuildReport, Digest, State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.outside import Outside
-from llmc_build.record import run_record
+from llmc_build.record import Record, run_record
 from llmc_build.report import Reporter
 from llmc_build.resolve import Program
 from llmc_build.snapshot.everything import Everything
@@ -160,7 +160,7 @@ class Session:
             spill=self.store.spill,
         )
         self._members: set[TargetId] = set()  # of the build
-        self._record: Mapping[str, Json] | None = None  # of this run, where it speaks of every target
+        self._record: Record | None = None  # of this run, where it speaks of every target
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -35,6 +35,7 @@ class Inline(Executor):
         at_once: int | None = None,
     ) -> None:
         """`room`: tasks that a lane takes; `at_once`: the most tasks that one `wait` answers."""
+        self.on_begin: Callable[[int], object] = lambda number: None
         self._run = run
         self._room = room
         self._at_once = at_once
@@ -74,6 +75,7 @@ class Inline(Executor):
 
     def _answer(self, task: Task) -> Done:
         self.ran.append(task)
+        self.on_begin(task.id)
         try:
             return Done(id=task.id, status=Status.OK, reply=self._run(task.request))
         except TaskFailed as failure:

@@ -31,8 +31,8 @@ class LaneState:
         self._shell = lane.kind == "shell"
         self._most = jobs if self._shell else 1
         self._holding = 0  # workers that are given nothing behind what they run
-        self._pace_s = AHEAD_S  # a task's time, the last ones counting most
-        self._ahead = 1  # tasks that a shell worker may have waiting
+        self._pace_s = 2 * AHEAD_S  # a task's time, the last ones counting most; nobody knows the first one's
+        self._ahead = 0  # tasks that a shell worker may have waiting
 
     @property
     def room(self) -> int:

@@ -11,7 +11,7 @@ the end of, runs again in another; so do the other tasks of a worker that the po
 one of them ignores its end.
 
 Shell workers are fed ahead (`lane`).  A worker whose task takes long after all gives the others back, and
-they go to the front of the lane's queue, so a long task holds up a more urgent one for a moment only.
+they go back to their place in the lane's queue, so a long task holds up another for a moment only.
 
 A task's time is kept by the shell worker itself, and by the pool for other lanes.  Behind both stands the
 pool: what doesn't answer in time after it was told to end loses its worker.
@@ -23,11 +23,9 @@ import contextlib
 import heapq
 import os
 import selectors
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -38,6 +36,7 @@ from llmc_build.execute.lane import LaneState
 from llmc_build.execute.process import Flight, WorkerProcess
 from llmc_build.execute.protocol import Done, Executor, Lane, Progress, Status, Task
 from llmc_build.execute.supervise import GRACE_S
+from llmc_build.execute.wakeup import Wakeup
 from llmc_build.execute.worker import RUNNERS
 from llmc_build.model import Json
 
@@ -65,6 +64,7 @@ class Pool(Executor):
         `scratch`: a folder for what workers write to stderr (else the system's); `environ`: what workers
         get their environment from (else this process's); `runners`: kind of lane -> module that serves it.
         """
+        self.on_begin: Callable[[int], object] = lambda number: None
         self._jobs = max(1, jobs)
         self._cas = cas
         self._scratch = scratch
@@ -72,19 +72,15 @@ class Pool(Executor):
         self._runners = runners
         self._lanes: dict[Lane, LaneState] = {}
         self._news: deque[Done | Progress] = deque()
-        self._open: set[int] = set()  # tasks whose end was not yet returned
+        self._count = 0  # of tasks submitted
+        self._open: dict[int, int] = {}  # tasks whose end was not yet returned -> their place in that order
         self._flights: dict[int, tuple[WorkerProcess, Flight]] = {}  # of all workers
         self._due: list[tuple[float, int]] = []  # heap of deadlines, those of ended flights among them
         self._unsent: set[WorkerProcess] = set()  # workers that are fed by the next `wait`
         self._closed = False
         self._selector = selectors.DefaultSelector()
-        self._waking = threading.RLock()  # a signal may arrive in the thread that holds it
-        self._awake = True  # the pipe is open
-        self._wake_read, self._wake_write = os.pipe()
-        for fd in (self._wake_read, self._wake_write):
-            os.set_blocking(fd, False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
-        self._woken = self._take_wakeup()
+        self._wakeup = Wakeup()
+        self._selector.register(self._wakeup, selectors.EVENT_READ, None)
         self._adopted_before = osdep.adopt_orphans(True)
 
     def __enter__(self) -> Self:
@@ -110,7 +106,8 @@ class Pool(Executor):
             raise ValueError("the pool is closed")
         if task.id in self._open:
             raise ValueError(f"task {task.id} is already there")
-        self._open.add(task.id)
+        self._count += 1
+        self._open[task.id] = self._count
         state = self._lanes.get(task.lane)
         if state is None:
             state = self._lanes[task.lane] = LaneState(task.lane, self._jobs)
@@ -127,13 +124,13 @@ class Pool(Executor):
             if self._news or not self._open:
                 return self._take_news()
             seconds = max(0.0, min(deadline, self._due[0][0] if self._due else _NEVER) - now)
-            if not self._woken:
+            if not self._wakeup.by_signals:
                 seconds = min(seconds, _LOOK_S)
             events = self._selector.select(None if seconds == _NEVER else seconds)
-            woken = not (events or self._woken)
+            woken = not (events or self._wakeup.by_signals)
             for key, mask in events:
                 if key.data is None:
-                    self._drain_wakeup()
+                    self._wakeup.drain()
                     woken = True
                 else:
                     self._service(key.data, mask)
@@ -144,13 +141,8 @@ class Pool(Executor):
                 return []
 
     def wake(self) -> None:
-        """Makes a running `wait` return.  May be called from a signal handler or another thread.
-
-        It may also come too late: once the pool is closed, the number of its pipe may be that of a file.
-        """
-        with self._waking, contextlib.suppress(BlockingIOError):
-            if self._awake:
-                os.write(self._wake_write, b"\0")
+        """Makes a running `wait` return.  For signal handlers and other threads too, at any time."""
+        self._wakeup.ring()
 
     def cancel(self, task_id: int, reason: str) -> None:
         if task_id in self._flights:
@@ -184,12 +176,8 @@ class Pool(Executor):
         self._flights.clear()
         self._news.clear()
         osdep.adopt_orphans(self._adopted_before)
-        self._give_wakeup_back()
         self._selector.close()
-        with self._waking:
-            self._awake = False
-            for fd in (self._wake_read, self._wake_write):
-                os.close(fd)
+        self._wakeup.close()
 
     # ------------------------------------------------------------ giving tasks out
 
@@ -205,6 +193,7 @@ class Pool(Executor):
             idle = not worker.flights
             self._flights[task.id] = worker, worker.send(task)
             self._watch_clocks(worker.start_clocks())
+            self._begin(worker)
             state.flying += 1
             self._unsent.add(worker)
             if idle or state.lane.kind != "shell":
@@ -275,6 +264,7 @@ class Pool(Executor):
             state.took(done.wall_s)
             state.hold(worker, False)
             self._watch_clocks(worker.start_clocks())
+            self._begin(worker)
         elif operation == "progress":
             if message["id"] in worker.flights:
                 self._news.append(Progress(id=message["id"], stats=message["stats"]))
@@ -288,6 +278,13 @@ class Pool(Executor):
         else:
             raise ValueError(operation)
 
+    def _begin(self, worker: WorkerProcess) -> None:
+        """Tells of what a worker runs by now."""
+        for flight in worker.running:
+            if not flight.begun:
+                flight.begun = True
+                self.on_begin(flight.task.id)
+
     def _landed(self, worker: WorkerProcess, number: int) -> Flight:
         """A task that its worker has no more."""
         flight = worker.flights.pop(number)
@@ -296,9 +293,10 @@ class Pool(Executor):
         return flight
 
     def _again(self, state: LaneState, flights: list[Flight]) -> None:
-        """Puts tasks to the front of the queue, but for those that were told to end meanwhile."""
+        """Puts tasks back to their places in the queue, but for those that were told to end meanwhile."""
         self._news.extend(_forced(flight) for flight in flights if flight.ending is not None)
-        state.queue.extendleft(flight.task for flight in reversed(flights) if flight.ending is None)
+        tasks = [*state.queue, *(flight.task for flight in flights if flight.ending is None)]
+        state.queue = deque(sorted(tasks, key=lambda task: self._open[task.id]))
 
     def _lost(
         self, worker: WorkerProcess, *, culprit: Flight | None = None, error: str | None = None
@@ -326,7 +324,9 @@ class Pool(Executor):
     def _take_news(self) -> list[Done | Progress]:
         found = list(self._news)
         self._news.clear()
-        self._open.difference_update(item.id for item in found if isinstance(item, Done))
+        for item in found:
+            if isinstance(item, Done):
+                del self._open[item.id]
         return found
 
     # ------------------------------------------------------------ deadlines
@@ -361,25 +361,6 @@ class Pool(Executor):
         with contextlib.suppress(ChannelClosed):  # its end is noticed by reading
             worker.channel.post({"op": "cancel", "id": flight.task.id, "reason": reason})
             self._watch_writes(worker)
-
-    # ------------------------------------------------------------ signals
-
-    def _take_wakeup(self) -> bool:
-        """Lets signals end a sleep; False where the program that uses this library needs them itself."""
-        if threading.current_thread() is not threading.main_thread():
-            return False
-        before = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        if before != -1:
-            signal.set_wakeup_fd(before)
-        return before == -1
-
-    def _give_wakeup_back(self) -> None:
-        if self._woken and threading.current_thread() is threading.main_thread():
-            signal.set_wakeup_fd(-1)
-
-    def _drain_wakeup(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
 
 
 def _ended(worker: WorkerProcess, flight: Flight, message: Mapping[str, Any]) -> Done:

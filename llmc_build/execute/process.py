@@ -6,6 +6,7 @@ Owns the command line and environment of workers, and their end.  Which tasks th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import signal
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +41,7 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspat
 class Flight:
     """A task that was sent to a worker."""
 
-    __slots__ = ("deadline", "ending", "reason", "sent", "task")
+    __slots__ = ("begun", "deadline", "ending", "reason", "sent", "task")
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -48,6 +49,7 @@ class Flight:
         self.deadline = float("inf")  # when it is told to end, and when its worker is killed after that
         self.ending: Status | None = None  # what it was told to end as
         self.reason = ""
+        self.begun = False  # as far as it is known
 
 
 class WorkerProcess:
@@ -128,23 +130,27 @@ class WorkerProcess:
         return flight
 
     def start_clocks(self) -> list[Flight]:
-        """Tasks whose time begins now, if they have one: a shell worker's first, all of another's.
+        """Tasks whose time begins now, if they have one.
 
         The time that a worker takes to get ready counts for none.
         """
         if self.capacity is None or self.lane.kind == "http":
             return []  # the http lane keeps its own time, which doesn't run while a request stands in line
-        shell = self.lane.kind == "shell"
         found = []
-        for flight in self.flights.values():
+        for flight in self.running:
             limit = flight.task.timeout_s
             if limit is not None and flight.ending is None and flight.deadline == float("inf"):
                 # A shell worker keeps the time itself.
-                flight.deadline = time.monotonic() + limit + (GRACE_S + BACKSTOP_S if shell else 0.0)
+                more = GRACE_S + BACKSTOP_S if self.lane.kind == "shell" else 0.0
+                flight.deadline = time.monotonic() + limit + more
                 found.append(flight)
-            if shell:
-                break
         return found
+
+    @property
+    def running(self) -> Iterable[Flight]:
+        """Its tasks but for those that wait behind another: a shell worker's first, all of another's."""
+        flights = self.flights.values()
+        return itertools.islice(flights, 1) if self.lane.kind == "shell" else flights
 
     @property
     def begun(self) -> Flight | None:

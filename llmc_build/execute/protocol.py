@@ -7,7 +7,7 @@ Owns `Task`, `Lane`, `Done`, `Progress` and the `Executor` interface.  What they
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,6 +77,10 @@ class Progress:
 
 class Executor(Protocol):
     """Where tasks run.  Used by one thread."""
+
+    on_begin: Callable[
+        [int], object
+    ]  # called in `submit` and `wait` with the id of a task that begins to run
 
     @property
     def busy(self) -> int:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmc_build.incremental.partial import Partial
-from llmc_build.model import Action, Json, TargetId, TargetReport
+from llmc_build.model import Action, TargetId, TargetReport
+from llmc_build.record import Record
 from llmc_build.resolve import Program
 from llmc_build.snapshot import survey as world
 from llmc_build.snapshot.form import Snapshot, Watched
@@ -51,7 +52,7 @@ class Evidence:
     models: Mapping[str, str]  # model files that were used -> SHA-256
     moving_models: frozenset[str] = frozenset()  # references that may mean another file tomorrow
     left: Collection[int] = ()  # targets that should have been looked at, and were not asked for
-    record: Mapping[str, Json] | None = None  # of the run, where every target is asked for and ended well
+    record: Record | None = None  # of the run, where every target is asked for and ended well
 
 
 class Watching:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,22 +95,23 @@ class Events:
             self._warn(f"no more events are written to {self._path}: {error.strerror}")
 
 
-def report_json(report: BuildReport, listed: Iterable[TargetReport] | None = None) -> dict[str, Any]:
-    """The object that `llmc build --json` prints; `listed`: the targets in it, None: all."""
-    return {**_head(report), "targets": [_target(t) for t in (report.targets if listed is None else listed)]}
+def report_json(report: BuildReport) -> dict[str, Any]:
+    """The object that `llmc build --json` prints."""
+    return {**head(report), "targets": [target_json(target) for target in report.targets]}
 
 
 def report_text(report: BuildReport) -> Iterator[str]:
     """That object as one line of JSON, in pieces: it is long where there are many targets."""
     encode = json.JSONEncoder().encode
-    yield encode({**_head(report), "targets": []})[:-2]
+    yield encode({**head(report), "targets": []})[:-2]
     for start in range(0, len(report.targets), _PIECE):
         piece = report.targets[start : start + _PIECE]
-        yield (", " if start else "") + ", ".join([encode(_target(target)) for target in piece])
+        yield (", " if start else "") + ", ".join([encode(target_json(target)) for target in piece])
     yield "]}\n"
 
 
-def _head(report: BuildReport) -> dict[str, Any]:
+def head(report: BuildReport) -> dict[str, Any]:
+    """What comes before the targets."""
     return {
         "schema": "llmc-build/1",
         "run_id": report.run_id,
@@ -121,7 +122,8 @@ def _head(report: BuildReport) -> dict[str, Any]:
     }
 
 
-def _target(target: TargetReport) -> dict[str, Any]:
+def target_json(target: TargetReport) -> dict[str, Any]:
+    """One entry of `targets`."""
     return {
         "target": target.target,
         "status": target.status.value,

@@ -13,7 +13,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmc_build.errors import Fault, StoreError
@@ -25,6 +26,20 @@ KEPT = 50  # runs kept
 LEFTOVER_AGE_S = 3600.0  # how old the scratch folder of a dead build must be before it goes
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{3}Z-(\d{1,10})(?:-\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list of a record, whose items are made as they are written."""
+
+    items: Iterable[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """An object of a record, whose members are made as they are written."""
+
+    members: Iterable[tuple[str, Json]]
 
 
 class Run:
@@ -54,10 +69,14 @@ class Run:
         with files.open_beneath(self._home, ("runs", self.run_id, *parts), create=True) as folder:
             files.write_at(folder, files.check_name(name), data)
 
-    def finish(self, record: Mapping[str, Json]) -> None:
+    def finish(self, record: Mapping[str, Json | Listed | Mapped]) -> None:
         """Write `run.json`, durably."""
-        with files.open_beneath(self._home, ("runs", self.run_id)) as folder:
-            files.write_at(folder, "run.json", _json(record), durable=True)
+        with (
+            files.open_beneath(self._home, ("runs", self.run_id)) as folder,
+            files.new_file(folder, "run.json", mode=0o600, durable=True) as fd,
+            open(fd, "wb", buffering=1 << 18, closefd=False) as file,
+        ):
+            file.writelines(_pieces(record))
 
 
 class Runs:
@@ -186,24 +205,40 @@ def _target_parts(target: TargetId) -> tuple[str, str]:
     return files.check_name(workflow), files.check_name(step)
 
 
-def _json(record: Mapping[str, Json]) -> bytes:
-    """JSON with a line for each entry; in ASCII where a text is not Unicode, as of a file's name."""
-    try:
-        return _lines(record, json.JSONEncoder(ensure_ascii=False)).encode()
-    except UnicodeEncodeError:
-        return _lines(record, json.JSONEncoder()).encode()
-
-
-def _lines(record: Mapping[str, Json], encoder: json.JSONEncoder) -> str:
-    """Only what is not indented is written by C code, ten times as fast: a record has an entry a target."""
-    encode = encoder.encode
-    parts = []
+def _pieces(record: Mapping[str, Json | Listed | Mapped]) -> Iterator[bytes]:
+    """JSON with a line for each entry, which is made and written by itself: there are many."""
+    before = "{\n"
+    if not record:
+        yield b"{"
     for name, value in record.items():
-        if value and isinstance(value, list):
-            text = "[\n  " + ",\n  ".join([encode(item) for item in value]) + "\n ]"
-        elif value and isinstance(value, dict):
-            text = "{\n  " + ",\n  ".join([f"{encode(k)}: {encode(v)}" for k, v in value.items()]) + "\n }"
+        yield f"{before} {_NAME(name)}: ".encode()
+        before = ",\n"
+        if isinstance(value, Listed) or (isinstance(value, list) and value):
+            items = value.items if isinstance(value, Listed) else value
+            yield from _lines("[", map(_encoded, items), "]")
+        elif isinstance(value, Mapped) or (isinstance(value, dict) and value):
+            members = value.members if isinstance(value, Mapped) else value.items()
+            yield from _lines("{", (b"%s: %s" % (_encoded(k), _encoded(v)) for k, v in members), "}")
         else:
-            text = encode(value)
-        parts.append(f" {encode(name)}: {text}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+            yield _encoded(value)
+    yield b"\n}\n"
+
+
+def _lines(opening: str, entries: Iterable[bytes], closing: str) -> Iterator[bytes]:
+    before = f"{opening}\n  ".encode()
+    for entry in entries:
+        yield before + entry
+        before = b",\n  "
+    yield f"\n {closing}".encode() if before == b",\n  " else f"{opening}{closing}".encode()
+
+
+def _encoded(value: Json) -> bytes:
+    """One line; in ASCII where a text is not Unicode, as of a file name in another encoding."""
+    try:
+        return _NAME(value).encode()
+    except UnicodeEncodeError:
+        return _ASCII(value).encode()
+
+
+_NAME = json.JSONEncoder(ensure_ascii=False).encode  # without indentation it is C code that writes it
+_ASCII = json.JSONEncoder().encode

@@ -38,7 +38,7 @@ class World:
         return [p.Miss(reason="new", lane="shell") for _ in targets]
 
     def claim_many(self, targets: Sequence[str]) -> list[None]:
-        return [None for _ in targets]
+        return [None] * len(targets)
 
     def task(self, target: str, number: int, logs: str) -> Task:
         return Task(id=number, lane=SHELL, request={})

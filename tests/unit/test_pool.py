@@ -398,6 +398,18 @@ def test_a_long_task_does_not_hold_up_those_that_were_fed_behind_it(fed: Bench) 
     assert fed.ends()[long].status is Status.CANCELLED
 
 
+def test_a_task_is_said_to_begin_when_it_does(fed: Bench) -> None:
+    """What waits behind another is not running, and must not be shown as if it were."""
+    begun: list[int] = []
+    fed.pool.on_begin = begun.append
+    slow = [fed.shell("sleep 0.3") for _ in range(fed.pool.room(SHELL))]
+    assert begun == slow[:2]
+    fed.pool.wait(0.1)
+    assert begun == slow[:2]
+    ends = fed.ends()
+    assert sorted(begun) == sorted(ends) == slow  # each once
+
+
 def test_tasks_begin_in_the_order_of_their_submission_even_those_given_back(tmp_path: Path) -> None:
     with Pool(1, tmp_path / "cas") as pool:
         bench = Bench(tmp_path, pool)

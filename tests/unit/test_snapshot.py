@@ -164,6 +164,15 @@ def test_a_variable_that_a_step_reads_is_noticed(workspace: Path) -> None:
     assert is_up_to_date(environ={**ENVIRON, "MODE": "1", "OTHER": "x"})
 
 
+def test_another_store_is_noticed(workspace: Path) -> None:
+    assert not is_up_to_date(environ={**ENVIRON, "LLMC_CACHE_DIR": "elsewhere"})
+    elsewhere = {**ENVIRON, "LLMC_CACHE_DIR": "elsewhere"}
+    assert build(workspace, environ=elsewhere).ok
+    assert not is_up_to_date()
+    assert build(workspace).counts["ran"] == 0
+    assert is_up_to_date()
+
+
 @pytest.mark.parametrize("name", ["__version__", "version", "platform"])
 def test_another_llmc_or_python_is_noticed(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, name: str

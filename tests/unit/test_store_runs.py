@@ -94,7 +94,7 @@ def test_the_record_is_written_whole(home: Path) -> None:
     run.finish(nested)
     text = (run.folder / "run.json").read_text()
     assert json.loads(text) == nested
-    assert text.splitlines()[1:4] == [' "targets": [', '  {"a": [1, null]},', '  {"\\u00e9": {}}']
+    assert text.splitlines()[1:4] == [' "targets": [', '  {"a": [1, null]},', '  {"é": {}}']
 
 
 @pytest.mark.parametrize("value", ["caf\u00e9", "not Unicode: \udcff", 'quotes " and \n'])
