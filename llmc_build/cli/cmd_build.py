@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmc_build import api
 from llmc_build.cli import COMMANDS, Session, complete
 from llmc_build.cli.common import everywhere
-from llmc_build.errors import UsageError
-from llmc_build.report import Reporter, Tee
-from llmc_build.report.console import Console, choose_look
+
+if TYPE_CHECKING:
+    from llmc_build.model import BuildReport
+    from llmc_build.report import Reporter
+    from llmc_build.report.console import Console
 
 
 @click.command("build", short_help=COMMANDS["build"])
@@ -77,6 +78,8 @@ def command(
     Without FILE: the workflows that llmc.yaml lists, else the files of the last build here, else
     workflow.yaml.  Progress and summary go to standard error.
     """
+    from llmc_build.report.console import Console, choose_look
+
     _refuse_targets_as_files(files)
     look = choose_look(
         sys.stderr,
@@ -100,9 +103,12 @@ def command(
 
 def _with_events(
     path: Path | None, console: Console, files: tuple[str, ...], options: dict[str, Any]
-) -> api.BuildReport:
+) -> BuildReport:
+    from llmc_build import api
+
     if path is None:
         return api.build(files, reporter=console, **options)
+    from llmc_build.report import Tee
     from llmc_build.report.events import Events
 
     events = Events(path, console.note)
@@ -117,4 +123,6 @@ def _refuse_targets_as_files(files: tuple[str, ...]) -> None:
     """`llmc build demo.story` is meant well: say how a target is named."""
     for file in files:
         if not file.endswith((".yaml", ".yml")) and "/" not in file and not Path(file).exists():
+            from llmc_build.errors import UsageError
+
             raise UsageError(f"there is no file {file}", hint=f"to build a target: llmc build -t {file}")

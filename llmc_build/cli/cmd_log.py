@@ -8,10 +8,8 @@ from pathlib import Path
 
 import click
 
-from llmc_build import api
 from llmc_build.cli import COMMANDS, complete
 from llmc_build.cli.common import everywhere
-from llmc_build.report.words import printable, size
 
 _SHOWN = ("stderr", "stdout", "script", "prompt")
 _LIMIT = 1024 * 1024  # bytes shown of each file
@@ -23,6 +21,8 @@ _LIMIT = 1024 * 1024  # bytes shown of each file
 @everywhere
 def command(target: str, run: str) -> int:
     """Print standard error, standard output, and the script or prompt of TARGET, and where they are."""
+    from llmc_build import api
+
     folder = api.log(target, run)
     for name in _SHOWN:
         file = folder / name
@@ -35,6 +35,8 @@ def command(target: str, run: str) -> int:
 
 
 def _print(file: Path) -> None:
+    from llmc_build.report.words import printable, size
+
     count = file.stat().st_size
     with file.open("rb") as stream:
         data = stream.read(_LIMIT)
@@ -50,5 +52,7 @@ def _print(file: Path) -> None:
 
 def _near(path: Path) -> str:
     """The path from here where it is below, else in full."""
+    from llmc_build.report.words import printable
+
     here = Path.cwd()
     return printable(os.fspath(path.relative_to(here) if path.is_relative_to(here) else path))

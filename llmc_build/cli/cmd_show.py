@@ -6,7 +6,6 @@ import sys
 
 import click
 
-from llmc_build import api
 from llmc_build.cli import COMMANDS, complete
 from llmc_build.cli.common import everywhere
 
@@ -19,6 +18,8 @@ def command(target: str) -> int:
 
     Into a file or a pipe it goes byte for byte; on a terminal, what the terminal would act on is spelt out.
     """
+    from llmc_build import api
+
     value = api.show(target)
     if not sys.stdout.isatty():
         sys.stdout.buffer.write(value)

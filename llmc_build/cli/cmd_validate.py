@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from llmc_build import api
 from llmc_build.cli import COMMANDS, complete
 from llmc_build.cli.common import everywhere
 
@@ -17,6 +16,8 @@ def command(files: tuple[str, ...]) -> int:
 
     Without FILE: those that `llmc build` would take.
     """
+    from llmc_build import api
+
     workflows, steps = api.validate(files)
     click.echo(f"valid: {_count(workflows, 'workflow')}, {_count(steps, 'step')}", err=True)
     return 0
