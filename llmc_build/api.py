@@ -111,7 +111,8 @@ def build(
             found = session.execute(work.graph, stop, fail_fast=fail_fast) if work.graph else {}
             report = session.report(work, found, stop, wall_s=time.monotonic() - started)
             session.keep(report, work)
-        session.remember(report, work, paths)
+        if not stop.signals:  # else the snapshot before stays: what moved since is seen by it
+            session.remember(report, work, paths)
     reporter.finished(report)
     return report
 

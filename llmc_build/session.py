@@ -95,7 +95,7 @@ def signals() -> Iterator[Stop]:
 
     def hear(number: int, frame: FrameType | None) -> None:
         stop.signals.append(number)
-        if len(stop.signals) == 2:
+        if len(stop.signals) >= 2:
             raise _AtOnce
 
     old = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -211,7 +211,7 @@ class Session:
         if len(doubtful) > max(MANY, len(structure.paths) // 4):
             raise TooMuch("most of it")
         part.read_also(doubtful)
-        chosen = choose(part, doubtful, work.wanted, self.binder.probe_many)
+        chosen = choose(part, doubtful, work.wanted, self.binder.probe_many, lost)
         part.read_also(chosen)
         if work.wanted is not None:
             work.left = set(suspects(part, None, lost)).difference(chosen)
@@ -263,11 +263,18 @@ class Session:
         """Targets whose result the store has no more, by their numbers in the snapshot."""
         old = part.survey.snapshot
         found: list[int] = []
+        declared: dict[TargetId, set[str]] = {}
+        for path, target in old.outputs.items():
+            declared.setdefault(target, set()).add(path)
         good = [i for i, flags in enumerate(old.flags) if flags & GOOD and not flags & SKIPPED]
         for start in range(0, len(good), _LOOKUP):
             keys = {i: old.key(i) or "" for i in good[start : start + _LOOKUP]}
             there = self.store.lookup_many(keys.values())
-            found += [i for i, key in keys.items() if key not in there]
+            for i, key in keys.items():
+                record = there.get(key)
+                outputs = {output.path for output in record.result.outputs} if record is not None else None
+                if outputs != declared.get(old.target(i), set()):
+                    found.append(i)
         return found
 
     # ------------------------------------------------------------ doing it

@@ -41,7 +41,13 @@ def suspects(part: Partial, wanted: Collection[int] | None, lost: Iterable[int])
     return sorted(found if wanted is None else found.intersection(wanted))
 
 
-def choose(part: Partial, doubtful: Iterable[int], wanted: Collection[int] | None, probe: Probe) -> set[int]:
+def choose(
+    part: Partial,
+    doubtful: Iterable[int],
+    wanted: Collection[int] | None,
+    probe: Probe,
+    lost: Collection[int] = (),
+) -> set[int]:
     """The targets of the build.  The documents of those that `doubtful` names have been read."""
     old, structure = part.survey.snapshot, part.structure
     writers = set(structure.outputs.values())
@@ -50,7 +56,8 @@ def choose(part: Partial, doubtful: Iterable[int], wanted: Collection[int] | Non
     spoilt = {structure.outputs.get(path.removeprefix(inside)) for path in part.survey.changed}
     must: list[int] = []
     restored: set[int] = set()
-    known = [i for i in doubtful if part.was[i] >= 0 and _producers_are_known(part, i)]
+    gone = {-1, *lost}
+    known = [i for i in doubtful if part.was[i] not in gone and _producers_are_known(part, i)]
     findings = dict(zip(known, probe([structure.target(i) for i in known]), strict=True))
     for i in doubtful:
         target, was, found = structure.target(i), part.was_at(i), findings.get(i)
