@@ -208,6 +208,11 @@ class Store:
                 self._group.wake = self.on_commit
             self._group.submit(record.key, data)
 
+    def hurry(self) -> None:
+        """What was given to `commit_soon` is written now: there is nothing else to begin."""
+        if self._group is not None:
+            self._group.hurry()
+
     @property
     def committing(self) -> bool:
         """Whether `committed` has something to tell, now or later."""

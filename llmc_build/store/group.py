@@ -1,12 +1,14 @@
 """Group commit: results are written to the index in a thread, many at a time.
 
-Owns the thread, its own connection to the index, and the order in which commits end.  What is in a record is
+Owns the thread, its own connection to the index, and the order in which commits end. What is in a record is
 `facade`'s.
 
-Theory of operation.  A durable commit waits for the disk, for milliseconds, in which nothing has to be
-computed.  So commits happen beside the build.  A group gathers for a moment while the workers are busy, and
-goes at once when the build has nothing to do but wait for it: results of many short steps share a commit, and
-a chain of steps is not held up.  A result counts as committed only when `ended` has returned its key.
+Theory of operation. A durable commit waits for the disk, for milliseconds, in which nothing has to be
+computed. So commits happen beside the build. A group gathers for a moment while the workers are busy, and
+goes at once when the build has nothing to begin but what waits for it: results of many short steps share a
+commit, and a chain of steps is not held up. A file system writes all that was created to its journal with
+every sync, so each sync costs the steps that run beside it too. A result counts as committed only when
+`ended` has returned its key.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from llmc_build.store.index import Index, IndexUnavailableError
 
 Item = tuple[str, bytes]
 MOST = 1000  # items of one transaction: another process may be waiting for the lock
-GATHER_S = 0.02  # how long a group gathers while other work goes on
+GATHER_S = 0.25  # how long a group gathers while nobody waits for it
 
 
 class GroupCommit:
@@ -34,6 +36,7 @@ class GroupCommit:
         self._failed: tuple[str, list[Item]] | None = None  # why, and all that could not be written
         self._closing = False
         self._urgent = False  # somebody waits for the group that gathers
+        self._hurried = False  # work is waiting for it
         self._open = 0  # items handed in whose end was not yet told
         self._thread = threading.Thread(target=self._run, name="llmc-commit", daemon=True)
         self._thread.start()
@@ -66,6 +69,13 @@ class GroupCommit:
             self._open -= len(keys) + (len(failed[1]) if failed else 0)
             return keys, failed
 
+    def hurry(self) -> None:
+        """The group that gathers goes at once: there is nothing else to do than what waits for it."""
+        with self._change:
+            if self._waiting and not self._hurried:
+                self._hurried = True
+                self._change.notify_all()
+
     def close(self) -> None:
         """Returns when all that was handed in is committed, or can't be."""
         with self._change:
@@ -79,8 +89,10 @@ class GroupCommit:
             with self._change:
                 self._change.wait_for(lambda: self._waiting or self._closing)
                 self._change.wait_for(
-                    lambda: self._urgent or self._closing or len(self._waiting) >= MOST, GATHER_S
+                    lambda: self._urgent or self._hurried or self._closing or len(self._waiting) >= MOST,
+                    GATHER_S,
                 )
+                self._hurried = False
                 group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
             if not group:
                 break
