@@ -66,6 +66,10 @@ test: setup ## Run every test: unit, property, faults, end to end on a real mode
 unit: setup ## Run the tests that take seconds and need no model
 	@$(BIN)/python -m pytest -q tests/unit
 
+.PHONY: faults
+faults: setup ## Inject faults by the thousand, as docs/reliability.md reports; an hour or more
+	@$(BIN)/python -m pytest tests/faults --full
+
 .PHONY: static
 static: setup ## Check style and types
 	@$(BIN)/ruff check .

@@ -25,6 +25,15 @@ settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile("explore" if os.environ.get("LLMC_EXPLORE") else "same")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "tests that inject faults (tests/faults)")
+    group.addoption("--full", action="store_true", help="as many injections as `make faults` makes")
+    group.addoption("--count", type=int, metavar="N", help="so many injections in each test")
+    group.addoption(
+        "--seed", type=int, default=0, metavar="N", help="other injections, as random as the first"
+    )
+
+
 class Space:
     """A workspace in a folder of its own, built by the real thing in this process."""
 
