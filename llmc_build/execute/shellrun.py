@@ -33,7 +33,8 @@ from llmc_build.execute.channel import Channel, ChannelClosed, Message
 from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, brief
 from llmc_build.execute.messages import BEGUN, restored
 from llmc_build.execute.sandbox import Home, InputError, Stamp, bring_in
-from llmc_build.execute.supervise import FINE, GRACE_S, TOKEN_VARIABLE, Command, Ending, Supervisor
+from llmc_build.execute.supervise import FINE, GRACE_S, Command, Ending, Supervisor
+from llmc_build.execute.sweep import TOKEN_VARIABLE
 from llmc_build.execute.values import ValueRefused, load
 
 if TYPE_CHECKING:
