@@ -107,7 +107,7 @@ def descendants(root: int, listed: Iterable[Process] | None = None) -> list[int]
 
 
 def mark(token: str) -> bool:
-    """Marks this process and all that it will start with a token (hex, at most 14 digits); False: it can't."""
+    """Marks this process and all that it will start, with 14 hex digits at most; False: it can't."""
     if not LINUX:
         return False
     import resource

@@ -109,7 +109,7 @@ def _reap(pids: Iterable[int]) -> None:
 
 
 def end_forgotten(folder: str, *, but: str) -> None:
-    """Ends what builds left that died with their workers and guardians.  `folder`: of their scratch folders."""
+    """Ends what builds left that died with all that was theirs.  `folder` has their scratch folders."""
     try:
         names = os.listdir(folder)
     except OSError:
