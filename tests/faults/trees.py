@@ -86,6 +86,10 @@ def workers(llmc: int) -> list[int]:
     return [p.pid for p in everything() if p.parent == llmc and any("execute.worker" in w for w in p.argv)]
 
 
+def until_it_works(process: subprocess.Popen[str]) -> None:
+    until(lambda: process.poll() is not None or workers(process.pid), "a worker")
+
+
 def guardian(llmc: int) -> list[int]:
     return [p.pid for p in everything() if p.parent == llmc and p.argv[-2:-1] == ("guardian",)]
 
