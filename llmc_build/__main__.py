@@ -6,7 +6,6 @@ import sys
 from contextlib import suppress
 from types import FrameType
 
-
 _HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -22,11 +22,14 @@ BEHIND_S = 20.0  # for what is killed to be gone
 
 def start(space: Space, *args: str, **options: Any) -> subprocess.Popen[str]:
     """`llmc build ARGS --json` in a workspace, in a session of its own."""
-    environ = {**os.environ, "CI": "true", "PYTHONPATH": HERE}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True, **options}
-    return subprocess.Popen(
-        [*LLMC, "build", *args, "--json"], cwd=space.root, text=True, env=environ, **options
-    )
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "start_new_session": True,
+        "env": {**os.environ, "CI": "true", "PYTHONPATH": HERE},
+        **options,
+    }
+    return subprocess.Popen([*LLMC, "build", *args, "--json"], cwd=space.root, text=True, **options)
 
 
 def ended(process: subprocess.Popen[str], limit_s: float = 60.0) -> tuple[dict[str, Any] | None, str]:
