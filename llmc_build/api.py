@@ -104,6 +104,7 @@ def build(
                 no_cache=no_cache,
                 environ=environ,
                 reporter=reporter,
+                stop=stop,
                 stack=stack,
             )
             work = _look(session, work, paths, config, targets)
@@ -123,13 +124,26 @@ def _part(
     """What changed since the last build, where that can be told; None: everything is to be looked at."""
     from llmc_build.snapshot import keeping
 
-    survey = keeping.survey(
-        str(config.workspace),
-        [os.path.abspath(path) for path in paths],
-        config=str(config.file) if config.file else None,
-        cache_dir=str(config.cache_dir),
-        environ=environ,
-    )
+    workspace, names = str(config.workspace), [os.path.abspath(path) for path in paths]
+    file, cache_dir = str(config.file) if config.file else None, str(config.cache_dir)
+    survey = keeping.survey(workspace, names, config=file, cache_dir=cache_dir, environ=environ)
+    if survey is None:
+        from llmc_build.snapshot import carried
+
+        found = carried.arrived(
+            workspace,
+            names,
+            config=file,
+            cache_dir=cache_dir,
+            own_cache_dir=str(config.own_cache_dir),
+            hidden=(f"{workspace}/.llmc", cache_dir),
+        )
+        if found is not None:
+            from llmc_build.snapshot.survey import take_survey
+
+            survey = take_survey(
+                found, workspace=workspace, files=names, config=file, cache_dir=cache_dir, environ=environ
+            )
     if survey is None or survey.whole is not None:
         return None
     from llmc_build.incremental.partial import Partial, TooMuch

@@ -27,7 +27,7 @@ from llmc_build.store.record import INLINE, Record, decode, digests, encode
 VERSION = b"llmc-store/1\n"
 
 # The marker goes last: what was not removed whole can be removed again.
-_CONTENTS = ("cas", "tmp", "quarantine", "index", "index.lock", "lock", "VERSION")
+_CONTENTS = ("cas", "tmp", "quarantine", "snapshots", "index", "index.lock", "lock", "VERSION")
 
 Note = Callable[[str], None]
 
