@@ -75,8 +75,8 @@ class Blocks:
 def parse_blocks(source: str) -> Blocks:
     """Read a prompt as a Jinja2 template.  Raises TemplateError, JinjaSyntaxError."""
     if len(source) > MAX_SOURCE:
-        raise TemplateError(
-            [Problem(f"a prompt with Jinja2 blocks is longer than {MAX_SOURCE} characters", 0)]
+        raise JinjaSyntaxError(
+            [Problem(f"a prompt with Jinja2 blocks is longer than {MAX_SOURCE:,} characters", 0)]
         )
     text = _Text(source)
     walk = _walked(text, frozenset())
