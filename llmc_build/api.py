@@ -55,7 +55,7 @@ def validate(files: Files = (), *, workspace: Path | None = None) -> tuple[int, 
     from llmc_build.reading import load_program
 
     config = _config(workspace, {})
-    program, _ = load_program(_files(files, config), config.workspace)
+    program, _ = load_program(_files(files, config), config.workspace, store=config.cache_dir)
     return len({target.step.workflow for target in program.targets.values()}), len(program.targets)
 
 
@@ -174,7 +174,7 @@ def _all(paths: Sequence[Path], config: Config, targets: Sequence[str]) -> Work:
     from llmc_build.session import Work
 
     read: dict[str, str] = {}
-    program, graph = load_program(paths, config.workspace, read)
+    program, graph = load_program(paths, config.workspace, read, store=config.cache_dir)
     graph = graph.select(targets)
     return Work(program=program, read=read, graph=graph, after=graph.comes_after)
 

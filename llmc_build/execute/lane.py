@@ -17,6 +17,7 @@ from llmc_build.execute.protocol import Lane, Task
 
 HTTP_CAPACITY: Final = 64
 AHEAD_S: Final = 0.02  # of work that a shell worker has waiting
+MOST_DEATHS: Final = 5  # in a row; then a lane's model is given up
 AHEAD_MOST: Final = 7  # tasks
 _QUICKEST_S: Final = 0.0001
 
@@ -28,6 +29,7 @@ class LaneState:
         self.workers: list[WorkerProcess] = []
         self.queue: deque[Task] = deque()  # what no worker has yet, the most urgent first
         self.flying = 0  # tasks that the workers have
+        self.deaths = 0  # of workers, since one last answered
         self._shell = lane.kind == "shell"
         self._most = jobs if self._shell else 1
         self._holding = 0  # workers that are given nothing behind what they run

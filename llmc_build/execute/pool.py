@@ -32,7 +32,7 @@ from typing import Any, Final, Self
 
 from llmc_build.execute import osdep
 from llmc_build.execute.channel import ChannelClosed, Message
-from llmc_build.execute.lane import LaneState
+from llmc_build.execute.lane import MOST_DEATHS, LaneState
 from llmc_build.execute.process import Flight, WorkerProcess
 from llmc_build.execute.protocol import Done, Executor, Lane, Progress, Status, Task
 from llmc_build.execute.supervise import GRACE_S
@@ -186,6 +186,9 @@ class Pool(Executor):
         while state.queue:
             worker = state.with_room()
             if worker is None and state.wants_worker:
+                if state.deaths >= MOST_DEATHS:
+                    self._give_up(state, f"not tried: this model's worker died {MOST_DEATHS} times in a row")
+                    return
                 worker = self._start(state)
             if worker is None:
                 return
@@ -220,14 +223,16 @@ class Pool(Executor):
                 scratch=self._scratch,
             )
         except OSError as error:
-            for task in state.queue:
-                text = f"a worker could not be started: {error.strerror or error}"
-                self._news.append(Done(id=task.id, status=Status.CRASHED, error=text))
-            state.queue.clear()
+            self._give_up(state, f"a worker could not be started: {error.strerror or error}")
             return None
         state.workers.append(worker)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         return worker
+
+    def _give_up(self, state: LaneState, why: str) -> None:
+        """Ends the tasks that no worker will get."""
+        self._news.extend(Done(id=task.id, status=Status.CRASHED, error=why) for task in state.queue)
+        state.queue.clear()
 
     def _watch_writes(self, worker: WorkerProcess) -> None:
         """Asks to be told when a worker takes more, only while there is more."""
@@ -262,6 +267,7 @@ class Pool(Executor):
             done = _ended(worker, flight, message)
             self._news.append(done)
             state.took(done.wall_s)
+            state.deaths = 0
             state.hold(worker, False)
             self._watch_clocks(worker.start_clocks())
             self._begin(worker)
@@ -310,6 +316,7 @@ class Pool(Executor):
         blamed = None if culprit is not None or worker.lane.kind != "shell" else worker.begun
         worker.hang_up()
         how, tail = worker.bury(at_once=culprit is not None)
+        state.deaths += worker.lane.kind == "model" and culprit is None
         again = []
         for flight in [self._landed(worker, number) for number in tuple(worker.flights)]:
             if flight is culprit:
