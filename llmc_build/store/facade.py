@@ -196,7 +196,9 @@ class Store:
         self._submit(record, self._encode(record))
 
     def _submit(self, record: Record, data: bytes) -> None:
-        if self._broken is not None or not self._is_durable(record.result):
+        if self._broken is None:
+            self._rescue(record.result)
+        if self._broken is not None:
             self._ours.put_many([(record.key, data)])
             self._at_once.append(record.key)
         elif self._writer is None:
@@ -359,9 +361,18 @@ class Store:
         self._named[record.key] = list(found)
         return encoded
 
-    def _is_durable(self, result: ActionResult) -> bool:
-        """Whether every blob of a result is in the store itself, and none only in the throwaway folder."""
-        return all(digest.size <= INLINE or self.cas.owns(digest) for digest in digests(result))
+    def _rescue(self, result: ActionResult) -> None:
+        """Every blob of a result into the store itself, or this store is given up.
+
+        A worker that could not write one has put it into the throwaway folder; often that was for a moment.
+        """
+        try:
+            kept = all(self.cas.rescue(d) for d in digests(result) if d.size > INLINE)
+        except OSError as error:
+            self._give_up(f"{self.root}: {error.strerror or error}")
+        else:
+            if not kept:
+                self._give_up("a content was lost while it was stored")
 
     def _set_aside(self, key: str, data: bytes) -> None:
         """A record that can't be believed: keep its bytes for whoever wants to know, and drop it."""
