@@ -33,7 +33,9 @@ from pathlib import Path
 
 from llmc_build.model import Digest
 from llmc_build.store import files
+from llmc_build.store.aside import Quarantine
 
+_STARTED_NS = time.time_ns()
 LEFTOVER_AGE_S = 3600.0  # how old a dead process's temporary file must be before it is removed
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -67,6 +69,7 @@ class Cas:
         self._known: dict[str, files.Stamp] = {}  # blobs whose every byte was seen right, as they were then
         self._synced: set[str] = set()  # blobs whose names are known to be on the disk
         self._folders: set[str] = set()  # folders known to be real ones
+        self.quarantine = Quarantine(self._base, lambda: self._folder("quarantine"))
         self._clones = sys.platform == "linux"  # until the file system says that it can't
         self._sweep()
 
@@ -135,15 +138,6 @@ class Cas:
                     if is_hash(entry.name) and entry.is_file(follow_symlinks=False):
                         with contextlib.suppress(OSError):
                             yield entry.name, entry.stat(follow_symlinks=False).st_size
-
-    def quarantined(self) -> int:
-        """How many things have been set aside."""
-        return sum(1 for _ in files.entries(f"{self._base}/quarantine"))
-
-    def quarantine(self, name: str, data: bytes) -> None:
-        """Keep bytes that could not be believed.  Raises OSError."""
-        with files.open_folder(self._folder("quarantine")) as folder:
-            files.write_at(folder, f"{name}.{files.temp_name().removeprefix('.llmc-')}", data, mode=0o400)
 
     # ------------------------------------------------------------ adding
 
@@ -229,11 +223,19 @@ class Cas:
         """Whether the blob is here, right and durable, so that it need not be written.
 
         Its name may be another process's work of this instant that is not on the disk yet: the
-        folder is synced before the name is relied on.
+        folder is synced before the name is relied on.  And it may be about to be cleaned away: it is young
+        again from now on (`upkeep`).
         """
         found = self._look(digest)
         if found is None or not (self._known.get(digest.hash) == found or self._stream(digest, None)):
             return False
+        if digest.hash not in self._synced and found[3] < _STARTED_NS:
+            with contextlib.suppress(OSError):  # gone: it is written again
+                os.utime(self._path(digest))
+            now = self._look(digest)
+            if now is None or now[:3] != found[:3]:
+                return False
+            self._known[digest.hash] = now
         if self._durable and digest.hash not in self._synced:
             files.sync_folder(os.path.dirname(self._path(digest)))
             self._synced.add(digest.hash)
@@ -379,20 +381,8 @@ class Cas:
         return False
 
     def _set_aside(self, path: str, name: str, inode: int | None) -> None:
-        """Move what is wrong to `quarantine/`; where that can't be, it stays and remains unused.
-
-        Between our look and the move another process may have put a right blob there: what has been
-        moved is looked at, and moved back where it is not what we judged.
-        """
         self._known.pop(name, None)
-        with contextlib.suppress(OSError):
-            os.lstat(path)
-            # What stands in the way of the quarantine itself stays beside it.
-            folder = self._base if name == "quarantine" else self._folder("quarantine")
-            away = f"{folder}/{name}.{files.temp_name().removeprefix('.llmc-')}"
-            os.rename(path, away)
-            if inode is not None and os.lstat(away).st_ino != inode:
-                os.rename(away, path)
+        self.quarantine.take(path, name, inode)
 
     def _sweep(self) -> None:
         """Remove what dead processes left in `tmp/`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -106,7 +105,9 @@ class House:
 
     def seen(self) -> dict[str, bytes]:
         """What is there of it."""
-        return {name: (self.work / name).read_bytes() for name in self.expected() if (self.work / name).is_file()}
+        return {
+            name: (self.work / name).read_bytes() for name in self.expected() if (self.work / name).is_file()
+        }
 
     def wrong(self) -> dict[str, bytes]:
         """Files that hold something else than a clean build gives."""
@@ -156,7 +157,9 @@ class House:
         assert healed.code == 0, f"after {broken.code}: {healed.stderr}"
         assert self.seen() == self.expected()
         again = self.executions() - before
-        assert not broken.acknowledged & again.keys(), f"ran again: {again}, acknowledged: {broken.acknowledged}"
+        assert not broken.acknowledged & again.keys(), (
+            f"ran again: {again}, acknowledged: {broken.acknowledged}"
+        )
         assert all(count == 1 for count in again.values()), f"ran twice in one build: {again}"
         quiet, between = self.build(), self.executions()
         assert quiet.code == 0, quiet.stderr

@@ -68,7 +68,9 @@ class Points:
             thread, call, rest = found.groups()
             role = roles.setdefault(thread, "commit" if roles else "main")
             if call == "execve" and role != "main":
-                role = roles[thread] = "worker" if "llmc_build.execute.worker" in rest or '"-I"' in rest else "step"
+                role = roles[thread] = (
+                    "worker" if "llmc_build.execute.worker" in rest or '"-I"' in rest else "step"
+                )
             begun = begun or ".llmc/" in rest
             counts[thread, call] += 1
             if begun and role != "step" and (calls is None or call in calls):
@@ -113,5 +115,7 @@ def injected(
 
 def was_hit(house: House) -> bool:
     """Whether the last injection came about: its call was made often enough."""
-    text = (house.root / "injected").read_text("utf-8", "replace") if (house.root / "injected").exists() else ""
+    text = (
+        (house.root / "injected").read_text("utf-8", "replace") if (house.root / "injected").exists() else ""
+    )
     return "(INJECTED)" in text or "killed by SIGKILL" in text

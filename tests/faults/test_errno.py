@@ -14,7 +14,19 @@ from tests.faults.house import HONEST, House
 from tests.faults.points import Points, injected, needs_strace, was_hit
 
 DISK = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOMEM")
-OPENING = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EMFILE", "ENFILE", "ENOMEM", "EINTR", "ENOENT", "ELOOP")
+OPENING = (
+    "ENOSPC",
+    "EIO",
+    "EDQUOT",
+    "EROFS",
+    "EACCES",
+    "EMFILE",
+    "ENFILE",
+    "ENOMEM",
+    "EINTR",
+    "ENOENT",
+    "ELOOP",
+)
 WRITING = ("ENOSPC", "EIO", "EDQUOT", "EINTR", "ENOMEM", "EFBIG", "EAGAIN")
 READING = ("EIO", "EINTR", "EACCES", "ENOMEM")
 LOCKING = ("EAGAIN", "EACCES", "ENOLCK", "EINTR", "EIO")
@@ -94,7 +106,9 @@ def test_a_build_in_which_a_system_call_fails_is_right_or_says_why(
             assert house.seen() == house.expected(), what
         else:
             tally["ended in an error"] += 1
-        assert not {f"out/w/{name}" for name in ended.acknowledged if f".llmc/out/w/{name}" in house.wrong()}, what
+        assert not {
+            f"out/w/{name}" for name in ended.acknowledged if f".llmc/out/w/{name}" in house.wrong()
+        }, what
         try:
             house.heals(ended, before)
         except AssertionError as failure:
