@@ -22,11 +22,11 @@ from llmc_build.binder import Binder, Options
 from llmc_build.config import Config
 from llmc_build.errors import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_OFFLINE,
     EXIT_OK,
-    EXIT_TERMINATED,
+    Interrupted,
     StoreError,
+    exit_code_of_signal,
 )
 from llmc_build.incremental.cone import choose, suspects
 from llmc_build.incremental.partial import Partial, TooMuch
@@ -73,21 +73,22 @@ class Stop:
     """Whether and how the user asked for the end."""
 
     signals: list[int] = field(default_factory=list)
+    building: bool = (
+        False  # from here on there is something to record: the second signal is the loop's business
+    )
 
     @property
     def exit_code(self) -> int | None:
-        if not self.signals:
-            return None
-        return EXIT_TERMINATED if self.signals[0] == signal.SIGTERM else EXIT_INTERRUPTED
-
-
-class _AtOnce(KeyboardInterrupt):
-    """The second interrupt: end without waiting for anything."""
+        return exit_code_of_signal(self.signals[0]) if self.signals else None
 
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """INT and TERM end the build in order the first time, at once the second time."""
+    """INT, TERM and HUP end the build in order the first time, at once the second, anywhere the third.
+
+    "At once" waits for no step, and still records the run: a signal may come between any two statements, so
+    only the loop itself, between two turns, ends the build then.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -95,10 +96,13 @@ def signals() -> Iterator[Stop]:
 
     def hear(number: int, frame: FrameType | None) -> None:
         stop.signals.append(number)
-        if len(stop.signals) >= 2:
-            raise _AtOnce
+        if len(stop.signals) >= (3 if stop.building else 2):
+            raise Interrupted(exit_code_of_signal(stop.signals[0]))
 
-    old = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else it was started by nohup
+        numbers.append(signal.SIGHUP)
+    old = {number: signal.signal(number, hear) for number in numbers}
     try:
         yield stop
     finally:
@@ -286,9 +290,10 @@ class Session:
     def execute(self, graph: Graph, stop: Stop, *, fail_fast: bool) -> Mapping[TargetId, TargetReport]:
         """Runs the plan; the workers are gone when it returns."""
         from llmc_build.execute.pool import Pool
-        from llmc_build.loop import Build, Surroundings
+        from llmc_build.loop import Build, StoppedAtOnce, Surroundings
         from llmc_build.plan import Plan
 
+        stop.building = True
         pool = Pool(self.config.jobs, cas=self.store.cas_root, scratch=self._scratch)
         building = Build(
             Surroundings(
@@ -301,7 +306,7 @@ class Session:
                 logs=self.run.step_folder,
                 retries=self.config.retries,
                 dry_run=self.options.dry_run,
-                interrupted=lambda: bool(stop.signals),
+                interrupts=lambda: len(stop.signals),
             )
         )
         self.store.on_commit = pool.wake
@@ -309,7 +314,7 @@ class Session:
         try:
             building.run()
             kill = False
-        except _AtOnce:
+        except StoppedAtOnce:
             for target in graph.order:  # what had not ended by then was cancelled
                 if target not in building.reports:
                     building.reports[target] = TargetReport(

@@ -36,6 +36,7 @@ from llmc_build.execute.lane import MOST_DEATHS, LaneState
 from llmc_build.execute.process import Flight, WorkerProcess
 from llmc_build.execute.protocol import Done, Executor, Lane, Progress, Status, Task
 from llmc_build.execute.supervise import GRACE_S
+from llmc_build.execute.sweep import Guardian
 from llmc_build.execute.wakeup import Wakeup
 from llmc_build.execute.worker import RUNNERS
 from llmc_build.model import Json
@@ -78,6 +79,7 @@ class Pool(Executor):
         self._due: list[tuple[float, int]] = []  # heap of deadlines, those of ended flights among them
         self._unsent: set[WorkerProcess] = set()  # workers that are fed by the next `wait`
         self._closed = False
+        self._guardian = Guardian(str(scratch) if scratch else None)
         self._selector = selectors.DefaultSelector()
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
@@ -171,6 +173,7 @@ class Pool(Executor):
                 worker.ended_within(max(0.0, deadline - time.monotonic()))
         for worker in workers:
             worker.bury()
+        self._guardian.close()
         self._lanes.clear()
         self._open.clear()
         self._flights.clear()
@@ -221,11 +224,14 @@ class Pool(Executor):
                 config,
                 environ=self._environ,
                 scratch=self._scratch,
+                token=self._guardian.token(),
             )
         except OSError as error:
             self._give_up(state, f"a worker could not be started: {error.strerror or error}")
             return None
         state.workers.append(worker)
+        if state.lane.kind == "shell":
+            self._guardian.watch(worker.pid)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         return worker
 
