@@ -163,13 +163,16 @@ class Session:
             environ=environ,
             store=self.store.cas_root,
             spill=self.store.spill,
+            memory=config.memory,
+            subprocess=config.subprocess,
         )
         self._members: set[TargetId] = set()  # of the build
         self._put_back: Collection[int] = ()  # targets of a partial build that needed nothing but placing
         self._record: Record | None = None  # of this run, where it speaks of every target
 
     def note(self, text: str) -> None:
-        self.notes.append(text)
+        if text not in self.notes:
+            self.notes.append(text)
         self.reporter.note(text)
 
     # ------------------------------------------------------------ what there is to do
@@ -290,11 +293,14 @@ class Session:
     def execute(self, graph: Graph, stop: Stop, *, fail_fast: bool) -> Mapping[TargetId, TargetReport]:
         """Runs the plan; the workers are gone when it returns."""
         from llmc_build.execute.pool import Pool
+        from llmc_build.execute.residence import Room
         from llmc_build.loop import Build, StoppedAtOnce, Surroundings
         from llmc_build.plan import Plan
 
         stop.building = True
-        pool = Pool(self.config.jobs, cas=self.store.cas_root, scratch=self._scratch)
+        workers = {None: None, True: self.config.jobs, False: 1}[self.config.subprocess]
+        models = Room(memory=self._lanes.memory, workers=workers, note=self.note)
+        pool = Pool(self.config.jobs, cas=self.store.cas_root, scratch=self._scratch, models=models)
         building = Build(
             Surroundings(
                 plan=Plan(graph, fail_fast=fail_fast),
