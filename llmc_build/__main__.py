@@ -25,12 +25,17 @@ def main() -> int:
 
 
 def _run() -> int:
-    from llmc_build import quick
+    code = None
+    with suppress(OSError, ImportError, MemoryError):  # what keeps the quick way from starting
+        from llmc_build import quick
 
-    code = quick.build(sys.argv[1:], os.environ)
+        code = quick.build(sys.argv[1:], os.environ)
     if code is None:
-        from llmc_build.cli import main as ordinary
-
+        try:
+            from llmc_build.cli import main as ordinary
+        except (OSError, ImportError, MemoryError) as error:
+            sys.stderr.write(f"error: llmc can't be loaded: {error}\n")
+            os._exit(8)
         code = ordinary()
     return code
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "show": "Print the value of a target.",
     "log": "Print what a step wrote, what it ran, and where that is kept.",
     "clean": "Remove outputs, runs and state of this workspace.",
-    "cache": "Ask about the store: stats, path.",
+    "cache": "Look after the store: stats, verify, gc, path.",
     "models": "List the models that steps can name.",
     "schema": "Print the JSON Schema of the workflow language.",
 }
@@ -111,8 +111,11 @@ def main(args: Sequence[str] | None = None) -> int:
             click.echo("interrupted", err=True)
         return int(getattr(end, "exit_code", _EXIT_SIGINT))
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told
-        from llmc_build.cli import failure
-
+        try:
+            from llmc_build.cli import failure
+        except (OSError, ImportError, MemoryError):  # of a disk that gives nothing any more
+            click.echo(f"error: {error}", err=True)
+            return 8
         return failure.tell(error, session)
     return code if isinstance(code, int) else 0
 

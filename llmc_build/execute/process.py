@@ -72,6 +72,7 @@ class WorkerProcess:
         self.capacity: int | None = None  # None until it says that it is ready
         self.defaults: Mapping[str, Json] = {}  # of its replies
         self.watched = False  # whether the pool waits until it takes more
+        self.idle_since = time.monotonic()  # when its last task ended
         self.holding = False  # it gave tasks back: the one that it runs takes long
         self._token = token
         self._scratches: set[str] = set()

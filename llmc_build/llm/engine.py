@@ -27,17 +27,18 @@ import codecs
 import ctypes
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from llmc_build.llm.cores import usable_cores
 from llmc_build.llm.native import first_error, forget_errors, lib
 from llmc_build.llm.prompts import Message, Prompt, PromptError, read_prompt
+from llmc_build.llm.requests import RequestError
 from llmc_build.llm.sampler import Sampler
 from llmc_build.llm.stops import StopMatcher
 from llmc_build.llm.vocabulary import Vocabulary
-from llmc_build.model import Sampling
+from llmc_build.model import Json, Sampling
 
 DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for as many
 CHUNK = 256  # tokens of a prompt read in one call
@@ -49,10 +50,6 @@ _ALL_LAYERS = -1
 
 class LoadError(Exception):
     """The model can't be loaded.  One line."""
-
-
-class RequestError(Exception):
-    """The request can't be answered by this model.  One line."""
 
 
 class Finish(enum.Enum):
@@ -80,6 +77,7 @@ class Request:
     messages: tuple[Message, ...]
     chat: bool | None = None  # None: by the chat template where there is one
     sampling: Sampling = field(default_factory=Sampling)
+    output: Mapping[str, Json] | None = None  # what the answer must look like; see `constrain`
 
 
 class Sequence:
@@ -187,7 +185,7 @@ class Engine:
                 f"the prompt has {len(prompt.tokens)} tokens, and the model's context holds {self.context} "
                 "with the answer: shorten it, or raise `context` of the model in llmc.yaml"
             )
-        sampler = Sampler(request.sampling, self.vocabulary.size, prompt.tokens)
+        sampler = Sampler(request.sampling, self.vocabulary, prompt.tokens, request.output)
         sequence = Sequence(self._free.pop(), prompt, request.sampling, sampler)
         self._sequences.append(sequence)
         return sequence
@@ -233,8 +231,15 @@ class Engine:
         for (sequence, tokens), row in zip(work, rows, strict=True):
             sequence.position += len(tokens)
             if not sequence.reading:
-                events.append(self._advance(sequence, self._choose(sequence, row)))
+                events.append(self._next(sequence, row))
         return events
+
+    def _next(self, sequence: Sequence, row: int) -> Event:
+        try:
+            return self._advance(sequence, self._choose(sequence, row))
+        except RequestError as error:
+            self.retire(sequence)
+            return Event(sequence=sequence, error=str(error))
 
     def _fill(self, work: Items[tuple[Sequence, Items[int]]]) -> list[int]:
         """Puts the tokens into the batch; the row of each sequence's last one."""
@@ -266,7 +271,7 @@ class Engine:
             return self._finished(sequence, "", Finish.STOP)
         sequence.generated += 1
         text = sequence.take(self.vocabulary.piece(token))
-        if sequence.stopped:
+        if sequence.stopped or sequence.sampler.complete:
             return self._finished(sequence, text, Finish.STOP)
         if sequence.generated >= sequence.max_tokens:
             return self._finished(sequence, text, Finish.LENGTH)

@@ -82,6 +82,7 @@ class _Job:
 
     id: int
     sequence: Sequence
+    output: Mapping[str, Json] | None  # what the answer must look like
     log: TextIO | None  # the answer as it comes
     started: float  # monotonic
     deadline: float | None  # monotonic
@@ -121,7 +122,7 @@ class _Worker:
     # ------------------------------------------------------------ the life of a request
 
     def _start(self, message: dict[str, Any]) -> None:
-        from llmc_build.llm.engine import RequestError
+        from llmc_build.llm.requests import RequestError
 
         started = time.monotonic()
         task, timeout_s = int(message["id"]), message.get("timeout_s")
@@ -133,6 +134,7 @@ class _Worker:
         self._jobs[sequence] = _Job(
             id=task,
             sequence=sequence,
+            output=message["request"].get("output"),
             log=_open_logs(message["request"].get("logs"), sequence.prompt.text),
             started=started,
             deadline=None if timeout_s is None else started + timeout_s,
@@ -148,7 +150,12 @@ class _Worker:
         if event.error is not None:
             self._end(job, "failed", error=event.error)
         elif event.finish is not None:
-            value = "".join(job.text).encode("utf-8", "replace")
+            text = "".join(job.text)
+            why = _refusal(job, text, event)
+            if why is not None:
+                self._end(job, "failed", error=why)
+                return
+            value = text.encode("utf-8", "replace")
             stats: dict[str, Json] = {**event.sequence.stats(), "finish": event.finish.value}
             try:
                 packed = self._pack(value)
@@ -223,7 +230,22 @@ def _request(request: Mapping[str, Any]) -> Request:
     messages = tuple(
         {"role": str(message["role"]), "content": str(message["content"])} for message in request["messages"]
     )
-    return Request(messages=messages, chat=request.get("chat"), sampling=Sampling(**sampling))
+    return Request(
+        messages=messages,
+        chat=request.get("chat"),
+        sampling=Sampling(**sampling),
+        output=request.get("output"),
+    )
+
+
+def _refusal(job: _Job, text: str, event: Event) -> str | None:
+    """Why a finished answer is not what the request asks for; None where it is."""
+    if job.output is None:
+        return None
+    from llmc_build.llm.verdicts import refusal
+
+    cut = event.finish is not None and event.finish.value == "length"
+    return refusal(job.output, text, cut_after=job.sequence.generated if cut else None)
 
 
 def _done(
