@@ -55,6 +55,7 @@ class Config:
     models: Mapping[str, ModelConfig]
     subprocess: bool | None  # LLMC_SUBPROCESS; None: unset
     memory: int | None  # bytes that model workers may take together; None: by what is free
+    limits: Mapping[str, int]  # of shell steps, those that were set: output and log in bytes, processes
 
 
 def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
@@ -85,6 +86,7 @@ def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, obj
         models=given.get("models", {}),
         subprocess=surroundings.get("subprocess"),
         memory=surroundings.get("memory", given.get("memory")),
+        limits=given.get("limits", {}),
     )
 
 
@@ -305,6 +307,13 @@ def _memory(site: Site, field: str, node: Node) -> int | None:
     return size
 
 
+def _limits(site: Site, field: str, node: Node) -> dict[str, int]:
+    if isinstance(node, Map):
+        return _read_fields(site, node, _LIMIT_FIELDS)
+    site.wrong(field, node, f"a mapping of limits: {', '.join(_LIMIT_FIELDS)}")
+    return {}
+
+
 _COUNT = number("a whole number of 1 or more", 1, 2**31 - 1, whole=True)
 _LAYERS = number("a whole number of 0 or more, or all", -1, 2**31 - 1, whole=True)
 
@@ -314,7 +323,13 @@ _FIELDS: Mapping[str, Kind] = {
     "jobs": _JOBS,
     "retries": _RETRIES,
     "memory": Kind(read=_memory, schema={}),
+    "limits": Kind(read=_limits, schema={}),
     "models": Kind(read=_models, schema={}),
+}
+_LIMIT_FIELDS: Mapping[str, Kind] = {
+    "output": Kind(read=_memory, schema={}),
+    "log": Kind(read=_memory, schema={}),
+    "processes": number("a whole number from 16 to 4000000", 16, 4_000_000, whole=True),
 }
 _MODEL_FIELDS: Mapping[str, Kind] = {
     "path": FILLED,

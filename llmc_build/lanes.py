@@ -31,7 +31,7 @@ class Lanes:
     """`store`: the folder of the CAS, which workers write into; `spill`: where they write when it is full.
 
     `memory`: bytes that model workers may take together (None: by what is free); `subprocess`:
-    LLMC_SUBPROCESS.
+    LLMC_SUBPROCESS; `limits`: of shell steps, as llmc.yaml has them.
     """
 
     def __init__(
@@ -45,7 +45,9 @@ class Lanes:
         spill: Path | None = None,
         memory: int | None = None,
         subprocess: bool | None = None,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
+        self._limits: dict[str, Json] = {**(limits or {})}
         self._given = memory
         self._subprocess = subprocess
         self._models = models
@@ -166,6 +168,8 @@ class Lanes:
             )
             name = f"{model.hash}:{model.context}:{model.gpu_layers}{owner}"
             return Lane(kind=kind, name=name, config=config)
+        if kind == "shell":
+            config["limits"] = self._limits
         return Lane(kind=kind, config=config)
 
     def _share(self, model: ModelId) -> dict[str, Json]:

@@ -165,6 +165,7 @@ class Session:
             spill=self.store.spill,
             memory=config.memory,
             subprocess=config.subprocess,
+            limits=config.limits,
         )
         self._members: set[TargetId] = set()  # of the build
         self._put_back: Collection[int] = ()  # targets of a partial build that needed nothing but placing

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmc_build.execute.capture import Capture, encoded, log_files
 from llmc_build.execute.channel import Channel, ChannelClosed, Message
-from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, brief
+from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, brief, redactor
 from llmc_build.execute.messages import BEGUN, restored
 from llmc_build.execute.sandbox import Home, InputError, Stamp, bring_in
 from llmc_build.execute.supervise import FINE, GRACE_S, Command, Ending, Supervisor
@@ -41,13 +41,16 @@ if TYPE_CHECKING:
     from llmc_build.model import Json
     from llmc_build.store.cas import Cas
 
-MAX_OUTPUT: Final = 1 << 30  # bytes of stdout and stderr together, unless the lane says otherwise
+# Unless `limits` of the lane say otherwise, in bytes:
+MAX_OUTPUT: Final = 1 << 30  # of stdout, a step's value
+MAX_LOG: Final = 16 << 20  # that stay of stderr, and of the stdout of a step that failed
 GATHER_S: Final = 0.003  # for which an answer may wait for others while there is more to do
 HOLD_S: Final = 0.02  # for which a step may keep others waiting behind it
 _GARBAGE = 20_000  # objects more before cycles are looked for: a step leaves next to none
 _LOOKS: Final = (HOLD_S,)
 _LOOKS_TO_SEND: Final = (GATHER_S, HOLD_S)
 _GONE_GRACE_S = 0.5  # for a step whose build is gone
+_OUTPUT_GRACE_S = 0.1  # for one that writes without end
 _SCRIPT_IN_ARGUMENT = 96 * 1024  # bytes; Linux takes 128 KiB in one argument
 
 
@@ -68,7 +71,9 @@ class _Server:
         self._channel = channel
         self._config = config
         self._cas: Cas | None = None
-        self._max_output = int(config.get("max_output") or MAX_OUTPUT)
+        limits = config.get("limits") or {}
+        self._max_output = int(limits.get("output") or MAX_OUTPUT)
+        self._max_log = int(limits.get("log") or MAX_LOG)
         self._token = str(config.get("token") or "")
         self._supervisor = Supervisor(token=self._token, interrupt_fd=channel.fileno())
         self._homes: dict[str, Home] = {}
@@ -87,6 +92,7 @@ class _Server:
         self._surroundings: tuple[object, object, Home | None] = (None, None, None)
         self._base: dict[bytes, bytes] = {}  # the environment that belongs to them
         self._captures: tuple[Capture, Capture]  # of the running step
+        self._secrets: Mapping[str, str] = {}  # its
 
     def __enter__(self) -> _Server:
         self._supervisor.__enter__()
@@ -212,6 +218,7 @@ class _Server:
                 env = {**env, **loaded.env}
             argv = _argv(script, get("shell") or "sh", get("env"), home.values)
             out, err = self._captures = _open_captures(request, home)
+            self._secrets = get("secrets") or {}
             step: EndedStep | None = None
             try:
                 ending = self._supervise(argv, env, root, home.work.made if sandboxed else 0, timeout_s)
@@ -221,12 +228,14 @@ class _Server:
                         value = brief(out, err, self._max_output)
                         if value is not None:
                             return "ok", {"value": value}, None
-                step = EndedStep(request, root, sandboxed, ending, out, err, self._store)
+                step = EndedStep(request, root, sandboxed, ending, out, err, self._store, self._max_log)
                 status, error = step.verdict(timeout_s, self._reason, self._max_output)
                 if not untouched:
                     step.look_for_undeclared(given)
                 if status == "ok":
                     status, error = step.collect()
+                if status != "ok":
+                    out.cut(self._max_log)
                 return status, step.reply, error
             finally:
                 _close_captures(request, out, err, clean=step is not None)
@@ -258,7 +267,9 @@ class _Server:
 
     def _check(self) -> str | None:
         out, err = self._captures
-        return "output" if out.size + err.size > self._max_output else None
+        if err.size > 2 * self._max_log:
+            err.cut(self._max_log, redactor(self._secrets))
+        return "output" if out.size > self._max_output else None
 
     def _store(self) -> Cas:
         """Where large contents go; opened when there are any."""
@@ -298,7 +309,7 @@ class _Server:
 
 
 def _grace(reason: str) -> float:
-    return _GONE_GRACE_S if reason == "gone" else GRACE_S
+    return {"gone": _GONE_GRACE_S, "output": _OUTPUT_GRACE_S}.get(reason, GRACE_S)
 
 
 def _argv(

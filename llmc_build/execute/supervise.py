@@ -58,7 +58,7 @@ from llmc_build.execute.sweep import TOKEN_VARIABLE
 GRACE_S: Final = 2.0  # between SIGTERM and SIGKILL
 LEFTOVER_S: Final = 0.5  # for what a script left behind: to end alone, and again after SIGTERM
 _KILL_LIMIT_S = 5.0  # after which processes that don't die of SIGKILL are given up and reported
-_TICK_S = 0.2  # between two calls of `check`
+_TICK_S = 0.05  # between two calls of `check`, in which some 100 MB can be written
 
 # All of them, although Python ignores only some: for the others the C library would first ask the system
 # whether they are ignored, in every child.
