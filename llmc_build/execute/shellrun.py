@@ -217,11 +217,14 @@ class _Server:
                 script = loaded.script(script)
                 env = {**env, **loaded.env}
             argv = _argv(script, get("shell") or "sh", get("env"), home.values)
+            if sandboxed == "strict":
+                argv, env = _strictly(argv, env, home)
             out, err = self._captures = _open_captures(request, home)
             self._secrets = get("secrets") or {}
             step: EndedStep | None = None
             try:
-                ending = self._supervise(argv, env, root, home.work.made if sandboxed else 0, timeout_s)
+                made = home.work.made if sandboxed else 0
+                ending = self._supervise(argv, env, root, made, timeout_s, sandboxed == "strict")
                 if sandboxed:
                     untouched = not given and home.work.untouched
                     if untouched and ending is FINE and not (get("secrets") or get("outputs")):
@@ -249,13 +252,14 @@ class _Server:
         root: str,
         made: int,
         timeout_s: float | None,
+        strict: bool,
     ) -> Ending:
         """`made`: which folder of that name `root` is; 0: one that may become another at any time."""
         cwd = None if made and self._inside == (root, made) else root
         self._inside = None
         out, err = self._captures
         ending = self._supervisor.run(
-            Command(argv, env, cwd, out.fd, err.fd),
+            Command(argv, env, cwd, out.fd, err.fd, holds=strict),
             timeout_s=timeout_s,
             interrupt=self._interrupt,
             check=self._check,
@@ -338,6 +342,18 @@ def _find_shell(shell: str, path: str | None) -> str:
     if found is None:
         raise _Refused(f'the shell "{shell}" was not found')
     return found
+
+
+def _strictly(
+    argv: tuple[str | bytes, ...], env: Mapping[bytes, bytes], home: Home
+) -> tuple[tuple[str | bytes, ...], Mapping[bytes, bytes]]:
+    from llmc_build.execute import strict
+
+    try:
+        argv = strict.wrapped(argv, work=home.work.path, tmp=home.tmp.path, values=home.values_there)
+    except strict.NoStrictSandbox as why:
+        raise _Refused(str(why)) from None
+    return argv, strict.environment({**env})
 
 
 def _open_captures(request: Mapping[str, Any], home: Home) -> tuple[Capture, Capture]:

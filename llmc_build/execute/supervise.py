@@ -73,6 +73,7 @@ class Command(NamedTuple):
     cwd: str | None  # None: where this process is
     stdout: int  # file descriptors
     stderr: int
+    holds: bool = False  # what it starts dies with it: its child is asked to end before it is
 
 
 class Ending(NamedTuple):
@@ -153,7 +154,7 @@ class Supervisor:
         left = 0
         survivors: tuple[int, ...] = ()
         if stopped is not None:
-            survivors = self._end(pid, grace_s(stopped))
+            survivors = self._end(pid, grace_s(stopped), holds=command.holds)
         elif alive:
             left, survivors = self._end_leftovers(pid)
         status = self._statuses.get(pid)
@@ -279,14 +280,20 @@ class Supervisor:
         left = len(self._members(group))
         return left, self._end(group, LEFTOVER_S)
 
-    def _end(self, group: int, grace_s: float) -> tuple[int, ...]:
-        """Asks all of the step to end, kills what doesn't; returns what can't be killed."""
+    def _end(self, group: int, grace_s: float, *, holds: bool = False) -> tuple[int, ...]:
+        """Asks all of the step to end, kills what doesn't; returns what can't be killed.
+
+        `holds`: not its first process and the one below that, which hold the others.
+        """
         if not self._alive(group):
             return ()
-        for process in self._members(group):
-            if process.group != group:
+        members = self._members(group)
+        spared = {p.pid for p in members if p.pid == group or p.parent == group} if holds else set()
+        for process in members:
+            if process.pid not in spared and (holds or process.group != group):
                 osdep.send(process.pid, signal.SIGTERM)
-        osdep.send_group(group, signal.SIGTERM)
+        if not holds:
+            osdep.send_group(group, signal.SIGTERM)
         osdep.send_group(group, signal.SIGCONT)  # a stopped process would sleep through the grace
         if not self._gone_within(group, grace_s):
             self._kill(group)

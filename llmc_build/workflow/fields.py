@@ -21,7 +21,6 @@ from llmc_build.workflow.compound import (
     WAITS,
 )
 from llmc_build.workflow.kinds import (
-    BOOLEAN,
     CONDITION,
     DURATION,
     FILLED,
@@ -30,6 +29,7 @@ from llmc_build.workflow.kinds import (
     OPTIONAL_TEXT,
     OPTIONAL_VARIABLE,
     REMARK,
+    SANDBOX,
     Kind,
     number,
     one_of,
@@ -236,11 +236,12 @@ STEP = _table(
     ),
     Field(
         name="sandbox",
-        kind=BOOLEAN,
+        kind=SANDBOX,
         rules=SHELL,
         default=True,
         doc="True: the step runs in a fresh folder that holds its inputs only. "
-        "False: in the workspace, and is not cached unless cache says so.",
+        "False: in the workspace, and is not cached unless cache says so. "
+        "strict: it sees nothing but the system and its inputs, and no network (Linux with bubblewrap).",
     ),
 )
 
