@@ -23,7 +23,10 @@ DEFAULT_KEY = "OPENAI_API_KEY"
 
 
 class Lanes:
-    """`store`: the folder of the CAS, which workers write into; `spill`: where they write when it is full."""
+    """`store`: the folder of the CAS, which workers write into; `spill`: where they write when it is full.
+
+    `kv_cache`: bytes of the store that computed beginnings of prompts may take; None: the worker's default.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Lanes:
         environ: Mapping[str, str],
         store: Path,
         spill: Path | None = None,
+        kv_cache: int | None = None,
     ) -> None:
         self._models = models
         self._workspace = workspace
@@ -41,6 +45,7 @@ class Lanes:
         self._environ = environ
         self._store = store
         self._spill = None if spill is None else str(spill)
+        self._kv_cache = kv_cache
         self._known: dict[tuple[str, str], ModelId | BindError] = {}
         self.files: dict[str, str] = {}  # model files that were asked for -> SHA-256
         self.moving: set[str] = set()  # references that may mean another file tomorrow
@@ -136,7 +141,10 @@ class Lanes:
                 context=model.context,
                 threads=model.threads,
                 gpu_layers=model.gpu_layers,
-                parallel=model.parallel or 1,
+                parallel=model.parallel,
+                model=model.hash,
+                engine=model.engine,
+                kv_cache=self._kv_cache,
             )
             return Lane(kind=kind, name=f"{model.hash}:{model.context}:{model.gpu_layers}", config=config)
         return Lane(kind=kind, config=config)

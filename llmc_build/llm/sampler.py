@@ -6,10 +6,14 @@ the rule `local_llm` with it.  A parameter that is not set adds no stage; the or
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from llmc_build.llm.native import lib
-from llmc_build.model import Sampling
+from llmc_build.model import Json, Sampling
+
+if TYPE_CHECKING:
+    from llmc_build.llm.vocabulary import Vocabulary
 
 PENALTY_WINDOW = 64  # tokens that `repeat_penalty` looks back on, those of the prompt included
 _MIN_KEEP = 1
@@ -18,9 +22,16 @@ _MIN_KEEP = 1
 class Sampler:
     """A sampler chain of one request; `close` frees it."""
 
-    def __init__(self, sampling: Sampling, n_vocab: int, prompt: Iterable[int]) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        vocabulary: Vocabulary,
+        prompt: Iterable[int],
+        output: Mapping[str, Json] | None = None,
+    ) -> None:
+        """`output`: what the answer must look like."""
         self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        for stage in _stages(sampling, n_vocab):
+        for stage in _stages(sampling, vocabulary.size):
             lib.llama_sampler_chain_add(self._chain, stage)  # the chain owns the stage from here on
         if sampling.repeat_penalty is not None:
             for token in list(prompt)[-PENALTY_WINDOW:]:
@@ -29,6 +40,11 @@ class Sampler:
     def sample(self, context: object, row: int) -> int:
         """The next token, from the logits of that row of the last batch."""
         return int(lib.llama_sampler_sample(self._chain, context, row))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer so far has all that is asked for, and nothing could follow but its end."""
+        return False
 
     def close(self) -> None:
         chain, self._chain = self._chain, None

@@ -35,7 +35,8 @@ def serve(channel: Channel, config: Mapping[str, Json]) -> None:
     engine, why = _load(config)
     capacity = 1 if engine is None else engine.room
     try:
-        channel.send({"op": "ready", "capacity": capacity})
+        facts: Json = None if engine is None else engine.facts()
+        channel.send({"op": "ready", "capacity": capacity, "facts": facts})
         if engine is None:
             _refuse_all(channel, why)
         else:
@@ -56,12 +57,18 @@ def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
         return None, _NO_ENGINE if missing else f"llama.cpp can't be used: {error}"
     except (OSError, RuntimeError) as error:  # a shared library that is missing or does not fit
         return None, f"llama.cpp can't be used: {_line(error)}"
+    kept = _whole(config.get("kv_cache"))
     settings = Settings(
         path=str(config["path"]),
         context=_whole(config.get("context")),
         threads=_whole(config.get("threads")),
         gpu_layers=_whole(config.get("gpu_layers")),
-        parallel=_whole(config.get("parallel")) or 1,
+        parallel=_whole(config.get("parallel")),
+        fast=config.get("batching") == "fast",
+        store=Path(str(config["cas"])) if config.get("cas") else None,
+        model=str(config["model"]) if config.get("model") else None,
+        engine=str(config.get("engine") or ""),
+        **({} if kept is None else {"kept": kept}),
     )
     try:
         return Engine(settings), ""
