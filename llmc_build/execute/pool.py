@@ -266,14 +266,19 @@ class Pool(Executor):
             self._watch_clocks(worker.start_clocks())
             self._begin(worker)
         elif operation == "progress":
-            if message["id"] in worker.flights:
+            told = worker.flights.get(message["id"])
+            if told is not None:
                 self._news.append(Progress(id=message["id"], stats=message["stats"]))
+                if not told.heard:
+                    told.heard = True
+                    self._watch_clocks(worker.start_clocks())
         elif operation == "back":
             self._again(state, [self._landed(worker, number) for number in message["ids"]])
             state.hold(worker, bool(worker.flights))
         elif operation == "ready":
             worker.capacity = max(1, int(message["capacity"]))
             worker.defaults = message.get("defaults") or {}
+            worker.tells = bool(message.get("tells"))
             self._watch_clocks(worker.start_clocks())
         else:
             raise ValueError(operation)

@@ -1,7 +1,8 @@
 """Requests that wait for a slot, and which of them is next.  Pure.
 
-Owns their order: as they came, but that one whose prompt has a long beginning in common with what was read last goes
-first.  So prompts about one text meet, while what was computed for it is at hand.  None is passed over for ever.
+Owns their order: as they came, but that one whose prompt has a long beginning in common with what was read
+last goes first.  So prompts about one text meet, while what was computed for it is at hand.  None is passed
+over for ever.
 """
 
 from __future__ import annotations
