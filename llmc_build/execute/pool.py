@@ -302,8 +302,12 @@ class Pool(Executor):
             self._watch_clocks(worker.start_clocks())
             self._begin(worker)
         elif operation == "progress":
-            if message["id"] in worker.flights:
+            told = worker.flights.get(message["id"])
+            if told is not None:
                 self._news.append(Progress(id=message["id"], stats=message["stats"]))
+                if not told.heard:
+                    told.heard = True
+                    self._watch_clocks(worker.start_clocks())
         elif operation == "back":
             self._again(state, [self._landed(worker, number) for number in message["ids"]])
             state.hold(worker, bool(worker.flights))
@@ -311,6 +315,7 @@ class Pool(Executor):
             worker.capacity = max(1, int(message["capacity"]))
             state.stillborn = 0
             worker.defaults = message.get("defaults") or {}
+            worker.tells = bool(message.get("tells"))
             self._watch_clocks(worker.start_clocks())
         else:
             raise ValueError(operation)

@@ -42,7 +42,7 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspat
 class Flight:
     """A task that was sent to a worker."""
 
-    __slots__ = ("begun", "deadline", "ending", "reason", "sent", "task")
+    __slots__ = ("begun", "deadline", "ending", "heard", "reason", "sent", "task")
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -51,6 +51,7 @@ class Flight:
         self.ending: Status | None = None  # what it was told to end as
         self.reason = ""
         self.begun = False  # as far as it is known
+        self.heard = False  # whether the worker has told of it
 
 
 class WorkerProcess:
@@ -71,6 +72,7 @@ class WorkerProcess:
         self.flights: dict[int, Flight] = {}  # those of a shell worker in the order in which it runs them
         self.capacity: int | None = None  # None until it says that it is ready
         self.defaults: Mapping[str, Json] = {}  # of its replies
+        self.tells = False  # whether it tells of each task when it begins it, which may be later
         self.watched = False  # whether the pool waits until it takes more
         self.idle_since = time.monotonic()  # when its last task ended
         self.holding = False  # it gave tasks back: the one that it runs takes long
@@ -145,6 +147,8 @@ class WorkerProcess:
             return []  # the http lane keeps its own time, which doesn't run while a request stands in line
         found = []
         for flight in self.running:
+            if self.tells and not flight.heard:
+                continue  # it stands in line
             limit = flight.task.timeout_s
             if limit is not None and flight.ending is None and flight.deadline == float("inf"):
                 # A shell worker keeps the time itself.
