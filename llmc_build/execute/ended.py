@@ -94,7 +94,14 @@ class EndedStep:
         if warnings:
             self.reply["warnings"] = warnings
 
-    def verdict(self, timeout_s: float | None, reason: str | None, limit: int) -> tuple[str, str | None]:
+    def ran_out_of_processes(self) -> None:
+        """It failed, and was refused a process: whatever its exit code is, that is why."""
+        self._ending = self._ending._replace(stopped="processes")
+
+    def verdict(
+        self, timeout_s: float | None, reason: str | None, limit: int, processes: int
+    ) -> tuple[str, str | None]:
+        """`limit`: of its output, in bytes; `processes`: at a time."""
         ending = self._ending
         if ending.stopped == "timeout":
             return "timeout", f"timed out after {timeout_s:g} s"
@@ -104,6 +111,9 @@ class EndedStep:
         if ending.stopped == "output" or written > limit:
             hint = "write a file and declare it in `outputs`, or raise `output` under `limits` in llmc.yaml"
             return "failed", f"its output is over the limit of {size_of(limit)}\nhint: {hint}"
+        if ending.stopped == "processes":
+            hint = "`wait` for what it starts, or raise `processes` under `limits` in llmc.yaml"
+            return "failed", f"it has more than {processes} processes at a time\nhint: {hint}"
         if ending.signal is not None:
             return "failed", f"killed by {signal_name(ending.signal)}"
         if ending.exit_code:

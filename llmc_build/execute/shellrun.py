@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
+from llmc_build.execute.cage import MAX_PROCESSES, Refusals
 from llmc_build.execute.capture import Capture, encoded, log_files
 from llmc_build.execute.channel import Channel, ChannelClosed, Message
 from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, brief, redactor
@@ -74,6 +75,9 @@ class _Server:
         limits = config.get("limits") or {}
         self._max_output = int(limits.get("output") or MAX_OUTPUT)
         self._max_log = int(limits.get("log") or MAX_LOG)
+        self._max_processes = int(limits.get("processes") or MAX_PROCESSES)
+        self._refusals = Refusals(config.get("group"))
+        self._refused = 0  # before the running step
         self._token = str(config.get("token") or "")
         self._supervisor = Supervisor(token=self._token, interrupt_fd=channel.fileno())
         self._homes: dict[str, Home] = {}
@@ -232,7 +236,10 @@ class _Server:
                         if value is not None:
                             return "ok", {"value": value}, None
                 step = EndedStep(request, root, sandboxed, ending, out, err, self._store, self._max_log)
-                status, error = step.verdict(timeout_s, self._reason, self._max_output)
+                limits = self._max_output, self._max_processes
+                if ending.exit_code and self._refusals.count() > self._refused:
+                    step.ran_out_of_processes()
+                status, error = step.verdict(timeout_s, self._reason, *limits)
                 if not untouched:
                     step.look_for_undeclared(given)
                 if status == "ok":
@@ -258,6 +265,7 @@ class _Server:
         cwd = None if made and self._inside == (root, made) else root
         self._inside = None
         out, err = self._captures
+        self._refused = self._refusals.count()
         ending = self._supervisor.run(
             Command(argv, env, cwd, out.fd, err.fd, holds=strict),
             timeout_s=timeout_s,
@@ -273,7 +281,9 @@ class _Server:
         out, err = self._captures
         if err.size > 2 * self._max_log:
             err.cut(self._max_log, redactor(self._secrets))
-        return "output" if out.size > self._max_output else None
+        if out.size > self._max_output:
+            return "output"
+        return "processes" if self._refusals.count() > self._refused else None
 
     def _store(self) -> Cas:
         """Where large contents go; opened when there are any."""

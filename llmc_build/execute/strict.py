@@ -38,6 +38,11 @@ def wrapped(argv: Argv, *, work: str, tmp: str, values: str | None) -> Argv:
     return (*base, *_folders(work, tmp, values), "--remount-ro", "/", "--chdir", work, "--", *argv)
 
 
+def bubblewrap() -> str:
+    """The program, which works here.  Raises NoStrictSandbox."""
+    return _bubblewrap(os.environ.get("PATH", os.defpath))
+
+
 def environment(env: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """What is elsewhere for a step in it: the home folder of the user is not there."""
     own = TEMPORARY.encode()
