@@ -89,6 +89,17 @@ def processes() -> list[Process]:
     return _from_proc() if LINUX else _from_ps()
 
 
+def started(pid: int) -> int:
+    """When a process started, as in `Process`; -1: there is none.  Not on Linux: 0 for all that live."""
+    if not LINUX:
+        return 0 if send(pid, 0) else -1
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return _stat(pid, file.read()).started
+    except OSError:
+        return -1
+
+
 def descendants(root: int, listed: Iterable[Process] | None = None) -> list[int]:
     """Children of `root`, their children, and so on; those that ended but weren't reaped are left out."""
     children: dict[int, list[Process]] = {}
@@ -200,11 +211,14 @@ def _from_proc() -> list[Process]:
                 line = file.read()
         except OSError:
             continue  # it ended since
-        # pid (name) state ppid pgrp ...; the name may hold spaces and parentheses.
-        fields = line[line.rindex(b")") + 2 :].split(b" ", 20)
-        state, parent, group, started = fields[0], fields[1], fields[2], fields[19]
-        found.append(Process(pid, int(parent), int(group), state in (b"Z", b"X"), int(started)))
+        found.append(_stat(pid, line))
     return found
+
+
+def _stat(pid: int, line: bytes) -> Process:
+    # pid (name) state ppid pgrp ...; the name may hold spaces and parentheses.
+    fields = line[line.rindex(b")") + 2 :].split(b" ", 20)
+    return Process(pid, int(fields[1]), int(fields[2]), fields[0] in (b"Z", b"X"), int(fields[19]))
 
 
 def _environ(pid: int) -> list[bytes]:
