@@ -17,6 +17,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int)
+_PUNCH = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 _PS_LIMIT_S = 10
 # RLIMIT_LOCKS, a limit that Linux has kept and not enforced since 2.4.25: a number that a process hands on to
 # all that it starts, whatever they do to their environment, files, session and parents.  Anybody may read it.
@@ -82,6 +83,19 @@ def signal_on_parent_death(number: int) -> bool:
 
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     return bool(prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0) == 0)
+
+
+def punch(fd: int, start: int, end: int) -> bool:
+    """Gives the blocks of a part of an open file back, which reads as zeros from then on; False: it can't."""
+    if not LINUX:
+        return False
+    import ctypes
+
+    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
+    if fallocate is None:
+        return False
+    offset, length = ctypes.c_int64(start), ctypes.c_int64(end - start)
+    return bool(fallocate(ctypes.c_int(fd), ctypes.c_int(_PUNCH), offset, length) == 0)
 
 
 def processes() -> list[Process]:

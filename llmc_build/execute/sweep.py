@@ -172,8 +172,9 @@ class Guardian:
     def _forget(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self._pipe)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
+        if self._pid:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
         self._pid, self._pipe = 0, -1
 
     def _start(self) -> None:
