@@ -34,6 +34,7 @@ class ModelConfig:
     base_url: str | None = None  # of an OpenAI-compatible server
     api_key_env: str | None = None  # the environment variable that holds its key
     model: str | None = None  # what the server calls it
+    prices: tuple[float, float] | None = None  # of a million tokens of prompts, and of answers
     context: int | None = None  # tokens
     threads: int | None = None
     gpu_layers: int | None = None  # -1: all
@@ -274,6 +275,21 @@ def _gpu_layers(site: Site, field: str, node: Node) -> int:
     return -1 if every else _LAYERS.read(site, field, node)
 
 
+_PRICE = number("a number of 0 or more", 0)
+_PRICE_FIELDS = ("prompt", "completion")
+_PRICES_WANTED = "{prompt, completion}: what a million tokens cost"
+
+
+def _prices(site: Site, field: str, node: Node) -> tuple[float, float]:
+    if not isinstance(node, Map):
+        site.wrong(field, node, _PRICES_WANTED)
+        return 0.0, 0.0
+    found = _read_fields(site, node, dict.fromkeys(_PRICE_FIELDS, _PRICE))
+    if "prompt" not in found:
+        site.fault(f'{site.called(field)} has no "prompt"', node, _PRICES_WANTED)
+    return found.get("prompt") or 0.0, found.get("completion") or 0.0  # embeddings have no completion
+
+
 _COUNT = number("a whole number of 1 or more", 1, 2**31 - 1, whole=True)
 _LAYERS = number("a whole number of 0 or more, or all", -1, 2**31 - 1, whole=True)
 
@@ -289,10 +305,11 @@ _MODEL_FIELDS: Mapping[str, Kind] = {
     "base_url": Kind(read=_base_url, schema={}),
     "api_key_env": Kind(read=_api_key_env, schema={}),
     "model": FILLED,
+    "prices": Kind(read=_prices, schema={}),
     "context": _COUNT,
     "threads": number("a whole number from 1 to 1024", 1, 1024, whole=True),
     "gpu_layers": Kind(read=_gpu_layers, schema={}),
     "parallel": number("a whole number from 1 to 256", 1, 256, whole=True),
 }
-_REMOTE = frozenset({"base_url", "api_key_env", "model"})
+_REMOTE = frozenset({"base_url", "api_key_env", "model", "prices"})
 _LOCAL = frozenset({"context", "threads", "gpu_layers"})

@@ -48,7 +48,7 @@ class Lanes:
 
     def model(self, action: Action) -> ModelId | None:
         """The model of an action, None for a rule without one.  Raises BindError, one line."""
-        kind = rule(action.rule).lane
+        kind = self.kind(action)
         if kind == "shell":
             return None
         reference = str(action.params.get("model") or "")
@@ -114,15 +114,22 @@ class Lanes:
             remote_name=name,
             # a server that llmc.yaml names gets the key that is meant for it, and no other
             api_key_env=config.api_key_env if config and config.base_url else DEFAULT_KEY,
+            prices=config.prices if config else None,
         )
+
+    def kind(self, action: Action) -> str:
+        """Which kind of worker runs an action: the rule's, or, of embeddings, what the model asks for."""
+        kind = rule(action.rule).lane
+        config = self._models.get(str(action.params.get("model") or "")) if action.rule == "embed" else None
+        return "http" if config is not None and config.path is None else kind
 
     def queue(self, action: Action, model: ModelId | None) -> str:
         """The plan's name for the queue of the action's lane."""
-        kind = rule(action.rule).lane
+        kind = self.kind(action)
         return f"{kind}:{model.hash}" if model and model.hash else kind
 
     def lane(self, action: Action, model: ModelId | None) -> Lane:
-        kind = rule(action.rule).lane
+        kind = self.kind(action)
         found = self._made.get((kind, model))
         if found is None:
             found = self._made[kind, model] = self._lane(kind, model)

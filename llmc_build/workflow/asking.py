@@ -64,4 +64,6 @@ class Asking:
             self._fault("seed", "has too large a seed for its samples", hint)
         if samples > 1 and not sampling.get("temperature", _DEFAULTS.temperature):
             hint = "give it a `temperature` above 0"
-            self._fault("samples", f"has {samples} samples that would all be alike: its temperature is 0", hint)
+            self._fault(
+                "samples", f"has {samples} samples that would all be alike: its temperature is 0", hint
+            )

@@ -20,6 +20,7 @@ from llmc_build.workflow.compound import (
     TEXTS,
     WAITS,
 )
+from llmc_build.workflow.inference import EMBEDDED, FORMAT, GRAMMAR, MESSAGES, SCHEMA, SESSION
 from llmc_build.workflow.kinds import (
     BOOLEAN,
     CONDITION,
@@ -34,7 +35,6 @@ from llmc_build.workflow.kinds import (
     number,
     one_of,
 )
-from llmc_build.workflow.inference import EMBEDDED, FORMAT, GRAMMAR, MESSAGES, SCHEMA, SESSION
 
 SHELL = frozenset({"shell"})
 MODEL = frozenset({"local_llm", "llm"})

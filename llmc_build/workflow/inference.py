@@ -6,11 +6,13 @@ Owns the forms of `messages`, `text`, `schema`, `format`, `grammar` and `session
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from typing import NamedTuple
 
-from llmc_build.errors import did_you_mean
-from llmc_build.model import Json
+from llmc_build.errors import Fault, did_you_mean
+from llmc_build.model import Json, Step
 from llmc_build.workflow.compound import one_path
 from llmc_build.workflow.kinds import (
     ANY_TEXT,
@@ -24,8 +26,9 @@ from llmc_build.workflow.kinds import (
     one_of,
     text_of,
 )
-from llmc_build.workflow.nodes import Map, Node, Scalar, Seq, shown
+from llmc_build.workflow.nodes import Enough, Map, Node, Scalar, Seq, shown
 from llmc_build.workflow.schemas import problem_of
+from llmc_build.workflow.yamltext import documents
 
 ROLES = ("system", "user", "assistant")
 GBNF_SIGN = "::="  # every grammar has a rule, and no path has this
@@ -205,3 +208,41 @@ def _format(site: Site, field: str, node: Node) -> str | None:
 
 
 FORMAT = Kind(read=_format, schema={"enum": ["json", None]})
+
+
+# ---------------------------------------------------------------- files in place of values
+
+
+def taken_in(step: Step) -> list[tuple[str, str]]:
+    """(field, path) of the files whose text is part of a step."""
+    found = []
+    if step.prompt_file is not None:
+        found.append(("prompt_file", step.prompt_file))
+    if isinstance(step.schema, str):
+        found.append(("schema", step.schema))
+    if step.grammar is not None and GBNF_SIGN not in step.grammar:
+        found.append(("grammar", step.grammar))
+    return found
+
+
+def schema_of_file(text: str, name: str) -> tuple[Json, tuple[Fault, ...]]:
+    """The JSON Schema in a file of JSON or YAML, and what is wrong with it; `name` is for messages."""
+    if name.endswith(".json"):  # YAML can't spell all of JSON's escapes
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(text)
+            if isinstance(found, dict) and problem_of(found) is None:
+                return found, ()
+    site = Site(name)
+    schema: Json = None
+    try:
+        roots = list(documents(text, site))
+        if site.found:
+            return None, tuple(site.found)
+        root = roots[0] if len(roots) == 1 else None
+        if isinstance(root, Map):
+            schema = checked_schema(site, "schema", root)
+        else:
+            site.add(f"{name} does not hold a JSON Schema", 1, 1, hint="a schema is an object: {...}")
+    except Enough:
+        pass
+    return schema, tuple(site.found)

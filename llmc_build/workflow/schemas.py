@@ -1,8 +1,8 @@
 """Whether a JSON value is a JSON Schema that can be used.  Pure.
 
-Owns what of JSON Schema is refused: what its own meta-schema refuses, references that lead nowhere or out of the
-schema (nothing is ever fetched), and patterns that are no regular expressions.  jsonschema is imported when
-the first schema is met.
+Owns what of JSON Schema is refused: what its own meta-schema refuses, references that lead nowhere or out of
+the schema (nothing is ever fetched), and patterns that are no regular expressions.  jsonschema is imported
+when the first schema is met.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def _own_problems(schema: Json) -> Iterator[Problem]:
                 yield from _pattern_problem(pattern, (*path, name, pattern))
 
 
-def _keywords(
-    schema: Json, path: tuple[str | int, ...]
-) -> Iterator[tuple[tuple[str | int, ...], str, Json]]:
+def _keywords(schema: Json, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str, Json]]:
     """(path of the schema, keyword, value) of a schema and all in it."""
     if isinstance(schema, list):
         for i, item in enumerate(schema):

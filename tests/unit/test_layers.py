@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[2] / "llmc_build"
 LAYERS: list[set[str]] = [
     {"model"},
     {"errors", "terminal", "collecting"},
-    {"environment", "filters", "placeholder"},
+    {"environment", "filters", "jsonpath"},
+    {"placeholder"},
     {"template"},
     {"workflow"},
     {"shellcode"},
@@ -25,13 +26,13 @@ LAYERS: list[set[str]] = [
     {"config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
     {"report"},
-    {"replies", "binding", "orders", "binder", "record"},
+    {"replies", "binding", "orders", "answers", "samples", "binder", "record"},
     {"loop", "incremental"},
     {"session"},
     {"api"},
     {"cli", "quick", "__main__"},
 ]
-PURE = set().union(*LAYERS[:10])
+PURE = set().union(*LAYERS[:11])
 # Pure modules that live with the worldly ones they serve: the wire format of a protocol, chat templates.
 PURE_WITHIN = {"llm.openai", "llm.chat"}
 WORLDLY = {

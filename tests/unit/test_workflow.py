@@ -307,7 +307,23 @@ def test_every_golden_text_has_its_case() -> None:
 
 words = st.sampled_from([*STEP, *WORKFLOW, "step", "ttl", "x", "<<", "A", ""])
 texts = st.sampled_from(
-    ["x", "a.b", "shell", "llm", "local_llm", "embed", "user", "10s", "../x", "{{x}}", "", "sh", "T", "a/b", "*"]
+    [
+        "x",
+        "a.b",
+        "shell",
+        "llm",
+        "local_llm",
+        "embed",
+        "user",
+        "10s",
+        "../x",
+        "{{x}}",
+        "",
+        "sh",
+        "T",
+        "a/b",
+        "*",
+    ]
 )
 scalar = st.one_of(texts, st.none(), st.booleans(), st.integers(-5, 300), st.floats(), st.text(max_size=5))
 node = st.recursive(
