@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -55,6 +56,8 @@ class Config:
     retries: int  # of every step, besides its own
     models: Mapping[str, ModelConfig]
     subprocess: bool | None  # LLMC_SUBPROCESS; None: unset
+    max_tokens_total: int | None = None  # of all requests of a build to servers
+    max_cost: float | None = None  # of them, in the unit of `prices`
 
 
 def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
@@ -84,7 +87,17 @@ def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, obj
         retries=0 if retries is None else retries,
         models=given.get("models", {}),
         subprocess=surroundings.get("subprocess"),
+        max_tokens_total=_whole(flags.get("max_tokens_total")),
+        max_cost=_amount(flags.get("max_cost")),
     )
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _amount(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def find_file(start: Path) -> Path | None:
@@ -130,12 +143,17 @@ _RETRIES = number(_RETRIES_WANTED, 0, 1000, whole=True)
 
 
 def _check_flags(flags: Mapping[str, object], faults: list[Fault]) -> None:
+    cost = flags.get("max_cost")
+    if cost is not None and not (isinstance(cost, int | float) and 0 <= cost < math.inf):
+        faults.append(Fault(headline=f"--max-cost must be a number of 0 or more, not {shown(str(cost))}"))
     for name, low, high, wanted in (
+        ("max_tokens_total", 0, 2**53, "a whole number of 0 or more"),
         ("jobs", 1, 10_000, _JOBS_WANTED),
         ("retries", 0, 1000, _RETRIES_WANTED),
     ):
         value = flags.get(name)
         if value is not None and not (type(value) is int and low <= value <= high):
+            name = name.replace("_", "-")
             faults.append(Fault(headline=f"--{name} must be {wanted}, not {shown(str(value))}"))
 
 

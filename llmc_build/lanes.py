@@ -23,7 +23,9 @@ DEFAULT_KEY = "OPENAI_API_KEY"
 
 
 class Lanes:
-    """`store`: the folder of the CAS, which workers write into; `spill`: where they write when it is full."""
+    """`store`: the folder of the CAS, which workers write into; `spill`: where they write when it is full;
+    `budget`: of requests to servers, as `llm.budget.Ledger` has it.
+    """
 
     def __init__(
         self,
@@ -34,12 +36,14 @@ class Lanes:
         environ: Mapping[str, str],
         store: Path,
         spill: Path | None = None,
+        budget: Mapping[str, Json] | None = None,
     ) -> None:
         self._models = models
         self._workspace = workspace
         self._digests = digests
         self._environ = environ
         self._store = store
+        self._budget = budget
         self._spill = None if spill is None else str(spill)
         self._known: dict[tuple[str, str], ModelId | BindError] = {}
         self.files: dict[str, str] = {}  # model files that were asked for -> SHA-256
@@ -146,4 +150,6 @@ class Lanes:
                 parallel=model.parallel or 1,
             )
             return Lane(kind=kind, name=f"{model.hash}:{model.context}:{model.gpu_layers}", config=config)
+        if kind == "http" and self._budget is not None:
+            config["budget"] = dict(self._budget)
         return Lane(kind=kind, config=config)

@@ -348,6 +348,19 @@ class BuildReport:
         return {"total": len(self.targets), **{state.value: ended[state] for state in _COUNTED}}
 
     @property
+    def usage(self) -> dict[str, Json]:
+        """What was asked of servers in this run; nothing where none was asked."""
+        asked = [t.stats for t in self.news if "tries" in t.stats]
+        if not asked:
+            return {}
+        total: dict[str, Json] = {
+            name: sum(n for stats in asked if isinstance(n := stats.get(key), int))
+            for name, key in (("requests", "tries"), ("prompt_tokens",) * 2, ("generated_tokens",) * 2)
+        }
+        costs = [cost for stats in asked if isinstance(cost := stats.get("cost"), int | float)]
+        return {**total, **({"cost": round(sum(costs), 12)} if costs else {})}
+
+    @property
     def news(self) -> Sequence[TargetReport]:
         """The targets that were looked at."""
         return self.targets if self.looked_at is None else self.looked_at

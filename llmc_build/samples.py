@@ -23,7 +23,7 @@ from llmc_build.model import Action, ActionResult, Json, TargetId
 from llmc_build.store import Record, Store
 from llmc_build.store.cas import EMPTY
 
-_SUMMED = ("prompt_tokens", "reused_tokens", "generated_tokens", "tries", "requests", "cost")
+_SUMMED = ("prompt_tokens", "reused_tokens", "generated_tokens", "tries", "cost")
 
 
 def count(action: Action) -> int:

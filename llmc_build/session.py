@@ -34,7 +34,7 @@ from llmc_build.incremental.taking import take
 from llmc_build.incremental.watching import Evidence
 from llmc_build.inputs import Inputs
 from llmc_build.lanes import Lanes
-from llmc_build.model import BuildReport, Digest, State, TargetId, TargetReport
+from llmc_build.model import BuildReport, Digest, Json, State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.outside import Outside
 from llmc_build.record import Record, run_record
@@ -158,9 +158,17 @@ class Session:
             environ=environ,
             store=self.store.cas_root,
             spill=self.store.spill,
+            budget=self._budget(),
         )
         self._members: set[TargetId] = set()  # of the build
         self._record: Record | None = None  # of this run, where it speaks of every target
+
+    def _budget(self) -> dict[str, Json] | None:
+        """What this run may spend at servers, and where that is written down."""
+        tokens, cost = self.config.max_tokens_total, self.config.max_cost
+        if tokens is None and cost is None:
+            return None
+        return {"tokens": tokens, "cost": cost, "ledger": str(self._scratch / "ledger")}
 
     def note(self, text: str) -> None:
         self.notes.append(text)
