@@ -57,6 +57,7 @@ class Config:
     models: Mapping[str, ModelConfig]
     subprocess: bool | None  # LLMC_SUBPROCESS; None: unset
     memory: int | None  # bytes that model workers may take together; None: by what is free
+    limits: Mapping[str, int]  # of shell steps, those that were set: output and log in bytes, processes
     max_tokens_total: int | None = None  # of all requests of a build to servers
     max_cost: float | None = None  # of them, in the unit of `prices`
 
@@ -91,6 +92,7 @@ def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, obj
         memory=surroundings.get("memory", given.get("memory")),
         max_tokens_total=_whole(flags.get("max_tokens_total")),
         max_cost=_amount(flags.get("max_cost")),
+        limits=given.get("limits", {}),
     )
 
 
@@ -339,6 +341,13 @@ def _prices(site: Site, field: str, node: Node) -> tuple[float, float]:
     return found.get("prompt") or 0.0, found.get("completion") or 0.0  # embeddings have no completion
 
 
+def _limits(site: Site, field: str, node: Node) -> dict[str, int]:
+    if isinstance(node, Map):
+        return _read_fields(site, node, _LIMIT_FIELDS)
+    site.wrong(field, node, f"a mapping of limits: {', '.join(_LIMIT_FIELDS)}")
+    return {}
+
+
 _COUNT = number("a whole number of 1 or more", 1, 2**31 - 1, whole=True)
 _LAYERS = number("a whole number of 0 or more, or all", -1, 2**31 - 1, whole=True)
 
@@ -348,7 +357,13 @@ _FIELDS: Mapping[str, Kind] = {
     "jobs": _JOBS,
     "retries": _RETRIES,
     "memory": Kind(read=_memory, schema={}),
+    "limits": Kind(read=_limits, schema={}),
     "models": Kind(read=_models, schema={}),
+}
+_LIMIT_FIELDS: Mapping[str, Kind] = {
+    "output": Kind(read=_memory, schema={}),
+    "log": Kind(read=_memory, schema={}),
+    "processes": number("a whole number from 16 to 4000000", 16, 4_000_000, whole=True),
 }
 _MODEL_FIELDS: Mapping[str, Kind] = {
     "path": FILLED,

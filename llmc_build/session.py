@@ -116,6 +116,7 @@ class Session:
             memory=config.memory,
             subprocess=config.subprocess,
             budget=self._budget(),
+            limits=config.limits,
         )
         self._members: set[TargetId] = set()  # of the build
         self._put_back: Collection[int] = ()  # targets of a partial build that needed nothing but placing
