@@ -304,8 +304,8 @@ class DiskIndex:
         """Make an empty index, whole from the moment it is seen."""
         from llmc_build.store.rawdisk import open_cache
 
-        temp = self._root / "tmp" / files.temp_name()
-        temp.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temp = Path(files.own_folder(f"{self._root}/tmp")) / files.temp_name()
         temp.mkdir(mode=0o700)
         try:
             open_cache(temp, timeout_s=1.0).close()
@@ -344,8 +344,7 @@ class DiskIndex:
             with _locked(self._root / "index.lock"):
                 if suspect is None or suspect != _identity(self._folder):
                     return
-                base = str(self._root / "quarantine")
-                os.makedirs(base, 0o700, exist_ok=True)
+                base = files.own_folder(f"{self._root}/quarantine")
                 away = f"{base}/index.{files.temp_name().removeprefix('.llmc-')}"
                 os.rename(self._folder, away)
                 if all(entry.is_file(follow_symlinks=False) for entry in files.entries(away)):

@@ -94,12 +94,17 @@ class Runs:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with files.open_folder(self.home) as home:
             if files.read_regular(self.home / ".gitignore") is None:
+                files.remove_tree(home, ".gitignore")
                 files.write_at(home, ".gitignore", b"*\n", mode=0o644)
         with files.open_beneath(self.home, ("runs",), create=True) as folder:
             run_id = _make(folder)
             link = files.temp_name()
             os.symlink(run_id, link, dir_fd=folder)
-            os.rename(link, "latest", src_dir_fd=folder, dst_dir_fd=folder)
+            try:
+                os.rename(link, "latest", src_dir_fd=folder, dst_dir_fd=folder)
+            except IsADirectoryError:  # damage: nobody but us makes it
+                files.remove_tree(folder, "latest")
+                os.rename(link, "latest", src_dir_fd=folder, dst_dir_fd=folder)
             self._prune(folder)
         self._sweep()
         return Run(self.home, run_id)
