@@ -15,7 +15,8 @@ opened for the first write.  A writer looks, before and after each commit, wheth
 is still the one in `index/`, and commits again where it is not: a commit that returned is in the
 index that others will open.
 
-What SQLite reports is one of two things.  Damage: the content is wrong, so it is set aside.
+What SQLite reports is one of two things.  Damage: the content is wrong, so it is set aside; a damaged schema
+may even give an error whose text Python can't decode.
 Unavailability: the disk is full or read-only, or the lock can't be had; the content may be
 perfect, it is left alone and `IndexUnavailableError` says why.
 """
@@ -199,7 +200,7 @@ class DiskIndex:
             try:
                 db = self._connect()
                 return otherwise if db is None else use(db)
-            except DamagedError as error:
+            except (DamagedError, UnicodeDecodeError) as error:
                 self._set_aside(str(error))
             except sqlite3.Error as error:
                 self._blame(error)
@@ -212,7 +213,7 @@ class DiskIndex:
         for _ in range(4):  # each repetition needs another process that replaced the index, or damage
             try:
                 self._transact(use)
-            except DamagedError as error:
+            except (DamagedError, UnicodeDecodeError) as error:
                 self._set_aside(str(error))
             except sqlite3.Error as error:
                 self._blame(error)

@@ -16,10 +16,40 @@ import pytest
 from llmc_build.model import State
 from tests.faults.house import STEPS, House
 
+# ---------------------------------------------------------------- what lies outside
+
+PRECIOUS = b"somebody else's, which links lead to: " + b"precious " * 2000
+
+
+def outside(path: Path) -> Path:
+    """A file outside of workspace and store. Only what this test has made may ever be the end of a link."""
+    root = next(parent for parent in path.parents if (parent / "side").is_dir())
+    folder = root / "outside"
+    if not folder.is_dir():
+        folder.mkdir()
+        (folder / "precious").write_bytes(PRECIOUS)
+    return folder / "precious"
+
+
+def is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.stat().st_size > 0
+
+
+def untouched(house: House) -> bool:
+    """Whether nothing was written through a link."""
+    folder = outside(house.work).parent
+    return [path.name for path in folder.iterdir()] == ["precious"] and (
+        folder / "precious"
+    ).read_bytes() == PRECIOUS
+
+
 # ---------------------------------------------------------------- blobs
 
 
 def writable(path: Path) -> bytes:
+    """What a file holds; it may be written now. A link is never followed: tests run as root too."""
+    assert path.is_file(), path
+    assert not path.is_symlink(), path
     data = path.read_bytes()
     path.chmod(0o600)
     return data
@@ -79,7 +109,7 @@ def link_to_right(path: Path, chance: random.Random, other: Path) -> None:
 
 def link_to_wrong(path: Path, chance: random.Random, other: Path) -> None:
     path.unlink()
-    path.symlink_to("/etc/passwd")
+    path.symlink_to(outside(path))
 
 
 def folder(path: Path, chance: random.Random, other: Path) -> None:
@@ -133,18 +163,20 @@ def test_a_damaged_blob_is_never_shown(
     assert house.build_here().exit_code == 0
     done, wanted = 0, amount(60, 5000)
     while done < wanted:
-        blobs = sorted(path for path in house.cache.glob("cas/*/*") if path.is_file())
+        blobs = sorted(filter(is_plain, house.cache.glob("cas/*/*")))
         assert len(blobs) >= 2
         names = []
         for path in chance.sample(blobs, chance.randint(1, 2)):
             damage = chance.choice(BLOBS)
-            if os.path.lexists(path):
-                damage(path, chance, chance.choice([b for b in blobs if b != path]))
+            others = [blob for blob in blobs if blob != path and is_plain(blob)]
+            if is_plain(path) and others:
+                damage(path, chance, chance.choice(others))
                 names.append(damage.__name__)
         done += len(names)
         again = rebuild(house, f"{names} (after {done})", chance)
         assert again.keys() <= {"large", "reads"}, (names, again)
         assert all(count == 1 for count in again.values()), (names, again)
+        assert untouched(house), names
         tally["blobs damaged"] += len(names)
         tally["steps that ran again"] += again.total()
     assert len(list((house.cache / "quarantine").iterdir())) <= 1000
@@ -154,7 +186,7 @@ def test_a_damaged_blob_is_never_shown(
 
 
 def on_index(house: House, statement: str, *values: object) -> None:
-    with sqlite3.connect(house.cache / "index" / "cache.db") as db:
+    with sqlite3.connect(index_file(house)) as db:
         db.execute(statement, values)
     db.close()
 
@@ -170,7 +202,11 @@ class Bomb:
 
 
 def index_file(house: House) -> Path:
-    return house.cache / "index" / "cache.db"
+    """The database; it is no link, nor is anything beside it."""
+    folder = house.cache / "index"
+    assert not folder.is_symlink()
+    assert not any(path.is_symlink() for path in folder.glob("*"))
+    return folder / "cache.db"
 
 
 def index_bytes(house: House, chance: random.Random) -> None:
@@ -216,11 +252,15 @@ def index_of_others(house: House, chance: random.Random) -> None:
 
 def log_of_others(house: House, chance: random.Random) -> None:
     for end in ("-wal", "-shm"):
-        Path(f"{index_file(house)}{end}").write_bytes(chance.randbytes(chance.randrange(100_000)))
+        log = Path(f"{index_file(house)}{end}")
+        log.unlink(missing_ok=True)
+        log.write_bytes(chance.randbytes(chance.randrange(100_000)))
 
 
 def log_is_a_link(house: House, chance: random.Random) -> None:
-    Path(f"{index_file(house)}-wal").symlink_to("/etc/passwd")
+    log = Path(f"{index_file(house)}-wal")
+    log.unlink(missing_ok=True)
+    log.symlink_to(outside(house.cache))
 
 
 def planted_pickle(house: House, chance: random.Random) -> None:
@@ -230,7 +270,8 @@ def planted_pickle(house: House, chance: random.Random) -> None:
 
 def planted_file(house: House, chance: random.Random) -> None:
     mode = chance.choice([1, 2, 3, 4])
-    on_index(house, "UPDATE Cache SET filename = '../../../../../etc/passwd', mode = ?, value = NULL", mode)
+    name = os.path.relpath(outside(house.cache), house.cache / "index")
+    on_index(house, "UPDATE Cache SET filename = ?, mode = ?, value = NULL", name, mode)
 
 
 def planted_keys(house: House, chance: random.Random) -> None:
@@ -272,7 +313,7 @@ def planted_setting(house: House, chance: random.Random) -> None:
 
 def index_is_a_link(house: House, chance: random.Random) -> None:
     (house.cache / "index").rename(house.cache / f"elsewhere{chance.random()}")
-    (house.cache / "index").symlink_to("/etc")
+    (house.cache / "index").symlink_to(outside(house.cache).parent)
 
 
 def index_is_a_fifo(house: House, chance: random.Random) -> None:
@@ -286,7 +327,7 @@ def everything_else_is_a_link(house: House, chance: random.Random) -> None:
             (house.cache / name).unlink()
         shutil.rmtree(house.cache / name, ignore_errors=True)
         if chance.random() < 0.5:
-            (house.cache / name).symlink_to(house.root / "canary-target")
+            (house.cache / name).symlink_to(outside(house.cache).parent)
 
 
 INDEXES = [
@@ -302,25 +343,23 @@ def test_a_damaged_index_is_never_believed_and_runs_nothing(
     tmp_path: Path, amount: Callable[[int, int], int], chance: random.Random, tally: Counter[str]
 ) -> None:
     house = House(tmp_path)
-    (tmp_path / "canary-target").mkdir()
     for number in range(amount(30, 500)):
         assert house.build_here().exit_code == 0
         damage = INDEXES[number % len(INDEXES)] if number < len(INDEXES) else chance.choice(INDEXES)
         try:
             damage(house, chance)
         except (sqlite3.Error, UnicodeDecodeError):  # an older damage that no build has met yet
-            index_page(house, chance)
+            index_zeroed(house, chance)
         again = rebuild(house, f"{damage.__name__} (round {number})", chance)
         assert all(count == 1 for count in again.values()), (damage.__name__, again)
         assert not (tmp_path / "canary").exists(), damage.__name__
-        assert not list((tmp_path / "canary-target").iterdir()), damage.__name__
+        assert untouched(house), damage.__name__
         quiet = house.build_here()
         assert not [t for t in quiet.targets if t.status is State.RAN], damage.__name__
         tally["indexes damaged"] += 1
         tally["steps that ran again"] += again.total()
         if number % 50 == 49:  # what is kept in quarantine is looked at by nobody
             shutil.rmtree(house.cache / "quarantine", ignore_errors=True)
-    assert Path("/etc/passwd").stat().st_size > 0
 
 
 # ---------------------------------------------------------------- the rest of .llmc
@@ -348,9 +387,7 @@ def test_damage_in_the_workspace_s_own_folder_is_mended(
             house.edit(f"s{number}", house.more)
         assert house.build_here().exit_code == 0
         home = house.work / ".llmc"
-        files = [
-            path for pattern in STATE for path in home.glob(pattern) if path.is_file() and path.stat().st_size
-        ]
+        files = [path for pattern in STATE for path in sorted(home.glob(pattern)) if is_plain(path)]
         path, other = chance.sample(files, 2)
         way = chance.choice(ways)
         way(path, chance, other)
@@ -360,6 +397,7 @@ def test_damage_in_the_workspace_s_own_folder_is_mended(
         assert report.exit_code == 0, (what, [t.error for t in report.targets])
         assert house.seen() == house.expected(), what
         assert house.executions() == before, (what, "the store had everything")
+        assert untouched(house), what
         tally["files damaged"] += 1
         if number % 20 == 19:
             shutil.rmtree(home / "runs", ignore_errors=True)
