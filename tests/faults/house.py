@@ -68,6 +68,7 @@ class House:
         self.cache = cache or self.work / ".llmc" / "cache"
         for folder in (self.work / "more", self.side, self.spill):
             folder.mkdir(parents=True, exist_ok=True)
+        self.wrap: list[str] = []  # before every command
         self.environ = {
             **ENVIRON,
             "PYTHONPATH": PACKAGE_PARENT,
@@ -129,7 +130,7 @@ class House:
     ) -> Ended:
         """One build in a process of its own, with `wrap` (strace, say) before the command."""
         self.events.unlink(missing_ok=True)
-        argv = [*wrap, *(command or self.command("--events", str(self.events), *more))]
+        argv = [*(wrap or self.wrap), *(command or self.command("--events", str(self.events), *more))]
         done = subprocess.run(
             argv, cwd=self.work, env=self.environ, capture_output=True, timeout=timeout_s, check=False
         )
