@@ -15,6 +15,7 @@ LAYERS: list[set[str]] = [
     {"errors", "terminal", "collecting"},
     {"environment", "filters", "placeholder"},
     {"template"},
+    {"constrain"},
     {"workflow"},
     {"shellcode"},
     {"rules"},
@@ -31,7 +32,7 @@ LAYERS: list[set[str]] = [
     {"api"},
     {"cli", "quick", "__main__"},
 ]
-PURE = set().union(*LAYERS[:10])
+PURE = set().union(*LAYERS[:11])
 # Pure modules that live with the worldly ones they serve: the wire format of a protocol, chat templates.
 PURE_WITHIN = {"llm.openai", "llm.chat"}
 WORLDLY = {
