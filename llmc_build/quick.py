@@ -26,7 +26,7 @@ def build(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         return None
     try:
         return _build(*asked, environ, started)
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return None
 
 
