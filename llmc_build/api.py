@@ -162,7 +162,7 @@ def _part(
         return None
     from llmc_build.incremental.partial import Partial, TooMuch
     from llmc_build.session import Work
-    from llmc_build.snapshot.form import Damaged
+    from llmc_build.snapshot.form import SENSELESS
     from llmc_build.snapshot.selection import selected
 
     try:
@@ -170,13 +170,7 @@ def _part(
         part = Partial(survey, paths, config.workspace)
         structure = part.structure
         wanted = selected(structure.paths, structure.producers, targets) if targets else None
-    except (
-        TooMuch,
-        Damaged,
-        ValueError,
-        KeyError,
-        IndexError,
-    ):  # what is wrong with it is found by looking at all
+    except (TooMuch, *SENSELESS):  # what is wrong with it is found by looking at all
         return None
     if targets and wanted is None:
         return None

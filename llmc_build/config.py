@@ -7,10 +7,12 @@ configured model is made of is checked here; whether it is there is `llm.models`
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from llmc_build.errors import ConfigError, Fault
 from llmc_build.workflow.compound import INPUTS
 from llmc_build.workflow.kinds import ENV_NAME, FILLED, Kind, Site, number, text_of
 from llmc_build.workflow.nodes import Enough, Entry, Map, Node, Scalar, shown
-from llmc_build.workflow.yamltext import documents
+from llmc_build.workflow.yamltext import MAX_BYTES, documents
 
 FILE = "llmc.yaml"
 DEFAULT_CACHE_DIR = ".llmc/cache"
@@ -109,7 +111,7 @@ def find_file(start: Path) -> Path | None:
     try:
         folder = start.resolve(strict=True)
         found = (place / FILE for place in (folder, *folder.parents))
-        return next((file for file in found if file.is_file()), None)
+        return next((file for file in found if os.path.lexists(file)), None)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{start}: {(why or 'not a folder').lower()}") from None
@@ -191,7 +193,7 @@ def _from_environ(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, 
 def _from_file(file: Path, faults: list[Fault]) -> dict[str, Any]:
     name = _called(file)
     try:
-        data = file.read_bytes()
+        data = _read(file)
     except OSError as error:
         faults.append(Fault(headline=f"{name}: {(error.strerror or str(error)).lower()}"))
         return {}
@@ -199,6 +201,18 @@ def _from_file(file: Path, faults: list[Fault]) -> dict[str, Any]:
     found = read_config(data, site)
     faults += dict.fromkeys(site.found)
     return {**found, "file_hash": hashlib.sha256(data).hexdigest()}
+
+
+def _read(file: Path) -> bytes:
+    """The bytes of a regular file, or as many as are too many; never blocks on a device or a pipe."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file")
+        with open(descriptor, "rb", closefd=False) as stream:
+            return stream.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def _called(file: Path) -> str:

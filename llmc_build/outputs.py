@@ -194,7 +194,7 @@ class Outputs:
         for line in lines:
             try:
                 entry, announced = json.loads(line)
-            except (ValueError, TypeError):  # the last line may be cut off
+            except (ValueError, TypeError, RecursionError):  # the last line may be cut off
                 continue
             for target, placed in _checked({entry: announced} if isinstance(entry, str) else None).items():
                 self._sweep({path.rpartition("/")[0] for path in placed})
@@ -266,7 +266,7 @@ def _read_list(path: Path) -> dict[TargetId, dict[str, str]]:
     """The list of what was placed; damaged or missing, it is empty."""
     try:
         return _checked(json.loads(path.read_bytes()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

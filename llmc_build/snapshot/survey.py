@@ -17,7 +17,7 @@ import stat
 import sys
 from collections.abc import Collection, Mapping, Sequence
 
-from llmc_build.snapshot.form import CHECK, GOOD, Damaged, Snapshot, Watched
+from llmc_build.snapshot.form import CHECK, GOOD, SENSELESS, Snapshot, Watched
 from llmc_build.snapshot.stamps import boot, is_fresh, look, moved
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -95,7 +95,7 @@ def take_survey(
     found = Survey(snapshot)
     try:
         _survey(found, workspace, list(files), config, cache_dir, environ)
-    except (Damaged, ValueError, TypeError, KeyError, IndexError) as error:
+    except SENSELESS as error:
         found.whole = f"the state is damaged: {error}"
     return found
 
