@@ -149,7 +149,7 @@ class Engine:
         forget_errors()
         self._watch = watch
         self._context: object = None
-        self._model = _load(settings)
+        self._model = load_model(settings)
         try:
             self.context, self._context = _open_context(self._model, settings)
         except LoadError:
@@ -162,6 +162,11 @@ class Engine:
         self.vocabulary = Vocabulary(self._model)
         template = lib.llama_model_chat_template(self._model, None)
         self.template = template.decode("utf-8", "replace") if template else None
+
+    @property
+    def model(self) -> object:
+        """llama.cpp's model; it stays the engine's."""
+        return self._model
 
     @property
     def room(self) -> int:
@@ -305,7 +310,8 @@ class Engine:
 # ---------------------------------------------------------------- loading
 
 
-def _load(settings: Settings) -> object:
+def load_model(settings: Settings) -> object:
+    """llama.cpp's model; raises LoadError."""
     _check_file(settings.path)
     params = lib.llama_model_default_params()
     params.n_gpu_layers = _ALL_LAYERS if settings.gpu_layers is None else settings.gpu_layers

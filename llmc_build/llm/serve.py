@@ -23,6 +23,7 @@ from llmc_build.execute.protocol import pack_content
 from llmc_build.model import Json, Sampling
 
 if TYPE_CHECKING:
+    from llmc_build.llm.embedding import Embeddings
     from llmc_build.llm.engine import Engine, Event, Request, Sequence
     from llmc_build.store.cas import Cas
 
@@ -34,17 +35,14 @@ def serve(channel: Channel, config: Mapping[str, Json]) -> None:
     """Loads the model that the lane names and answers requests until the channel closes."""
     engine, why = _load(config)
     capacity = 1 if engine is None else engine.room
+    worker = _Worker(channel, engine, why, config)
     try:
         channel.send({"op": "ready", "capacity": capacity})
-        if engine is None:
-            _refuse_all(channel, why)
-        else:
-            _Worker(channel, engine, config).run()
+        worker.run()
     except ChannelClosed:
         pass
     finally:
-        if engine is not None:
-            engine.close()
+        worker.close()
 
 
 def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
@@ -69,13 +67,6 @@ def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
         return None, str(error)
 
 
-def _refuse_all(channel: Channel, why: str) -> None:
-    while True:
-        message = channel.recv(None)
-        if message is not None and message["op"] == "run":
-            channel.send(_done(message["id"], "failed", error=why))
-
-
 @dataclass(slots=True, kw_only=True)
 class _Job:
     """A request that is being answered."""
@@ -91,9 +82,12 @@ class _Job:
 
 
 class _Worker:
-    def __init__(self, channel: Channel, engine: Engine, config: Mapping[str, Json]) -> None:
+    def __init__(self, channel: Channel, engine: Engine | None, why: str, config: Mapping[str, Json]) -> None:
+        """`why`: what completions are told where there is no engine."""
         self._channel = channel
         self._engine = engine
+        self._why = why
+        self._embeddings: Embeddings | None = None  # made for the first request for vectors
         self._config = config
         self._cas: Cas | None = None
         self._queue: deque[dict[str, Any]] = deque()  # messages "run" that found no room
@@ -103,31 +97,60 @@ class _Worker:
         """Until the channel closes."""
         while True:
             self._listen()
-            while self._queue and self._engine.room:
-                self._start(self._queue.popleft())
-            for event in self._engine.step():
-                self._on_event(event)
-            self._expire()
+            if self._engine is not None:
+                while self._queue and self._engine.room:
+                    self._start(self._engine, self._queue.popleft())
+                for event in self._engine.step():
+                    self._on_event(event)
+                self._expire()
+            if self._embeddings is not None:
+                for end in self._embeddings.step():
+                    self._channel.send(end)
+
+    def close(self) -> None:
+        if self._embeddings is not None:
+            self._embeddings.close()
+        if self._engine is not None:
+            self._engine.close()
 
     def _listen(self) -> None:
         """Takes every message that is there; waits for one where there is nothing to do."""
-        wait: float | None = 0.0 if self._jobs or self._queue else None
+        wait: float | None = 0.0 if self._jobs or self._queue or self._embeddings else None
         while (message := self._channel.recv(wait)) is not None:
             if message["op"] == "run":
-                self._queue.append(message)
+                self._take(message)
             elif message["op"] == "cancel":
                 self._cancel(int(message["id"]), str(message.get("reason") or "cancelled"))
             wait = 0.0
 
+    def _take(self, message: dict[str, Any]) -> None:
+        """Has a request wait for its turn, or refuses it."""
+        if "embed" in message["request"]:
+            try:
+                self._for_vectors().add(message)
+            except ImportError:
+                self._channel.send(_done(message["id"], "failed", error=self._why))
+        elif self._engine is None:
+            self._channel.send(_done(message["id"], "failed", error=self._why))
+        else:
+            self._queue.append(message)
+
+    def _for_vectors(self) -> Embeddings:
+        if self._embeddings is None:
+            from llmc_build.llm.embedding import Embeddings, opener
+
+            self._embeddings = Embeddings(opener(self._engine, self._config), self._pack)
+        return self._embeddings
+
     # ------------------------------------------------------------ the life of a request
 
-    def _start(self, message: dict[str, Any]) -> None:
+    def _start(self, engine: Engine, message: dict[str, Any]) -> None:
         from llmc_build.llm.requests import RequestError
 
         started = time.monotonic()
         task, timeout_s = int(message["id"]), message.get("timeout_s")
         try:
-            sequence = self._engine.admit(_request(message["request"]))
+            sequence = engine.admit(_request(message["request"]))
         except RequestError as error:
             self._channel.send(_done(task, "failed", error=str(error)))
             return
@@ -182,6 +205,9 @@ class _Worker:
                 self._queue.remove(message)
                 self._channel.send(_done(task, "cancelled", error=reason))
                 return
+        end = self._embeddings.cancel(task, reason) if self._embeddings is not None else None
+        if end is not None:
+            self._channel.send(end)
         for job in list(self._jobs.values()):
             if job.id == task:
                 self._end(job, "cancelled", error=reason)
@@ -196,7 +222,8 @@ class _Worker:
     def _end(
         self, job: _Job, status: str, *, reply: dict[str, Json] | None = None, error: str | None = None
     ) -> None:
-        self._engine.retire(job.sequence)
+        if self._engine is not None:
+            self._engine.retire(job.sequence)
         del self._jobs[job.sequence]
         if job.log is not None:
             with contextlib.suppress(OSError):
