@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from llmc_build.model import BuildReport, TargetId, Workflow
 
 if TYPE_CHECKING:
     from llmc_build.config import Config
+    from llmc_build.doctor import Finding
     from llmc_build.llm.models import ModelListing
     from llmc_build.report import Reporter
     from llmc_build.session import Session, Work
@@ -263,6 +264,13 @@ def models(*, workspace: Path | None = None) -> Sequence[ModelListing]:
 
     config = _config(workspace, {})
     return list_models(aliases=config.models, workspace=config.workspace)
+
+
+def doctor(*, workspace: Path | None = None, online: bool = False) -> Iterator[Finding]:
+    """What this machine has, finding by finding; servers are asked only `online`."""
+    from llmc_build.doctor import examine
+
+    return examine(_config(workspace, {}), os.environ, online=online)
 
 
 # ---------------------------------------------------------------- the parts of a build

@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"replies", "binding", "orders", "binder", "record"},
     {"loop", "incremental"},
-    {"session"},
+    {"session", "doctor"},
     {"api"},
     {"cli", "quick", "__main__"},
 ]
