@@ -289,7 +289,14 @@ def _runs(command: list[str]) -> bool:
 def _processes() -> Iterator[Finding]:
     from llmc_build.execute import osdep
 
-    found = osdep.features()
+    before = osdep.adopt_orphans(True)
+    adopts = osdep.adopts_orphans()
+    osdep.adopt_orphans(before)
+    found = {
+        "orphans": "adopted by llmc and its workers" if adopts else "found by a mark",
+        "death of llmc": "told by the kernel" if osdep.LINUX else "seen by its workers and a guardian",
+        "process handles": "pidfds" if osdep.has_pidfds() else "process ids",
+    }
     shells = [shell for shell in ("sh", "bash") if shutil.which(shell)]
     listed = "; ".join(f"{name}: {how}" for name, how in found.items())
     yield Finding(

@@ -32,6 +32,7 @@ class Lanes:
 
     `memory`: bytes that model workers may take together (None: by what is free); `subprocess`:
     LLMC_SUBPROCESS.
+    `kv_cache`: bytes of the store that computed beginnings of prompts may take; None: the worker's default.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Lanes:
         spill: Path | None = None,
         memory: int | None = None,
         subprocess: bool | None = None,
+        kv_cache: int | None = None,
     ) -> None:
         self._given = memory
         self._subprocess = subprocess
@@ -54,6 +56,7 @@ class Lanes:
         self._environ = environ
         self._store = store
         self._spill = None if spill is None else str(spill)
+        self._kv_cache = kv_cache
         self._known: dict[tuple[str, str], ModelId | BindError] = {}
         self.files: dict[str, str] = {}  # model files that were asked for -> SHA-256
         self.moving: set[str] = set()  # references that may mean another file tomorrow
@@ -162,6 +165,9 @@ class Lanes:
                 threads=model.threads,
                 gpu_layers=model.gpu_layers,
                 label=model.reference,
+                model=model.hash,
+                engine=model.engine,
+                kv_cache=self._kv_cache,
                 **self._share(model),
             )
             name = f"{model.hash}:{model.context}:{model.gpu_layers}{owner}"

@@ -21,6 +21,7 @@ from llmc_build.execute.protocol import Lane, Task
 
 HTTP_CAPACITY: Final = 64
 AHEAD_S: Final = 0.02  # of work that a shell worker has waiting
+MOST_DEATHS: Final = 5  # in a row; then a lane's model is given up
 AHEAD_MOST: Final = 7  # tasks
 DEATHS: Final = 2  # workers that died with nothing but one request to answer: it is to blame
 STILLBORN: Final = (
@@ -36,6 +37,7 @@ class LaneState:
         self.workers: list[WorkerProcess] = []
         self.queue: deque[Task] = deque()  # what no worker has yet, the most urgent first
         self.flying = 0  # tasks that the workers have
+        self.deaths = 0  # of workers, since one last answered
         self.suspects: dict[int, int] = {}  # task -> workers that died while they had nothing else
         self.stillborn = 0
         self._shell = lane.kind == "shell"

@@ -33,11 +33,12 @@ from typing import Final, Self
 
 from llmc_build.execute import osdep, residence
 from llmc_build.execute.channel import ChannelClosed, Message
-from llmc_build.execute.lane import LaneState
+from llmc_build.execute.lane import MOST_DEATHS, LaneState
 from llmc_build.execute.outcome import crashed, ended, forced, timed_out
 from llmc_build.execute.process import Flight, WorkerProcess
 from llmc_build.execute.protocol import Done, Executor, Lane, Progress, Status, Task
 from llmc_build.execute.supervise import GRACE_S
+from llmc_build.execute.sweep import Guardian
 from llmc_build.execute.wakeup import Wakeup
 from llmc_build.execute.worker import RUNNERS
 from llmc_build.model import Json
@@ -83,6 +84,7 @@ class Pool(Executor):
         self._due: list[tuple[float, int]] = []  # heap of deadlines, those of ended flights among them
         self._unsent: set[WorkerProcess] = set()  # workers that are fed by the next `wait`
         self._closed = False
+        self._guardian = Guardian(str(scratch) if scratch else None)
         self._selector = selectors.DefaultSelector()
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
@@ -177,6 +179,7 @@ class Pool(Executor):
                 worker.ended_within(max(0.0, deadline - time.monotonic()))
         for worker in workers:
             worker.bury()
+        self._guardian.close()
         self._lanes.clear()
         self._open.clear()
         self._flights.clear()
@@ -192,6 +195,9 @@ class Pool(Executor):
         while state.queue:
             worker = state.with_room()
             if worker is None and state.wants_worker:
+                if state.deaths >= MOST_DEATHS:
+                    self._give_up(state, f"not tried: this model's worker died {MOST_DEATHS} times in a row")
+                    return
                 worker = self._start(state)
             if worker is None:
                 return
@@ -241,16 +247,21 @@ class Pool(Executor):
                 config,
                 environ=self._environ,
                 scratch=self._scratch,
+                token=self._guardian.token(),
             )
         except OSError as error:
-            for task in state.queue:
-                text = f"a worker could not be started: {error.strerror or error}"
-                self._news.append(Done(id=task.id, status=Status.CRASHED, error=text))
-            state.queue.clear()
+            self._give_up(state, f"a worker could not be started: {error.strerror or error}")
             return None
         state.workers.append(worker)
+        if state.lane.kind == "shell":
+            self._guardian.watch(worker.pid)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         return worker
+
+    def _give_up(self, state: LaneState, why: str) -> None:
+        """Ends the tasks that no worker will get."""
+        self._news.extend(Done(id=task.id, status=Status.CRASHED, error=why) for task in state.queue)
+        state.queue.clear()
 
     def _watch_writes(self, worker: WorkerProcess) -> None:
         """Asks to be told when a worker takes more, only while there is more."""
@@ -286,12 +297,17 @@ class Pool(Executor):
             state.suspects.pop(done.id, None)
             self._news.append(done)
             state.took(done.wall_s)
+            state.deaths = 0
             state.hold(worker, False)
             self._watch_clocks(worker.start_clocks())
             self._begin(worker)
         elif operation == "progress":
-            if message["id"] in worker.flights:
+            told = worker.flights.get(message["id"])
+            if told is not None:
                 self._news.append(Progress(id=message["id"], stats=message["stats"]))
+                if not told.heard:
+                    told.heard = True
+                    self._watch_clocks(worker.start_clocks())
         elif operation == "back":
             self._again(state, [self._landed(worker, number) for number in message["ids"]])
             state.hold(worker, bool(worker.flights))
@@ -299,6 +315,7 @@ class Pool(Executor):
             worker.capacity = max(1, int(message["capacity"]))
             state.stillborn = 0
             worker.defaults = message.get("defaults") or {}
+            worker.tells = bool(message.get("tells"))
             self._watch_clocks(worker.start_clocks())
         else:
             raise ValueError(operation)
@@ -340,6 +357,7 @@ class Pool(Executor):
         blamed = None if culprit is not None or worker.lane.kind != "shell" else worker.begun
         worker.hang_up()
         how, tail = worker.bury(at_once=culprit is not None)
+        state.deaths += worker.lane.kind == "model" and culprit is None
         again = []
         flights = [self._landed(worker, number) for number in tuple(worker.flights)]
         excused = state.excused(worker, flights) if culprit is None else set()

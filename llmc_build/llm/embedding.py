@@ -130,15 +130,15 @@ class Embedder:
 
 def opener(engine: Engine | None, config: Mapping[str, Json]) -> Callable[[], Embedder]:
     """Makes an embedder on the engine's model, or, where a model completes no text, on one of its own."""
-    from llmc_build.llm.engine import DEFAULT_CONTEXT
+    from llmc_build.llm.loading import DEFAULT_CONTEXT
 
     context, threads = config.get("context"), config.get("threads")
     known = threads if isinstance(threads, int) else None
-    longest = context if isinstance(context, int) else DEFAULT_CONTEXT
 
     def make() -> Embedder:
         if engine is not None:
-            return Embedder(engine.model, engine.vocabulary, longest=longest, threads=known)
+            return Embedder(engine.model, engine.vocabulary, longest=engine.context, threads=known)
+        longest = context if isinstance(context, int) else DEFAULT_CONTEXT
         model = _load(config)
         return Embedder(model, Vocabulary(model), longest=longest, threads=known)
 
@@ -147,7 +147,7 @@ def opener(engine: Engine | None, config: Mapping[str, Json]) -> Callable[[], Em
 
 def _load(config: Mapping[str, Json]) -> object:
     """A model for vectors only; it stays until the process ends.  Raises RequestError."""
-    from llmc_build.llm.engine import LoadError, Settings, load_model
+    from llmc_build.llm.loading import LoadError, Settings, load_model
 
     layers = config.get("gpu_layers")
     try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +19,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from llmc_build.execute.channel import Channel, ChannelClosed
 from llmc_build.execute.protocol import pack_content
+from llmc_build.llm.waiting import Waiting
 from llmc_build.model import Json, Sampling
 
 if TYPE_CHECKING:
     from llmc_build.llm.embedding import Embeddings
-    from llmc_build.llm.engine import Engine, Event, Request, Sequence
+    from llmc_build.llm.engine import Engine, Event, Prepared, Request, Sequence
     from llmc_build.store.cas import Cas
 
+AHEAD = 16  # requests that stand in line here at most: a slot that gets free is taken at once
 PROGRESS_S = 0.2  # at most so often does a request report its progress
 _NO_ENGINE = "llama-cpp-python is not installed; pip install 'llmc_build[local]'"
 
@@ -34,10 +35,11 @@ _NO_ENGINE = "llama-cpp-python is not installed; pip install 'llmc_build[local]'
 def serve(channel: Channel, config: Mapping[str, Json]) -> None:
     """Loads the model that the lane names and answers requests until the channel closes."""
     engine, why = _load(config)
-    capacity = 1 if engine is None else engine.room
+    capacity = 1 if engine is None else engine.parallel + _ahead(engine.parallel)
     worker = _Worker(channel, engine, why, config)
     try:
-        channel.send({"op": "ready", "capacity": capacity})
+        facts: Json = None if engine is None else engine.facts()
+        channel.send({"op": "ready", "capacity": capacity, "tells": engine is not None, "facts": facts})
         worker.run()
     except ChannelClosed:
         pass
@@ -54,17 +56,31 @@ def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
         return None, _NO_ENGINE if missing else f"llama.cpp can't be used: {error}"
     except (OSError, RuntimeError) as error:  # a shared library that is missing or does not fit
         return None, f"llama.cpp can't be used: {_line(error)}"
+    kept = _whole(config.get("kv_cache"))
     settings = Settings(
         path=str(config["path"]),
         context=_whole(config.get("context")),
         threads=_whole(config.get("threads")),
         gpu_layers=_whole(config.get("gpu_layers")),
-        parallel=_whole(config.get("parallel")) or 1,
+        parallel=_whole(config.get("parallel")),
+        fast=config.get("batching") == "fast",
+        store=Path(str(config["cas"])) if config.get("cas") else None,
+        model=str(config["model"]) if config.get("model") else None,
+        engine=str(config.get("engine") or ""),
+        **({} if kept is None else {"kept": kept}),
     )
     try:
         return Engine(settings), ""
     except LoadError as error:
         return None, str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that stands in line."""
+
+    message: dict[str, Any]
+    prepared: Prepared
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,7 +106,7 @@ class _Worker:
         self._embeddings: Embeddings | None = None  # made for the first request for vectors
         self._config = config
         self._cas: Cas | None = None
-        self._queue: deque[dict[str, Any]] = deque()  # messages "run" that found no room
+        self._queue: Waiting[_Asked] = Waiting()  # what found no room
         self._jobs: dict[Sequence, _Job] = {}
 
     def run(self) -> None:
@@ -99,10 +115,10 @@ class _Worker:
             self._listen()
             if self._engine is not None:
                 while self._queue and self._engine.room:
-                    self._start(self._engine, self._queue.popleft())
+                    self._start(self._engine, self._queue.take())
                 for event in self._engine.step():
-                    self._on_event(event)
-                self._expire()
+                    self._on_event(self._engine, event)
+                self._expire(self._engine)
             if self._embeddings is not None:
                 for end in self._embeddings.step():
                     self._channel.send(end)
@@ -120,7 +136,7 @@ class _Worker:
             if message["op"] == "run":
                 self._take(message)
             elif message["op"] == "cancel":
-                self._cancel(int(message["id"]), str(message.get("reason") or "cancelled"))
+                self._cancel(self._engine, int(message["id"]), str(message.get("reason") or "cancelled"))
             wait = 0.0
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -133,7 +149,7 @@ class _Worker:
         elif self._engine is None:
             self._channel.send(_done(message["id"], "failed", error=self._why))
         else:
-            self._queue.append(message)
+            self._prepare(self._engine, message)
 
     def _for_vectors(self) -> Embeddings:
         if self._embeddings is None:
@@ -144,13 +160,26 @@ class _Worker:
 
     # ------------------------------------------------------------ the life of a request
 
-    def _start(self, engine: Engine, message: dict[str, Any]) -> None:
+    def _prepare(self, engine: Engine, message: dict[str, Any]) -> None:
+        """Puts a request in line; one that can't be answered is told so at once."""
         from llmc_build.llm.requests import RequestError
 
-        started = time.monotonic()
-        task, timeout_s = int(message["id"]), message.get("timeout_s")
         try:
-            sequence = engine.admit(_request(message["request"]))
+            prepared = engine.prepare(_request(message["request"]))
+        except RequestError as error:
+            self._channel.send(_done(message["id"], "failed", error=str(error)))
+        else:
+            self._queue.add(_Asked(message, prepared), prepared.tokens)
+
+    def _start(self, engine: Engine, asked: _Asked) -> None:
+        from llmc_build.llm.requests import RequestError
+
+        message, started = asked.message, time.monotonic()
+        task, timeout_s = int(message["id"]), message.get("timeout_s")
+        # The pool lets the time of a request run from the first that it hears of it.
+        self._channel.send({"op": "progress", "id": task, "stats": {"tokens": 0}})
+        try:
+            sequence = engine.admit(asked.prepared)
         except RequestError as error:
             self._channel.send(_done(task, "failed", error=str(error)))
             return
@@ -163,7 +192,7 @@ class _Worker:
             deadline=None if timeout_s is None else started + timeout_s,
         )
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, engine: Engine, event: Event) -> None:
         job = self._jobs[event.sequence]
         if event.text:
             job.text.append(event.text)
@@ -171,21 +200,22 @@ class _Worker:
                 with contextlib.suppress(OSError):  # a log that can't be written spoils no answer
                     job.log.write(event.text)
         if event.error is not None:
-            self._end(job, "failed", error=event.error)
+            self._end(engine, job, "failed", error=event.error)
         elif event.finish is not None:
             text = "".join(job.text)
             why = _refusal(job, text, event)
             if why is not None:
-                self._end(job, "failed", error=why)
+                self._end(engine, job, "failed", error=why)
                 return
             value = text.encode("utf-8", "replace")
             stats: dict[str, Json] = {**event.sequence.stats(), "finish": event.finish.value}
             try:
                 packed = self._pack(value)
             except OSError as error:
-                self._end(job, "failed", error=f"the answer can't be stored: {_line(error)}")
+                self._end(engine, job, "failed", error=f"the answer can't be stored: {_line(error)}")
             else:
-                self._end(job, "ok", reply={"value": packed, "stderr": self._pack(b""), "stats": stats})
+                reply: dict[str, Json] = {"value": packed, "stderr": self._pack(b""), "stats": stats}
+                self._end(engine, job, "ok", reply=reply)
         else:
             self._report(job)
 
@@ -199,31 +229,34 @@ class _Worker:
                 with contextlib.suppress(OSError):
                     job.log.flush()
 
-    def _cancel(self, task: int, reason: str) -> None:
-        for message in list(self._queue):
-            if message["id"] == task:
-                self._queue.remove(message)
-                self._channel.send(_done(task, "cancelled", error=reason))
-                return
+    def _cancel(self, engine: Engine | None, task: int, reason: str) -> None:
+        if self._queue.remove(lambda asked: asked.message["id"] == task) is not None:
+            self._channel.send(_done(task, "cancelled", error=reason))
+            return
         end = self._embeddings.cancel(task, reason) if self._embeddings is not None else None
         if end is not None:
             self._channel.send(end)
         for job in list(self._jobs.values()):
-            if job.id == task:
-                self._end(job, "cancelled", error=reason)
+            if job.id == task and engine is not None:
+                self._end(engine, job, "cancelled", error=reason)
 
-    def _expire(self) -> None:
+    def _expire(self, engine: Engine) -> None:
         now = time.monotonic()
         for job in list(self._jobs.values()):
             if job.deadline is not None and now >= job.deadline:
                 seconds = round(job.deadline - job.started, 3)
-                self._end(job, "timeout", error=f"timed out after {seconds:g} s")
+                self._end(engine, job, "timeout", error=f"timed out after {seconds:g} s")
 
     def _end(
-        self, job: _Job, status: str, *, reply: dict[str, Json] | None = None, error: str | None = None
+        self,
+        engine: Engine,
+        job: _Job,
+        status: str,
+        *,
+        reply: dict[str, Json] | None = None,
+        error: str | None = None,
     ) -> None:
-        if self._engine is not None:
-            self._engine.retire(job.sequence)
+        engine.retire(job.sequence)
         del self._jobs[job.sequence]
         if job.log is not None:
             with contextlib.suppress(OSError):
@@ -304,6 +337,11 @@ def _open_logs(folder: object, prompt: str) -> TextIO | None:
         return open(place / "stdout", "w", encoding="utf-8", errors="replace", newline="")
     except OSError:
         return None
+
+
+def _ahead(parallel: int) -> int:
+    """How many requests are to stand in line: none where they are to be answered one by one."""
+    return 0 if parallel == 1 else min(parallel, AHEAD)
 
 
 def _whole(value: Json) -> int | None:
