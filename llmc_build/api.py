@@ -113,6 +113,9 @@ def build(
             )
             work = _look(session, work, paths, config, targets)
             reporter.started(len(work.graph or ()), session.run.run_id, config.jobs)
+            prompts = session.prompts(work)
+            if prompts:
+                reporter.asks(prompts)
             found = session.execute(work.graph, stop, fail_fast=fail_fast) if work.graph else {}
             report = session.report(work, found, stop, wall_s=time.monotonic() - started)
             session.keep(report, work)

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc_build.config import Config, cpus
@@ -58,19 +59,22 @@ class Finding:
 
 def examine(config: Config, environ: Mapping[str, str], *, online: bool = False) -> Iterator[Finding]:
     """Every finding, as it is made.  A check that itself fails is a finding too."""
+    known: dict[str, Finding] = {}
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("python", _python),
         ("workspace", lambda: _workspace(config)),
         ("store", lambda: _store(config)),
         ("memory", lambda: _memory(config)),
         ("llama.cpp", lambda: _llama(config)),
-        ("models", lambda: _models(config, environ, online)),
+        ("models", lambda: _models(config, environ, known, online)),
         ("sandbox", _sandbox),
         ("processes", _processes),
     ]
     for name, check in checks:
         try:
-            yield from check()
+            for finding in check():
+                known[finding.name] = finding
+                yield finding
         except (OSError, LlmcError, ValueError) as error:
             yield Finding(name=name, state=State.FAIL, text=" ".join(str(error).split()))
 
@@ -188,17 +192,19 @@ def _llama(config: Config) -> Iterator[Finding]:
 # ---------------------------------------------------------------- models and servers
 
 
-def _models(config: Config, environ: Mapping[str, str], online: bool) -> Iterator[Finding]:
+def _models(
+    config: Config, environ: Mapping[str, str], known: Mapping[str, Finding], online: bool
+) -> Iterator[Finding]:
     from llmc_build.llm.models import list_models
 
     for model in list_models(aliases=config.models, workspace=config.workspace):
         if model.base_url:
             yield _server(config, model, environ, online)
         else:
-            yield _file(config, model)
+            yield _file(config, model, known)
 
 
-def _file(config: Config, model: ModelListing) -> Finding:
+def _file(config: Config, model: ModelListing, found: Mapping[str, Finding]) -> Finding:
     from llmc_build.llm import memory
 
     name = f"model {model.name}"
@@ -229,7 +235,31 @@ def _file(config: Config, model: ModelListing) -> Finding:
     text = (
         f"{kind}, {memory.size(need.weights)}; {need.parallel} requests of {need.context} tokens at a time "
     )
-    return Finding(name=name, state=State.OK, text=f"{text}in {memory.size(need.whole)}", facts=facts)
+    text += f"in {memory.size(need.whole)}"
+    layers = settings.gpu_layers if settings else None
+    exact = _tested(config, model.path, found, {"context": need.context, "gpu_layers": layers, "width": 0})
+    if exact is not None:
+        facts["exact_widths"] = list(exact)
+        text += f"; batches of {', '.join(map(str, exact))} give the bits of each alone"
+    return Finding(name=name, state=State.OK, text=text, facts=facts)
+
+
+def _tested(
+    config: Config, path: Path, found: Mapping[str, Finding], settings: Mapping[str, Json]
+) -> list[int] | None:
+    """The batch widths that a self-test of a worker found to keep a model's bits; None: not tested yet."""
+    from llmc_build.llm.exactness import FOLDER, identity, read_exactness
+    from llmc_build.store.state import FileDigests
+
+    llama = found["llama.cpp"].facts if "llama.cpp" in found else {}
+    digest = FileDigests(config.workspace / ".llmc" / "state" / "digests").digest(path)
+    if digest is None or "system" not in llama:
+        return None
+    name = identity(
+        model=digest.hash, engine=str(llama["engine"]), system=str(llama["system"]), settings=settings
+    )
+    decoding = read_exactness(config.cache_dir / FOLDER / name).decoding
+    return None if decoding is None else sorted(decoding.costs)
 
 
 def _server(config: Config, model: ModelListing, environ: Mapping[str, str], online: bool) -> Finding:
