@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
 from llmc_build.constrain import GrammarFault
+from llmc_build.constrain.recognise import grows
 from llmc_build.constrain.soundness import unsound
 from llmc_build.errors import did_you_mean
 
@@ -108,6 +109,13 @@ class _Reader:
         self.grammar.root = self._numbers[ROOT]
         for number, message, hint in unsound(self.grammar):
             self._fault(message, self._defined[self.grammar.names[number]], hint)
+        text = None if self.faults else grows(self.grammar)
+        if text is not None:
+            self._fault(
+                f"the grammar is too ambiguous: after {text[:40]!r} there are too many ways to go on",
+                self._defined[ROOT],
+                "let each text be read in one way only",
+            )
 
     # ------------------------------------------------------------ rules
 

@@ -11,6 +11,7 @@ of llama.cpp.  A model that can't be loaded is no reason to die: each request is
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
 
 AHEAD = 16  # requests that stand in line here at most: a slot that gets free is taken at once
 PROGRESS_S = 0.2  # at most so often does a request report its progress
+_SLACK = 2 << 30  # bytes
 _NO_ENGINE = "llama-cpp-python is not installed; pip install 'llmc_build[local]'"
 
 
 def serve(channel: Channel, config: Mapping[str, Json]) -> None:
     """Loads the model that the lane names and answers requests until the channel closes."""
+    _bound_memory(_whole(config.get("limit")))
     engine, why = _load(config)
     capacity = 1 if engine is None else engine.parallel + _ahead(engine.parallel)
     worker = _Worker(channel, engine, why, config)
@@ -45,6 +48,21 @@ def serve(channel: Channel, config: Mapping[str, Json]) -> None:
         pass
     finally:
         worker.close()
+
+
+def _bound_memory(limit: int | None) -> None:
+    """Sees to it that what goes wrong here ends this process, and not others for want of memory.
+
+    Some grammars have more and more ways to go on, and llama.cpp remembers them all.  `limit`: what models
+    may take together; the slack is for what no estimate knows.
+    """
+    if limit is not None and sys.platform == "linux":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = limit + _SLACK
+        if hard == resource.RLIM_INFINITY or most < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
