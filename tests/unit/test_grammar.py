@@ -21,6 +21,7 @@ GOOD = [
     'root ::= "é" |\r\n "ü"\r\n',
     'root ::= item\nitem ::= "x" item | "x"',
     "root ::= [a-] [-a] [\\]\\[]",
+    'root ::= [^"\\\\\\x7F\\x00-\\x1F]+',  # as the grammars do that come with llama.cpp
 ]
 BAD = [
     ("", 1, 1, 'there is no rule "root"', 'an answer begins with the rule "root"'),
