@@ -13,6 +13,7 @@ import pytest
 from llmc_build.model import Digest
 from llmc_build.store.cas import Cas
 from tests.e2e.test_model_worker import ENDLESS, MODEL, Start, Worker, start
+from tests.e2e.tinybert import write_bert
 
 pytestmark = pytest.mark.model
 __all__ = ["start"]
@@ -104,3 +105,32 @@ def test_a_model_that_can_not_be_loaded_says_so(start: Start, tmp_path: Path) ->
     ask(worker, 1, ["x"])
     assert "nowhere.gguf can't be read" in worker.next("done")["error"]
     assert MODEL
+
+
+@pytest.mark.parametrize("pooling", [1, 2])
+def test_a_model_that_only_makes_vectors_makes_them_and_completes_nothing(
+    start: Start, tmp_path: Path, pooling: int
+) -> None:
+    """As BERT and its kin: they have no memory of sequences, and read a text at once."""
+    path = str(write_bert(tmp_path / "bert.gguf", pooling=pooling))
+    worker, other = start(path, context=64), start(path, context=64)
+    texts = ["the fox runs", "the cat sleeps in the sun", "fox"]
+    ask(worker, 1, texts, normalize=True)
+    together = vectors(worker.next("done"), tmp_path)
+    assert [len(vector) for vector in together] == [32, 32, 32]
+    assert len({json.dumps(vector) for vector in together}) == 3
+    for number in (2, 0, 1):
+        ask(other, number, [texts[number]], normalize=True, single=True)
+        assert vectors(other.next("done"), tmp_path) == together[number]
+    worker.submit(2, "Tell me a story.")
+    refused = worker.next("done")
+    assert refused["status"] == "failed"
+    assert "is not a model that completes text" in refused["error"]
+    ask(worker, 3, ["fox " * 100])
+    assert worker.next("done")["error"].startswith("text 1 has 102 tokens, and the model's context holds 64:")
+
+
+def test_a_model_that_ranks_makes_no_vectors(start: Start, tmp_path: Path) -> None:
+    worker = start(str(write_bert(tmp_path / "rank.gguf", pooling=4)), context=64)
+    ask(worker, 1, ["fox"])
+    assert worker.next("done")["error"] == "the model ranks texts and makes no vectors"
