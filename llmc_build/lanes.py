@@ -207,4 +207,4 @@ class Lanes:
             raise BindError(f"model {model.reference} {memory.too_large(need, limit)}")
         if on_gpu:
             return {"parallel": need.parallel, "weights": 0, "memory": 0}
-        return {"parallel": need.parallel, "weights": need.weights, "memory": need.own}
+        return {"parallel": need.parallel, "weights": need.weights, "memory": need.own, "limit": limit}

@@ -247,6 +247,11 @@ class Session:
             outside=outside,
         )
 
+    def prompts(self, work: Work) -> list[TargetId]:
+        """The targets that ask models, of those that are looked at."""
+        targets = work.program.targets
+        return [t for t in work.graph.order if targets[t].action.rule != "shell"] if work.graph else []
+
     # ------------------------------------------------------------ doing it
 
     def execute(self, graph: Graph, stop: Stop, *, fail_fast: bool) -> Mapping[TargetId, TargetReport]:

@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"replies", "binding", "orders", "answers", "samples", "binder", "record"},
     {"loop", "incremental"},
-    {"session"},
+    {"session", "doctor"},
     {"api"},
     {"cli", "quick", "__main__"},
 ]
