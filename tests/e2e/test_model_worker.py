@@ -76,7 +76,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     made: list[Worker] = []
 
     def begin(path: str = MODEL, **config: object) -> Worker:
-        made.append(Worker({"path": path, "cas": str(tmp_path / "store"), "context": 1024, "parallel": 1, **config}))
+        made.append(
+            Worker({"path": path, "cas": str(tmp_path / "store"), "context": 1024, "parallel": 1, **config})
+        )
         return made[-1]
 
     yield begin
