@@ -39,7 +39,7 @@ class Case:
     alone: tuple[tuple[str, str], ...]  # of each: the text, and the hash of all logits
 
     def settings(self, **fields: Any) -> Settings:
-        return replace(Settings(path=self.path, context=2048), **fields)
+        return replace(Settings(path=self.path, context=2048, threads=1), **fields)
 
 
 @dataclass
@@ -155,7 +155,9 @@ def qwen2(tmp_path: Path) -> Case:
 
 def test_answers_in_a_batch_have_the_bits_of_each_alone(case: Case) -> None:
     """Whoever else asks, in whatever order, with however many threads."""
-    for seed, fields in enumerate([{"threads": 2}, {"threads": 1, "parallel": 5}], 1):
+    # Threads of a model wait for each other some hundred times a token: two are slow where others compute too.
+    several = 1 if "SmolLM2" in case.path else 3
+    for seed, fields in enumerate([{"threads": several}, {"parallel": 5}], 1):
         answers = run(case.settings(**fields), list(case.requests), seed=seed)
         assert answers.got == list(case.alone)
         assert answers.reused > 0
