@@ -82,9 +82,9 @@ def build(
     `files`: workflow files; none: those of llmc.yaml, else of the last build here, else workflow.yaml.
     `targets`: patterns (`workflow.step`, `workflow`, globs); none: everything.  `max_tokens_total`,
     `max_cost`: what all requests to servers may come to, in tokens and in the unit of `prices` in llmc.yaml.
-    A step that fails is in the report; raises WorkflowError, ConfigError, UsageError, NoSuchTarget, StoreError
-    for what keeps the build
-    from starting.  In the main thread, SIGINT and SIGTERM end the build in order; the report says so.
+    A step that fails is in the report; raises WorkflowError, ConfigError, UsageError, NoSuchTarget,
+    StoreError for what keeps the build from starting.  In the main thread, SIGINT and SIGTERM end the build
+    in order; the report says so.
     """
     from llmc_build.binder import Options
     from llmc_build.collecting import loaded

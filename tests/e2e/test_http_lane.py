@@ -31,7 +31,7 @@ from llmc_build.model import Digest
 from llmc_build.store.cas import Cas
 
 pytest.importorskip("httpx")
-Gate = pytest.importorskip("llmc_build.llm.talk").Gate
+Gate = pytest.importorskip("llmc_build.llm.servers").Gate
 
 KEY = "sk-canary-5f1d0c9be2a74"
 MESSAGES: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi ✓"}]

@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
 ]
 PURE = set().union(*LAYERS[:11])
 # Pure modules that live with the worldly ones they serve: the wire format of a protocol, chat templates.
-PURE_WITHIN = {"llm.openai", "llm.chat"}
+PURE_WITHIN = {"llm.openai", "llm.bodies", "llm.stream", "llm.verify", "llm.chat"}
 WORLDLY = {
     "asyncio", "ctypes", "fcntl", "glob", "http", "io", "multiprocessing", "os", "pathlib", "random", "select",
     "selectors", "shutil", "signal", "socket", "sqlite3", "subprocess", "tempfile", "threading", "time",
