@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from llmc_build.llm.models import ModelListing
     from llmc_build.report import Reporter
     from llmc_build.session import Session, Work
+    from llmc_build.store.upkeep import Collected, Findings
 
 __all__ = [
     "BuildReport",
     "build",
+    "cache_gc",
     "cache_path",
     "cache_stats",
+    "cache_verify",
     "clean",
     "load",
     "log",
@@ -55,7 +58,7 @@ def validate(files: Files = (), *, workspace: Path | None = None) -> tuple[int, 
     from llmc_build.reading import load_program
 
     config = _config(workspace, {})
-    program, _ = load_program(_files(files, config), config.workspace)
+    program, _ = load_program(_files(files, config), config.workspace, store=config.cache_dir)
     return len({target.step.workflow for target in program.targets.values()}), len(program.targets)
 
 
@@ -114,6 +117,7 @@ def build(
                 no_cache=no_cache,
                 environ=environ,
                 reporter=reporter,
+                stop=stop,
                 stack=stack,
             )
             work = _look(session, work, paths, config, targets)
@@ -133,13 +137,26 @@ def _part(
     """What changed since the last build, where that can be told; None: everything is to be looked at."""
     from llmc_build.snapshot import keeping
 
-    survey = keeping.survey(
-        str(config.workspace),
-        [os.path.abspath(path) for path in paths],
-        config=str(config.file) if config.file else None,
-        cache_dir=str(config.cache_dir),
-        environ=environ,
-    )
+    workspace, names = str(config.workspace), [os.path.abspath(path) for path in paths]
+    file, cache_dir = str(config.file) if config.file else None, str(config.cache_dir)
+    survey = keeping.survey(workspace, names, config=file, cache_dir=cache_dir, environ=environ)
+    if survey is None:
+        from llmc_build.snapshot import carried
+
+        found = carried.arrived(
+            workspace,
+            names,
+            config=file,
+            cache_dir=cache_dir,
+            own_cache_dir=str(config.own_cache_dir),
+            hidden=(f"{workspace}/.llmc", cache_dir),
+        )
+        if found is not None:
+            from llmc_build.snapshot.survey import take_survey
+
+            survey = take_survey(
+                found, workspace=workspace, files=names, config=file, cache_dir=cache_dir, environ=environ
+            )
     if survey is None or survey.whole is not None:
         return None
     from llmc_build.incremental.partial import Partial, TooMuch
@@ -170,7 +187,7 @@ def _all(paths: Sequence[Path], config: Config, targets: Sequence[str]) -> Work:
     from llmc_build.session import Work
 
     read: dict[str, str] = {}
-    program, graph = load_program(paths, config.workspace, read)
+    program, graph = load_program(paths, config.workspace, read, store=config.cache_dir)
     graph = graph.select(targets)
     return Work(program=program, read=read, graph=graph, after=graph.comes_after)
 
@@ -232,7 +249,7 @@ def clean(*, workspace: Path | None = None, expunge: bool = False) -> list[str]:
     """
     from llmc_build.outputs import Outputs
     from llmc_build.session import throwaway_store
-    from llmc_build.store import Store, runs
+    from llmc_build.store import opening, runs
     from llmc_build.store.state import FileDigests
 
     config = _config(workspace, {})
@@ -244,7 +261,7 @@ def clean(*, workspace: Path | None = None, expunge: bool = False) -> list[str]:
             kept = Outputs(config.workspace, home, store, digests).remove_all()
     runs.clean(home)
     if expunge:
-        Store.expunge(config.cache_dir)
+        opening.expunge(config.cache_dir)
     return kept
 
 
@@ -260,6 +277,33 @@ def cache_stats(*, workspace: Path | None = None, cache_dir: Path | None = None)
         return store.stats()
     finally:
         store.close()
+
+
+def cache_verify(
+    *, workspace: Path | None = None, cache_dir: Path | None = None, repair: bool = False
+) -> Findings:
+    """Reads every byte of the store; with `repair`, what is damaged is set aside.  Raises StoreError."""
+    from llmc_build.store import upkeep
+
+    return upkeep.verify(_config(workspace, {"cache_dir": cache_dir}).cache_dir, repair=repair)
+
+
+def cache_gc(
+    *,
+    workspace: Path | None = None,
+    cache_dir: Path | None = None,
+    max_bytes: int | None = None,
+    max_age_s: float | None = None,
+) -> Collected:
+    """Removes what no result needs, and the results used longest ago.  Raises StoreError.
+
+    `max_age_s`: those not used for so long; `max_bytes`: as many as it takes to be no larger.  What a running
+    build relies on stays.
+    """
+    from llmc_build.store import upkeep
+
+    config = _config(workspace, {"cache_dir": cache_dir})
+    return upkeep.collect(config.cache_dir, max_bytes=max_bytes, max_age_s=max_age_s)
 
 
 def cache_path(*, workspace: Path | None = None, cache_dir: Path | None = None) -> Path:

@@ -5,11 +5,12 @@ Owns what must hold between the `inputs` and `outputs` of all steps; what a path
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from llmc_build.errors import Fault
 from llmc_build.model import TargetId
+from llmc_build.workflow.compound import folded
 
 if TYPE_CHECKING:
     from llmc_build.resolve import Program, Target
@@ -40,15 +41,41 @@ def refuse_shared_outputs(targets: Iterable[Target], faults: list[Fault]) -> Non
     folders: dict[str, tuple[Target, str]] = {}
     for target in targets:
         for path in target.action.outputs:
-            other, other_path = writers.setdefault(path.casefold(), (target, path))
+            name = folded(path)
+            other, other_path = writers.setdefault(name, (target, path))
             if other is not target:
                 faults.append(_conflict(target, path, other, other_path))
-            parts = path.casefold().split("/")
+            parts = name.split("/")
             for i in range(1, len(parts)):
                 folders.setdefault("/".join(parts[:i]), (target, path))
-    for folded, (target, path) in writers.items():
-        if folded in folders:
-            faults.append(_conflict(*folders[folded], target, path))
+    for name, (target, path) in writers.items():
+        if name in folders:
+            faults.append(_conflict(*folders[name], target, path))
+
+
+def outputs_below(targets: Iterable[Target], folder: str, what: str) -> list[Fault]:
+    """A fault for each output in a folder of the workspace that is not for steps to write into."""
+    faults = []
+    for target in targets:
+        for path in target.action.outputs:
+            if folded(path).startswith(f"{folded(folder)}/") or folded(path) == folded(folder):
+                headline = f'step "{target.step.name}" writes {path}, which lies in {what}'
+                faults.append(Fault(headline=headline, location=target.step.place("outputs")))
+    return faults
+
+
+def outputs_that_are_read(targets: Iterable[Target], read: Mapping[str, str]) -> list[Fault]:
+    """A fault for each output that is read before anything runs.  `read`: path -> what it is."""
+    kinds = {folded(path): kind for path, kind in read.items()}
+    faults = []
+    for target in targets:
+        for path in target.action.outputs:
+            kind = kinds.get(folded(path))
+            if kind is not None:
+                headline = f'step "{target.step.name}" writes {path}, which is {kind}'
+                hint = "that is read before anything runs: write to another file"
+                faults.append(Fault(headline=headline, location=target.step.place("outputs"), hint=hint))
+    return faults
 
 
 def _conflict(target: Target, path: str, other: Target, other_path: str) -> Fault:

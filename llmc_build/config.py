@@ -56,6 +56,7 @@ class Config:
     retries: int  # of every step, besides its own
     models: Mapping[str, ModelConfig]
     subprocess: bool | None  # LLMC_SUBPROCESS; None: unset
+    memory: int | None  # bytes that model workers may take together; None: by what is free
     max_tokens_total: int | None = None  # of all requests of a build to servers
     max_cost: float | None = None  # of them, in the unit of `prices`
 
@@ -87,6 +88,7 @@ def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, obj
         retries=0 if retries is None else retries,
         models=given.get("models", {}),
         subprocess=surroundings.get("subprocess"),
+        memory=surroundings.get("memory", given.get("memory")),
         max_tokens_total=_whole(flags.get("max_tokens_total")),
         max_cost=_amount(flags.get("max_cost")),
     )
@@ -165,6 +167,13 @@ def _from_environ(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, 
             found["jobs"] = int(jobs)
         else:
             faults.append(Fault(headline=f'LLMC_JOBS must be {_JOBS_WANTED}, not "{shown(jobs)}"'))
+    memory = environ.get("LLMC_MEMORY", "").strip()
+    if memory:
+        size = _bytes(memory)
+        if size is None:
+            faults.append(Fault(headline=f'LLMC_MEMORY must be {_MEMORY_WANTED}, not "{shown(memory)}"'))
+        else:
+            found["memory"] = size
     subprocess = environ.get("LLMC_SUBPROCESS", "").strip()
     if subprocess in ("0", "1"):
         found["subprocess"] = subprocess == "1"
@@ -308,6 +317,28 @@ def _prices(site: Site, field: str, node: Node) -> tuple[float, float]:
     return found.get("prompt") or 0.0, found.get("completion") or 0.0  # embeddings have no completion
 
 
+_MEMORY_WANTED = "a size such as 4GiB or 800 MB"
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_SIZE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))? ?([A-Za-z]{0,3})")
+
+
+def _bytes(text: str) -> int | None:
+    """A size in bytes; None where the text says none."""
+    match = _SIZE.fullmatch(text)
+    if match is None or match[3].upper() not in _UNITS:
+        return None
+    size = int(float(f"{match[1]}.{match[2] or 0}") * _UNITS[match[3].upper()])
+    return size if 0 < size < 1 << 62 else None
+
+
+def _memory(site: Site, field: str, node: Node) -> int | None:
+    size = _bytes(node.text.strip()) if isinstance(node, Scalar) else None
+    if size is None:
+        site.wrong(field, node, _MEMORY_WANTED)
+    return size
+
+
 _COUNT = number("a whole number of 1 or more", 1, 2**31 - 1, whole=True)
 _LAYERS = number("a whole number of 0 or more, or all", -1, 2**31 - 1, whole=True)
 
@@ -316,6 +347,7 @@ _FIELDS: Mapping[str, Kind] = {
     "cache_dir": FILLED,
     "jobs": _JOBS,
     "retries": _RETRIES,
+    "memory": Kind(read=_memory, schema={}),
     "models": Kind(read=_models, schema={}),
 }
 _MODEL_FIELDS: Mapping[str, Kind] = {

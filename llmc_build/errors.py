@@ -29,8 +29,21 @@ EXIT_NO_TARGET = 4
 EXIT_OFFLINE = 5
 EXIT_STORE = 8
 EXIT_INTERNAL = 37
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+EXIT_INTERRUPTED = 130  # by SIGINT
+EXIT_TERMINATED = 143  # by SIGTERM
+
+
+def exit_code_of_signal(number: int) -> int:
+    """What a shell reports of a program that a signal ended: 130, 143; 129 where the terminal was closed."""
+    return 128 + number
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user asked for the end, and nothing is left to be done but to end."""
+
+    def __init__(self, exit_code: int = EXIT_INTERRUPTED) -> None:
+        super().__init__("interrupted")
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,16 @@
 """Which worker runs an action: lanes, and the models behind them.  World.
 
-Owns what a `model:` reference comes to for each rule (a GGUF file with its digest, or a server's endpoint)
-and the lane that serves it.  How a file is found is `llm.models`.
+Owns what a `model:` reference comes to for each rule (a GGUF file with its digest, or a server's endpoint),
+the lane that serves it, and what that may take of the memory.  How a file is found is `llm.models`.
+
+Steps that name one file share a worker, which answers several at a time.  `LLMC_SUBPROCESS` asks for less, as
+the original program does: with 1 every workflow has a worker of its own, with 0 one worker is there at a
+time; both answer one request after the other.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +21,26 @@ from llmc_build.model import Action, Json
 from llmc_build.rules import BindError, ModelId, rule
 
 if TYPE_CHECKING:
-    from llmc_build.config import ModelConfig
+    from llmc_build.config import Config, ModelConfig
     from llmc_build.store.state import FileDigests
 
 DEFAULT_KEY = "OPENAI_API_KEY"
 
 
+def budget_of(config: Config, folder: Path) -> dict[str, Json] | None:
+    """What a run may spend at servers, and where that is written down; None: as much as it takes."""
+    tokens, cost = config.max_tokens_total, config.max_cost
+    if tokens is None and cost is None:
+        return None
+    return {"tokens": tokens, "cost": cost, "ledger": str(folder / "ledger")}
+
+
 class Lanes:
-    """`store`: the folder of the CAS, which workers write into; `spill`: where they write when it is full;
+    """`store`: the folder of the CAS, which workers write into; `spill`: where they write when it is full.
+
+    `memory`: bytes that model workers may take together (None: by what is free); `subprocess`:
+    LLMC_SUBPROCESS.
+    `kv_cache`: bytes of the store that computed beginnings of prompts may take; None: the worker's default.
     `budget`: of requests to servers, as `llm.budget.Ledger` has it.
     """
 
@@ -36,8 +53,13 @@ class Lanes:
         environ: Mapping[str, str],
         store: Path,
         spill: Path | None = None,
+        memory: int | None = None,
+        subprocess: bool | None = None,
+        kv_cache: int | None = None,
         budget: Mapping[str, Json] | None = None,
     ) -> None:
+        self._given = memory
+        self._subprocess = subprocess
         self._models = models
         self._workspace = workspace
         self._digests = digests
@@ -45,10 +67,18 @@ class Lanes:
         self._store = store
         self._budget = budget
         self._spill = None if spill is None else str(spill)
+        self._kv_cache = kv_cache
         self._known: dict[tuple[str, str], ModelId | BindError] = {}
         self.files: dict[str, str] = {}  # model files that were asked for -> SHA-256
         self.moving: set[str] = set()  # references that may mean another file tomorrow
-        self._made: dict[tuple[str, ModelId | None], Lane] = {}
+        self._made: dict[tuple[str, ModelId | None, str], Lane] = {}
+
+    @functools.cached_property
+    def memory(self) -> int | None:
+        """Bytes that model workers may take together; None where nobody knows what is free."""
+        from llmc_build.llm.memory import default_limit
+
+        return default_limit() if self._given is None else self._given
 
     def model(self, action: Action) -> ModelId | None:
         """The model of an action, None for a rule without one.  Raises BindError, one line."""
@@ -130,16 +160,21 @@ class Lanes:
     def queue(self, action: Action, model: ModelId | None) -> str:
         """The plan's name for the queue of the action's lane."""
         kind = self.kind(action)
-        return f"{kind}:{model.hash}" if model and model.hash else kind
+        return f"{kind}:{model.hash}{self._owner(action)}" if model and model.hash else kind
+
+    def _owner(self, action: Action) -> str:
+        """What tells the workers on one model apart: nothing, or the workflow."""
+        return f":{action.target.partition('.')[0]}" if self._subprocess else ""
 
     def lane(self, action: Action, model: ModelId | None) -> Lane:
-        kind = self.kind(action)
-        found = self._made.get((kind, model))
+        """Raises BindError where the model can't be held in memory."""
+        kind, owner = self.kind(action), self._owner(action)
+        found = self._made.get((kind, model, owner))
         if found is None:
-            found = self._made[kind, model] = self._lane(kind, model)
+            found = self._made[kind, model, owner] = self._lane(kind, model, owner)
         return found
 
-    def _lane(self, kind: str, model: ModelId | None) -> Lane:
+    def _lane(self, kind: str, model: ModelId | None, owner: str) -> Lane:
         config: dict[str, Json] = {"cas": str(self._store), "spill": self._spill}
         if kind == "model" and model is not None:
             config.update(
@@ -147,9 +182,33 @@ class Lanes:
                 context=model.context,
                 threads=model.threads,
                 gpu_layers=model.gpu_layers,
-                parallel=model.parallel or 1,
+                label=model.reference,
+                model=model.hash,
+                engine=model.engine,
+                kv_cache=self._kv_cache,
+                **self._share(model),
             )
-            return Lane(kind=kind, name=f"{model.hash}:{model.context}:{model.gpu_layers}", config=config)
+            name = f"{model.hash}:{model.context}:{model.gpu_layers}{owner}"
+            return Lane(kind=kind, name=name, config=config)
         if kind == "http" and self._budget is not None:
             config["budget"] = dict(self._budget)
         return Lane(kind=kind, config=config)
+
+    def _share(self, model: ModelId) -> dict[str, Json]:
+        """How many requests at a time, and the memory that takes.  Raises BindError."""
+        from llmc_build.llm import memory
+
+        parallel = model.parallel if self._subprocess is None else 1
+        on_gpu = not model.engine.endswith(" cpu") and model.gpu_layers != 0
+        limit = None if on_gpu else self.memory  # a GPU's own memory is nothing that we know of
+        try:
+            need = memory.need_of(
+                Path(str(model.path)), context=model.context, parallel=parallel, limit=limit
+            )
+        except OSError as error:
+            raise BindError(f"model {model.reference}: {error.strerror or error}") from None
+        if limit is not None and need.whole > limit:
+            raise BindError(f"model {model.reference} {memory.too_large(need, limit)}")
+        if on_gpu:
+            return {"parallel": need.parallel, "weights": 0, "memory": 0}
+        return {"parallel": need.parallel, "weights": need.weights, "memory": need.own}

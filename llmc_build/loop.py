@@ -44,9 +44,13 @@ class Surroundings:
     logs: Callable[[TargetId], str | Path]  # where a target's logs are to be
     retries: int = 0
     dry_run: bool = False
-    interrupted: Callable[[], bool] = lambda: False
+    interrupts: Callable[[], int] = lambda: 0  # how often the user asked for the end
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+
+
+class StoppedAtOnce(Exception):
+    """The user asked for the end a second time: nothing is waited for."""
 
 
 class Build:
@@ -66,7 +70,10 @@ class Build:
         self.reports: dict[TargetId, TargetReport] = {}
 
     def run(self) -> Mapping[TargetId, TargetReport]:
-        """Until every target has ended.  Raises StoreError, OSError; the executor is left to the caller."""
+        """Until every target has ended.  The executor is left to the caller.
+
+        Raises StoppedAtOnce, StoreError, OSError.
+        """
         plan, clock = self._a.plan, self._a.clock
         self._a.executor.on_begin = self._begun
         self._todo.extend(plan.start(clock()))
@@ -82,7 +89,10 @@ class Build:
             self._listen(0.0 if self._todo else self._patience())
             self._stuck()
             self._todo.extend(plan.tick(clock()))
-            if self._a.interrupted() and not self._stopping:
+            interrupts = self._a.interrupts()
+            if interrupts > 1:
+                raise StoppedAtOnce
+            if interrupts and not self._stopping:
                 self._stopping = True
                 # What runs is told to end before the ends of all that never began are reported.
                 for command in plan.handle(p.Interrupted(), clock()):

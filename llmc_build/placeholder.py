@@ -46,6 +46,8 @@ _PART = re.compile(
 _FILTER = re.compile(r"\w+", re.ASCII)
 _STEP = re.compile(r"[A-Za-z0-9_-]+")
 _BRACES = re.compile(r"\{\{+|\}\}")
+MAX_PLACEHOLDERS = 100_000  # in one text
+_MAX_PROBLEMS = 100  # of one text; what follows is not looked at
 _QUOTED = 60  # characters of a faulty placeholder that a message quotes
 
 
@@ -122,6 +124,11 @@ def parse(source: str) -> Template:
                 problems += _stray(source, at, start)
             parts.append(between)
             spans.append((at, start))
+        if len(problems) > _MAX_PROBLEMS:
+            raise TemplateError(problems)
+        if len(parts) > 2 * MAX_PLACEHOLDERS:
+            many = f"the text has more than {MAX_PLACEHOLDERS:,} placeholders"
+            raise TemplateError([Problem(many, start, "split it, or let a loop write it")])
         found = _read(match, start, end)
         if isinstance(found, Ref) and found.filters:
             problems += _filter_problems(found, source)
@@ -202,9 +209,11 @@ def _misfits(ref: Ref) -> list[Problem]:
 
 def _stray(source: str, start: int, end: int) -> list[Problem]:
     """What to say of each `{{` in a stretch of text that holds no placeholder."""
-    problems = []
+    problems: list[Problem] = []
     opened: int | None = None
     for brace in _BRACES.finditer(source, start, end):
+        if len(problems) > _MAX_PROBLEMS:
+            return problems
         if brace[0] == "}}":
             if opened is not None:
                 problems.append(_explain(source[opened : brace.end()], opened))

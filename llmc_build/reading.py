@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc_build import workflow
-from llmc_build.claims import unordered_inputs
+from llmc_build.claims import outputs_below, outputs_that_are_read, unordered_inputs
 from llmc_build.collecting import loading
 from llmc_build.errors import Fault, WorkflowError
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_and_release
-from llmc_build.workflow import Draft, schema_of_file, taken_in
+from llmc_build.workflow import Draft, grammar_faults, schema_of_file, taken_in
 
 if TYPE_CHECKING:
     from llmc_build.graph import ActionGraph
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
+MAX_FAULTS = 1_000  # told of one set of files
 Seen = MutableMapping[str, str]  # absolute path of a file that was read -> SHA-256 of what was read
 
 
@@ -38,21 +39,21 @@ def load_files(files: Sequence[Path], workspace: Path) -> tuple[Workflow, ...]:
 
 @loading()
 def load_program(
-    files: Sequence[Path], workspace: Path, seen: Seen | None = None
+    files: Sequence[Path], workspace: Path, seen: Seen | None = None, *, store: Path | None = None
 ) -> tuple[Program, ActionGraph]:
-    """The targets and edges of the files; `seen` is told what was read.
+    """The targets and edges of the files; `seen` is told what was read.  No step may write into `store`.
 
     Raises WorkflowError with the faults of every kind together: those of the fields, of the names and of the
     graph.  Names are not checked where a fault may hide one that is defined.
     """
     try:
-        return _load(files, workspace, seen, places=False)
+        return _load(files, workspace, seen, store, places=False)
     except WorkflowError:
-        return _load(files, workspace, seen, places=True)  # told with every place
+        return _load(files, workspace, seen, store, places=True)  # told with every place
 
 
 def _load(
-    files: Sequence[Path], workspace: Path, seen: Seen | None, *, places: bool
+    files: Sequence[Path], workspace: Path, seen: Seen | None, store: Path | None, *, places: bool
 ) -> tuple[Program, ActionGraph]:
     from llmc_build.graph import ActionGraph
 
@@ -60,16 +61,36 @@ def _load(
     found, names_known = list(draft.faults), draft.names_known
     workflows = list(draft.workflows)
     del draft
+    taken = {source for one in workflows for step in one.steps for source in step.sources}
     program, faults = resolve_and_release(workflows, places=places)
     found += faults if names_known else ()
+    read = dict.fromkeys(taken, "part of a step")
+    read.update(dict.fromkeys((os.path.relpath(file, workspace) for file in files), "a workflow file"))
+    found += outputs_that_are_read(program.targets.values(), read)
+    if store is not None and store.is_relative_to(workspace):
+        found += outputs_below(program.targets.values(), str(store.relative_to(workspace)), "the store")
     try:
         graph = ActionGraph(tuple(program.targets), program.edges)
     except WorkflowError as error:
-        raise WorkflowError([*found, *error.faults]) from None
+        raise WorkflowError(_first([*found, *error.faults])) from None
     found += unordered_inputs(program, graph.comes_after)
     if found:
-        raise WorkflowError(dict.fromkeys(found))
+        raise WorkflowError(_first(found))
     return program, graph
+
+
+def _first(found: Sequence[Fault]) -> list[Fault]:
+    """As many faults as anybody may read."""
+    faults = list(dict.fromkeys(found))
+    if len(faults) > MAX_FAULTS:
+        faults = [
+            *faults[:MAX_FAULTS],
+            Fault(
+                headline=f"{len(faults) - MAX_FAULTS:,} more mistakes are not told",
+                location=faults[MAX_FAULTS].location,
+            ),
+        ]
+    return faults
 
 
 def read_piece(data: bytes, name: str, first_line: int, workspace: Path, seen: Seen) -> Draft:
@@ -191,6 +212,7 @@ def _with_text(step: Step, field: str, text: str, name: str, faults: list[Fault]
         places = {**step.places, "prompt": start}
         return dataclasses.replace(step, prompt=text, places=places, blocks={**step.blocks, "prompt": (1, 0)})
     if field == "grammar":
+        faults += grammar_faults(text, name)
         return dataclasses.replace(step, grammar=text)
     schema, problems = schema_of_file(text, name)
     faults += problems

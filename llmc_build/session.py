@@ -22,26 +22,27 @@ from llmc_build.binder import Binder, Options
 from llmc_build.config import Config
 from llmc_build.errors import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_OFFLINE,
     EXIT_OK,
-    EXIT_TERMINATED,
+    Interrupted,
     StoreError,
+    exit_code_of_signal,
 )
 from llmc_build.incremental.cone import choose, suspects
 from llmc_build.incremental.partial import Partial, TooMuch
+from llmc_build.incremental.restoring import Restoring
 from llmc_build.incremental.taking import take
 from llmc_build.incremental.watching import Evidence
 from llmc_build.inputs import Inputs
-from llmc_build.lanes import Lanes
-from llmc_build.model import BuildReport, Digest, Json, State, TargetId, TargetReport
+from llmc_build.lanes import Lanes, budget_of
+from llmc_build.model import BuildReport, Digest, State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.outside import Outside
 from llmc_build.record import Record, run_record
 from llmc_build.report import Reporter
 from llmc_build.resolve import Program
 from llmc_build.snapshot.everything import Everything
-from llmc_build.snapshot.form import GOOD, SKIPPED
+from llmc_build.snapshot.form import SKIPPED
 from llmc_build.store import Store
 from llmc_build.store.runs import Runs
 from llmc_build.store.state import FileDigests
@@ -50,7 +51,6 @@ from llmc_build.subgraph import Graph, SubGraph
 if TYPE_CHECKING:
     pass
 
-_LOOKUP = 1000  # records looked up at a time
 MANY = 200  # targets in doubt: from here on, and from a quarter of all, everything is looked at
 
 
@@ -73,21 +73,22 @@ class Stop:
     """Whether and how the user asked for the end."""
 
     signals: list[int] = field(default_factory=list)
+    building: bool = (
+        False  # from here on there is something to record: the second signal is the loop's business
+    )
 
     @property
     def exit_code(self) -> int | None:
-        if not self.signals:
-            return None
-        return EXIT_TERMINATED if self.signals[0] == signal.SIGTERM else EXIT_INTERRUPTED
-
-
-class _AtOnce(KeyboardInterrupt):
-    """The second interrupt: end without waiting for anything."""
+        return exit_code_of_signal(self.signals[0]) if self.signals else None
 
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """INT and TERM end the build in order the first time, at once the second time."""
+    """INT, TERM and HUP end the build in order the first time, at once the second, anywhere the third.
+
+    "At once" waits for no step, and still records the run: a signal may come between any two statements, so
+    only the loop itself, between two turns, ends the build then.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -95,10 +96,13 @@ def signals() -> Iterator[Stop]:
 
     def hear(number: int, frame: FrameType | None) -> None:
         stop.signals.append(number)
-        if len(stop.signals) >= 2:
-            raise _AtOnce
+        if len(stop.signals) >= (3 if stop.building else 2):
+            raise Interrupted(exit_code_of_signal(stop.signals[0]))
 
-    old = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else it was started by nohup
+        numbers.append(signal.SIGHUP)
+    old = {number: signal.signal(number, hear) for number in numbers}
     try:
         yield stop
     finally:
@@ -130,11 +134,12 @@ class Session:
         no_cache: bool,
         environ: Mapping[str, str],
         reporter: Reporter,
+        stop: Stop,
         stack: ExitStack,
     ) -> None:
         self.notes: list[str] = []
         self.config, self.options, self.reporter = config, options, reporter
-        self._environ, self._no_cache, self._stack = environ, no_cache, stack
+        self._environ, self._no_cache, self._stop, self._stack = environ, no_cache, stop, stack
         self.home = config.workspace / ".llmc"
         try:
             self.run = Runs(self.home).create()
@@ -158,20 +163,17 @@ class Session:
             environ=environ,
             store=self.store.cas_root,
             spill=self.store.spill,
-            budget=self._budget(),
+            budget=budget_of(config, self._scratch),
+            memory=config.memory,
+            subprocess=config.subprocess,
         )
         self._members: set[TargetId] = set()  # of the build
+        self._put_back: Collection[int] = ()  # targets of a partial build that needed nothing but placing
         self._record: Record | None = None  # of this run, where it speaks of every target
 
-    def _budget(self) -> dict[str, Json] | None:
-        """What this run may spend at servers, and where that is written down."""
-        tokens, cost = self.config.max_tokens_total, self.config.max_cost
-        if tokens is None and cost is None:
-            return None
-        return {"tokens": tokens, "cost": cost, "ledger": str(self._scratch / "ledger")}
-
     def note(self, text: str) -> None:
-        self.notes.append(text)
+        if text not in self.notes:
+            self.notes.append(text)
         self.reporter.note(text)
 
     # ------------------------------------------------------------ what there is to do
@@ -209,14 +211,15 @@ class Session:
             return None if number is None else old.key(number)
 
         paths = [os.path.abspath(file) for file in part.files]
+        relative = {path: os.path.relpath(path, self.config.workspace) for path in paths}
         files = {target: paths[part.file_of(target)] for target in [*part.gone, *part.targets_of_changed()]}
         outside = Outside(home=self.home, store=self.store, digest=digest, key=key)
         self._bind(
             part.program, files, key, after=structure.comes_after, writers=structure.outputs, outside=outside
         )
-        lost = self._lost(part) if part.survey.store_changed else []
+        lost = self._settle(part, work.wanted, lambda target: relative[paths[part.file_of(target)]])
         doubtful = suspects(part, work.wanted, lost)
-        if len(doubtful) > max(MANY, len(structure.paths) // 4):
+        if len(doubtful) > self._enough(part):
             raise TooMuch("most of it")
         part.read_also(doubtful)
         chosen = choose(part, doubtful, work.wanted, self.binder.probe_many, lost)
@@ -233,6 +236,25 @@ class Session:
         if not self.options.dry_run:
             for target in part.gone:
                 self.outputs.withdraw(target)
+
+    def _settle(
+        self, part: Partial, wanted: Collection[int] | None, source_of: Callable[[TargetId], str]
+    ) -> Collection[int]:
+        """Results that the store has lost; where many are not in place, they are put back on the way."""
+        restoring = Restoring(part, self.store, self.outputs, source_of, lambda: bool(self._stop.signals))
+        if not self.options.dry_run and len(suspects(part, wanted, ())) > self._enough(part):
+            restoring.put_back(wanted)
+            self.outputs.settle()
+            self._put_back = restoring.back
+            self.binder.restored += restoring.written
+        elif part.survey.store_changed:
+            restoring.find_lost()
+        return restoring.lost
+
+    @staticmethod
+    def _enough(part: Partial) -> int:
+        """How many targets in doubt are looked at one by one."""
+        return max(MANY, len(part.structure.paths) // 4)
 
     def _bind(
         self,
@@ -267,33 +289,19 @@ class Session:
             outside=outside,
         )
 
-    def _lost(self, part: Partial) -> list[int]:
-        """Targets whose result the store has no more, by their numbers in the snapshot."""
-        old = part.survey.snapshot
-        found: list[int] = []
-        declared: dict[TargetId, set[str]] = {}
-        for path, target in old.outputs.items():
-            declared.setdefault(target, set()).add(path)
-        good = [i for i, flags in enumerate(old.flags) if flags & GOOD and not flags & SKIPPED]
-        for start in range(0, len(good), _LOOKUP):
-            keys = {i: old.key(i) or "" for i in good[start : start + _LOOKUP]}
-            there = self.store.lookup_many(keys.values())
-            for i, key in keys.items():
-                record = there.get(key)
-                outputs = {output.path for output in record.result.outputs} if record is not None else None
-                if outputs != declared.get(old.target(i), set()):
-                    found.append(i)
-        return found
-
     # ------------------------------------------------------------ doing it
 
     def execute(self, graph: Graph, stop: Stop, *, fail_fast: bool) -> Mapping[TargetId, TargetReport]:
         """Runs the plan; the workers are gone when it returns."""
         from llmc_build.execute.pool import Pool
-        from llmc_build.loop import Build, Surroundings
+        from llmc_build.execute.residence import Room
+        from llmc_build.loop import Build, StoppedAtOnce, Surroundings
         from llmc_build.plan import Plan
 
-        pool = Pool(self.config.jobs, cas=self.store.cas_root, scratch=self._scratch)
+        stop.building = True
+        workers = {None: None, True: self.config.jobs, False: 1}[self.config.subprocess]
+        models = Room(memory=self._lanes.memory, workers=workers, note=self.note)
+        pool = Pool(self.config.jobs, cas=self.store.cas_root, scratch=self._scratch, models=models)
         building = Build(
             Surroundings(
                 plan=Plan(graph, fail_fast=fail_fast),
@@ -305,7 +313,7 @@ class Session:
                 logs=self.run.step_folder,
                 retries=self.config.retries,
                 dry_run=self.options.dry_run,
-                interrupted=lambda: bool(stop.signals),
+                interrupts=lambda: len(stop.signals),
             )
         )
         self.store.on_commit = pool.wake
@@ -313,7 +321,7 @@ class Session:
         try:
             building.run()
             kill = False
-        except _AtOnce:
+        except StoppedAtOnce:
             for target in graph.order:  # what had not ended by then was cancelled
                 if target not in building.reports:
                     building.reports[target] = TargetReport(
@@ -392,11 +400,17 @@ class Session:
                 models=self._lanes.files,
                 moving_models=frozenset(self._lanes.moving),
                 left=work.left,
+                put_back=self._put_back,
                 record=self._record,
             )
         )
         with contextlib.suppress(OSError):  # then the next build looks at everything
             keeping.keep(taken, str(config.workspace), [os.path.abspath(file) for file in files])
+        if taken is not None and (work.part is None or len(report.news) > MANY):
+            from llmc_build.snapshot import carried
+
+            with contextlib.suppress(OSError):  # then a fresh checkout does
+                carried.carry(taken, (str(self.home), str(config.cache_dir)))
 
 
 def _remove_tree(folder: Path) -> None:

@@ -7,6 +7,7 @@ and nothing else.  No decision about a build is made in this package.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -24,11 +25,12 @@ COMMANDS = {
     "show": "Print the value of a target.",
     "log": "Print what a step wrote, what it ran, and where that is kept.",
     "clean": "Remove outputs, runs and state of this workspace.",
-    "cache": "Ask about the store: stats, path.",
+    "cache": "Look after the store: stats, verify, gc, path.",
     "models": "List the models that steps can name.",
     "schema": "Print the JSON Schema of the workflow language.",
 }
 
+_EXIT_SIGINT = 130
 _EXIT_SIGPIPE = 141  # what a shell reports of a program whose reader left
 
 
@@ -44,6 +46,13 @@ class _ReaderLeft(Exception):
     """Whoever read standard output or standard error is gone."""
 
 
+class _Stopped(Exception):
+    """The user asked for the end of what had nothing left to record."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
 class _Lazy(click.Group):
     """A group that knows its commands by name and imports one when it is called."""
 
@@ -53,6 +62,8 @@ class _Lazy(click.Group):
             sys.stdout.flush()
         except BrokenPipeError:
             raise _ReaderLeft from None  # click would make it exit code 1
+        except KeyboardInterrupt as end:  # click would print an empty line, and lose which signal it was
+            raise _Stopped(int(getattr(end, "exit_code", _EXIT_SIGINT))) from None
         return result
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -95,12 +106,16 @@ def main(args: Sequence[str] | None = None) -> int:
         # The interpreter flushes stdout once more at its end; let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_SIGPIPE
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        return 130
+    except (KeyboardInterrupt, click.Abort, _Stopped) as end:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            click.echo("interrupted", err=True)
+        return int(getattr(end, "exit_code", _EXIT_SIGINT))
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told
-        from llmc_build.cli import failure
-
+        try:
+            from llmc_build.cli import failure
+        except (OSError, ImportError, MemoryError):  # of a disk that gives nothing any more
+            click.echo(f"error: {error}", err=True)
+            return 8
         return failure.tell(error, session)
     return code if isinstance(code, int) else 0
 

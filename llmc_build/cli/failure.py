@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from llmc_build.cli import Session
-from llmc_build.errors import EXIT_INTERNAL, EXIT_USAGE, Fault, LlmcError, did_you_mean
+from llmc_build.errors import EXIT_INTERNAL, EXIT_STORE, EXIT_USAGE, Fault, LlmcError, did_you_mean
 from llmc_build.report import words
 from llmc_build.report.console import choose_look
 
@@ -49,6 +49,9 @@ def _faults(error: Exception) -> tuple[Sequence[Fault], int]:
         return sorted(error.faults, key=_place), error.exit_code
     if isinstance(error, click.ClickException):
         return (_usage(error),), EXIT_USAGE
+    refused = _refused(error)
+    if refused is not None:
+        return (Fault(headline=refused, hint="where it happened: the same command with -v -v"),), EXIT_STORE
     return (_internal(error),), EXIT_INTERNAL
 
 
@@ -66,6 +69,35 @@ def _usage(error: click.ClickException) -> Fault:
         headline = f"there is no option {error.option_name}"
         hint = did_you_mean(error.option_name, error.possibilities or ()) or hint
     return Fault(headline=headline[:1].lower() + headline[1:], hint=hint)
+
+
+def _refused(error: BaseException | None) -> str | None:
+    """What the machine would not do, in a line; None where it is llmc's own mistake.
+
+    A disk that does not answer also makes modules vanish: those that are there after all were not found
+    because of it.
+    """
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{where}{error.strerror or error}"
+    if isinstance(error, ImportError):
+        why = _refused(error.__cause__ or error.__context__)
+        if why is None and error.name is not None and _is_there(error.name):
+            why = str(error)
+        return None if why is None else f"a part of llmc can't be loaded: {why}"
+    return None
+
+
+def _is_there(module: str) -> bool:
+    import importlib.util
+
+    importlib.invalidate_caches()
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, OSError, ValueError):
+        return True  # not even that can be told
 
 
 def _internal(error: Exception) -> Fault:

@@ -34,10 +34,15 @@ class Capture:
 
     __slots__ = ("fd", "path")
 
-    def __init__(self, path: str, *, fresh: bool = True) -> None:
-        """`fresh`: made, or emptied, for a step to write to; else only read."""
+    def __init__(self, path: str, *, fresh: bool = True, hidden: bool = False) -> None:
+        """`fresh`: made, or emptied, for a step to write to; else only read.
+
+        `hidden`: it has no name, so that it is gone with the processes that have it open, however they end.
+        """
         self.path = path
         self.fd = os.open(path, _FRESH if fresh else _READ, 0o600)
+        if hidden:
+            os.unlink(path)
 
     @property
     def size(self) -> int:
@@ -63,9 +68,11 @@ class Capture:
 
     def copy_to(self, path: str) -> None:
         """Writes the same bytes to another file."""
-        with open(self.path, "rb") as source, contextlib.closing(Capture(path)) as target:
-            while data := source.read(_CHUNK):
+        with contextlib.closing(Capture(path)) as target:
+            offset = 0
+            while data := os.pread(self.fd, _CHUNK, offset):
                 _write(target.fd, data)
+                offset += len(data)
 
     def content(self, store: Store, *, consume: bool = False) -> dict[str, Json]:
         """A content for a message; large ones go to the store, which takes the file itself with `consume`."""
@@ -74,6 +81,9 @@ class Capture:
             return pack_small(data)
         from pathlib import Path
 
+        if os.fstat(self.fd).st_nlink == 0:  # hidden: what is in it by now may have a name
+            self.copy_to(self.path)
+            consume = True
         digest = store().put_file(Path(self.path), consume=consume)
         return {"hash": digest.hash, "size": digest.size}
 

@@ -118,7 +118,8 @@ class EndedStep:
     def look_for_undeclared(self, given: dict[str, Stamp]) -> None:
         found = undeclared(self._root, given, self._request.get("outputs") or [], _UNDECLARED_SHOWN)
         if found:
-            self.reply["undeclared"] = list(found)
+            clean = self._secrets.redact_text if self._secrets is not None else str
+            self.reply["undeclared"] = [clean(path) for path in found]
 
     def collect(self) -> tuple[str, str | None]:
         """Puts value and outputs into the store."""

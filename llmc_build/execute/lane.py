@@ -5,19 +5,28 @@ Owns which worker gets the next task, and how far workers are fed ahead.
 Shell workers are *fed ahead* where tasks are short: each has the next few tasks before it asks, so that it
 never waits for llmc to look at its answer, and several travel in one message.  They are worth `AHEAD_S` of
 work at the pace of the last tasks: long tasks are not fed ahead at all, for a more urgent one may turn up.
+
+And it owns whom a model worker's death is blamed on.  Its requests are *suspects* then, which are answered
+one at a time; the one in whose company alone workers die is to blame.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
-from llmc_build.execute.process import WorkerProcess
+from llmc_build.execute.process import Flight, WorkerProcess
 from llmc_build.execute.protocol import Lane, Task
 
 HTTP_CAPACITY: Final = 64
 AHEAD_S: Final = 0.02  # of work that a shell worker has waiting
+MOST_DEATHS: Final = 5  # in a row; then a lane's model is given up
 AHEAD_MOST: Final = 7  # tasks
+DEATHS: Final = 2  # workers that died with nothing but one request to answer: it is to blame
+STILLBORN: Final = (
+    2  # workers in a row that died before they were ready: no request is to blame, and none runs
+)
 _QUICKEST_S: Final = 0.0001
 
 
@@ -28,6 +37,9 @@ class LaneState:
         self.workers: list[WorkerProcess] = []
         self.queue: deque[Task] = deque()  # what no worker has yet, the most urgent first
         self.flying = 0  # tasks that the workers have
+        self.deaths = 0  # of workers, since one last answered
+        self.suspects: dict[int, int] = {}  # task -> workers that died while they had nothing else
+        self.stillborn = 0
         self._shell = lane.kind == "shell"
         self._most = jobs if self._shell else 1
         self._holding = 0  # workers that are given nothing behind what they run
@@ -61,8 +73,27 @@ class LaneState:
             return best
         if self.wants_worker or best.holding:
             return None
+        if self.suspects and (
+            self.queue[0].id in self.suspects or self.suspects.keys() & best.flights.keys()
+        ):
+            return None  # suspects are alone
         most = 1 + self._ahead if self._shell else self._capacity
         return best if len(best.flights) < most else None
+
+    def excused(self, worker: WorkerProcess, flights: Sequence[Flight]) -> set[int]:
+        """Tasks of a dead worker that are tried again, each alone."""
+        if self.lane.kind != "model":
+            return set()
+        if worker.capacity is None:
+            self.stillborn += 1
+            return {flight.task.id for flight in flights} if self.stillborn < STILLBORN else set()
+        found = set()
+        for number in (flight.task.id for flight in flights):
+            deaths = self.suspects.pop(number, 0) + (len(flights) == 1)
+            if deaths < DEATHS:
+                self.suspects[number] = deaths
+                found.add(number)
+        return found
 
     def took(self, wall_s: float) -> None:
         """A task has ended that took so long."""

@@ -19,7 +19,8 @@ From a runner:
 Requests to one worker are much alike, so a shell worker gets of each only what differs from the one
 before (`shortened`): with "rest", the fields that are not in "request" are as in the last "run".  A reply's
 fields are as in "defaults" where it doesn't say otherwise; "defaults", "rest" and "timeout_s" may be left
-out.
+out.  A runner whose tasks stand in line says "tells": true when it is ready, and sends a "progress" when it
+begins one: from then on the task's time runs.  A model worker also says "facts" of how it computes.
 
 A *content* in a message is {"hash": hex, "size": n, "data": base64} up to `INLINE_BYTES`, and
 {"hash", "size"} above: then its bytes are already durable in the store.

@@ -1,7 +1,7 @@
 """What an operating system offers to keep hold of processes, with the best that macOS allows.
 
-Owns the calls that only Linux has (child subreaper, PDEATHSIG, pidfds, /proc, FICLONE) and what stands in for
-them elsewhere.  What they are used for is told in `supervise`.
+Owns the calls that only Linux has (child subreaper, PDEATHSIG, pidfds, /proc, FICLONE, the limit that serves
+as a mark) and what stands in for them elsewhere.  What they are used for is told in `supervise` and `sweep`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int)
 _PS_LIMIT_S = 10
+# RLIMIT_LOCKS, a limit that Linux has kept and not enforced since 2.4.25: a number that a process hands on to
+# all that it starts, whatever they do to their environment, files, session and parents.  Anybody may read it.
+_MARK_LIMIT = 10
+_MARK_LINE = b"\nMax file locks"
+_MARK_BIT = 1 << 60  # tells a mark from a limit that somebody set; the rest is the token
+TOKEN_DIGITS = 14  # hex digits of a token at most, so that it fits into a mark
 
 
 class Process(NamedTuple):
@@ -27,20 +33,7 @@ class Process(NamedTuple):
     parent: int
     group: int
     zombie: bool
-
-
-def features() -> dict[str, str]:
-    """What holds process trees together here, for `llmc doctor`."""
-    if not LINUX:
-        return {
-            "orphans": "found by process group, ancestry and environment (ps)",
-            "death of llmc": "seen by the workers when their connection closes",
-        }
-    adopted = "adopted by their worker (child subreaper)" if _prctl_works() else "found by ancestry (/proc)"
-    return {
-        "orphans": adopted,
-        "death of llmc": "seen by the workers when their connection closes, and PDEATHSIG",
-    }
+    started: int = 0  # in the clock ticks of the system: with it, `pid` means one process only; 0: not known
 
 
 def adopt_orphans(on: bool) -> bool:
@@ -113,13 +106,45 @@ def descendants(root: int, listed: Iterable[Process] | None = None) -> list[int]
     return found
 
 
-def with_variable(name: str, value: str, pids: Iterable[int] | None = None) -> list[int]:
-    """Processes that were started with `name=value` in their environment, of `pids` or of all."""
+def mark(token: str) -> bool:
+    """Marks this process and all that it will start, with 14 hex digits at most; False: it can't."""
     if not LINUX:
-        found = _ps_with(f"{name}={value}")
+        return False
+    import resource
+
+    number = _MARK_BIT | int(token or "0", 16)
+    try:
+        hard = resource.getrlimit(_MARK_LIMIT)[1]
+        resource.setrlimit(_MARK_LIMIT, (number, hard))
+    except (OSError, ValueError):  # somebody has lowered what may be set
+        return False
+    return True
+
+
+def marked(variable: str, token: str, pids: Iterable[int] | None = None) -> list[int]:
+    """Processes with a token that begins so, of `pids` or of all: by `mark`, or in that variable."""
+    if not LINUX:
+        found = _ps_with(f"{variable}={token}")
         return found if pids is None else sorted(set(found) & set(pids))
-    wanted = f"{name}={value}".encode()
-    return [pid for pid in (_proc_pids() if pids is None else pids) if wanted in _environ(pid)]
+    wanted = f"{variable}={token}".encode()
+    return [
+        pid
+        for pid in (_proc_pids() if pids is None else pids)
+        if _mark_of(pid).startswith(token) or any(entry.startswith(wanted) for entry in _environ(pid))
+    ]
+
+
+def _mark_of(pid: int) -> str:
+    """The token that a process was marked with; empty: none."""
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as file:
+            text = file.read()
+    except OSError:
+        return ""
+    at = text.find(_MARK_LINE)
+    soft = text[at + len(_MARK_LINE) :].split(None, 1)[0] if at >= 0 else b""
+    number = int(soft) if soft.isdigit() else 0
+    return f"{number ^ _MARK_BIT:0{TOKEN_DIGITS}x}" if number & _MARK_BIT and number < 2 * _MARK_BIT else ""
 
 
 def send(pid: int, number: int) -> bool:
@@ -153,13 +178,6 @@ def clone_file(source: int, target: int) -> bool:
     return True
 
 
-def _prctl_works() -> bool:
-    before = adopt_orphans(True)
-    works = adopts_orphans()
-    adopt_orphans(before)
-    return works
-
-
 def _proc_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
@@ -173,8 +191,9 @@ def _from_proc() -> list[Process]:
         except OSError:
             continue  # it ended since
         # pid (name) state ppid pgrp ...; the name may hold spaces and parentheses.
-        state, parent, group = line[line.rindex(b")") + 2 :].split(b" ", 3)[:3]
-        found.append(Process(pid, int(parent), int(group), state in (b"Z", b"X")))
+        fields = line[line.rindex(b")") + 2 :].split(b" ", 20)
+        state, parent, group, started = fields[0], fields[1], fields[2], fields[19]
+        found.append(Process(pid, int(parent), int(group), state in (b"Z", b"X"), int(started)))
     return found
 
 
@@ -217,6 +236,6 @@ def _ps_with(text: str) -> list[int]:
     found = []
     for line in _ps("-A", "-E", "-ww", "-o", "pid=,command="):
         pid, _, rest = line.strip().partition(" ")
-        if pid.isdigit() and text in rest.split(" "):
+        if pid.isdigit() and any(word.startswith(text) for word in rest.split(" ")):
             found.append(int(pid))
     return found

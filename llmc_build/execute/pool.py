@@ -1,14 +1,15 @@
 """The process pool: tasks to workers, their answers back, workers replaced when they die.
 
 Owns which worker a task goes to, capacities, deadlines and the life of worker processes as seen from
-llmc; one process is `process`.  What a request means is its runner's business, and which task is to be
-submitted when is the plan's.
+llmc; one process is `process`, which models are in memory together is `residence`.  What a request means is
+its runner's business, and which task is to be submitted when is the plan's.
 
 A lane of kind "shell" has up to `jobs` workers, each of which runs one task at a time; a lane of another
 kind has one worker, which answers several.  Workers start when first needed and stay.  One that dies fails
 what it ran, and nothing else; the next task starts a new one.  What it had not begun, or had not yet told
 the end of, runs again in another; so do the other tasks of a worker that the pool itself has to kill because
-one of them ignores its end.
+one of them ignores its end.  Of the requests that a model worker answered when it died nobody knows which
+one killed it: each is tried again alone, and only one that kills its worker then is to blame.
 
 Shell workers are fed ahead (`lane`).  A worker whose task takes long after all gives the others back, and
 they go back to their place in the lane's queue, so a long task holds up another for a moment only.
@@ -28,14 +29,16 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from llmc_build.execute import osdep
+from llmc_build.execute import osdep, residence
 from llmc_build.execute.channel import ChannelClosed, Message
-from llmc_build.execute.lane import LaneState
+from llmc_build.execute.lane import MOST_DEATHS, LaneState
+from llmc_build.execute.outcome import crashed, ended, forced, timed_out
 from llmc_build.execute.process import Flight, WorkerProcess
 from llmc_build.execute.protocol import Done, Executor, Lane, Progress, Status, Task
 from llmc_build.execute.supervise import GRACE_S
+from llmc_build.execute.sweep import Guardian
 from llmc_build.execute.wakeup import Wakeup
 from llmc_build.execute.worker import RUNNERS
 from llmc_build.model import Json
@@ -44,7 +47,6 @@ OBEY_S: Final = 5.0  # for a runner to obey a cancel, beyond what it grants its 
 _CLOSE_S = 3.0  # for workers to end by themselves
 _LOOK_S = 0.2  # the longest sleep where no signal can wake the pool
 _NEVER = float("inf")
-_STATUSES: Final = {status.value: status for status in Status}
 
 
 class Pool(Executor):
@@ -58,11 +60,13 @@ class Pool(Executor):
         scratch: Path | None = None,
         environ: Mapping[str, str] | None = None,
         runners: Mapping[str, str] = RUNNERS,
+        models: residence.Room = residence.ENDLESS,
     ) -> None:
         """`jobs`: shell tasks at a time; `cas`: the store's root, given to lanes that don't name one.
 
         `scratch`: a folder for what workers write to stderr (else the system's); `environ`: what workers
-        get their environment from (else this process's); `runners`: kind of lane -> module that serves it.
+        get their environment from (else this process's); `runners`: kind of lane -> module that serves it;
+        `models`: what there is for model workers.
         """
         self.on_begin: Callable[[int], object] = lambda number: None
         self._jobs = max(1, jobs)
@@ -70,7 +74,9 @@ class Pool(Executor):
         self._scratch = scratch
         self._environ = dict(os.environ if environ is None else environ)
         self._runners = runners
+        self._models = models
         self._lanes: dict[Lane, LaneState] = {}
+        self._waiting: dict[Lane, LaneState] = {}  # those whose worker waits for memory
         self._news: deque[Done | Progress] = deque()
         self._count = 0  # of tasks submitted
         self._open: dict[int, int] = {}  # tasks whose end was not yet returned -> their place in that order
@@ -78,6 +84,7 @@ class Pool(Executor):
         self._due: list[tuple[float, int]] = []  # heap of deadlines, those of ended flights among them
         self._unsent: set[WorkerProcess] = set()  # workers that are fed by the next `wait`
         self._closed = False
+        self._guardian = Guardian(str(scratch) if scratch else None)
         self._selector = selectors.DefaultSelector()
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
@@ -115,6 +122,7 @@ class Pool(Executor):
         self._feed(state)
 
     def wait(self, timeout_s: float | None) -> list[Done | Progress]:
+        self._swap()
         self._flush()
         now = time.monotonic()
         deadline = _NEVER if timeout_s is None else now + timeout_s
@@ -171,6 +179,7 @@ class Pool(Executor):
                 worker.ended_within(max(0.0, deadline - time.monotonic()))
         for worker in workers:
             worker.bury()
+        self._guardian.close()
         self._lanes.clear()
         self._open.clear()
         self._flights.clear()
@@ -186,6 +195,9 @@ class Pool(Executor):
         while state.queue:
             worker = state.with_room()
             if worker is None and state.wants_worker:
+                if state.deaths >= MOST_DEATHS:
+                    self._give_up(state, f"not tried: this model's worker died {MOST_DEATHS} times in a row")
+                    return
                 worker = self._start(state)
             if worker is None:
                 return
@@ -209,7 +221,24 @@ class Pool(Executor):
             except ChannelClosed:
                 self._lost(worker)
 
+    def _swap(self) -> None:
+        """Ends idle workers for those that wait: so late that none of them has got work again."""
+        for lane, state in tuple(self._waiting.items()):
+            gone = residence.victims(self._models, lane, self._lanes.values()) if state.queue else []
+            if gone is None:
+                continue
+            residence.announce(self._models, gone, lane)
+            for worker in gone:
+                self._forget(worker)
+                worker.hang_up()
+                worker.bury(at_once=False)
+            del self._waiting[lane]
+            self._feed(state)
+
     def _start(self, state: LaneState) -> WorkerProcess | None:
+        if residence.victims(self._models, state.lane, self._lanes.values()) != []:
+            self._waiting[state.lane] = state
+            return None
         config: dict[str, Json] = {"cas": str(self._cas), **state.lane.config}
         try:
             worker = WorkerProcess(
@@ -218,16 +247,21 @@ class Pool(Executor):
                 config,
                 environ=self._environ,
                 scratch=self._scratch,
+                token=self._guardian.token(),
             )
         except OSError as error:
-            for task in state.queue:
-                text = f"a worker could not be started: {error.strerror or error}"
-                self._news.append(Done(id=task.id, status=Status.CRASHED, error=text))
-            state.queue.clear()
+            self._give_up(state, f"a worker could not be started: {error.strerror or error}")
             return None
         state.workers.append(worker)
+        if state.lane.kind == "shell":
+            self._guardian.watch(worker.pid)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         return worker
+
+    def _give_up(self, state: LaneState, why: str) -> None:
+        """Ends the tasks that no worker will get."""
+        self._news.extend(Done(id=task.id, status=Status.CRASHED, error=why) for task in state.queue)
+        state.queue.clear()
 
     def _watch_writes(self, worker: WorkerProcess) -> None:
         """Asks to be told when a worker takes more, only while there is more."""
@@ -259,21 +293,29 @@ class Pool(Executor):
         operation, state = message["op"], self._lanes[worker.lane]
         if operation == "done":
             flight = self._landed(worker, message["id"])
-            done = _ended(worker, flight, message)
+            done = ended(worker, flight, message)
+            state.suspects.pop(done.id, None)
             self._news.append(done)
             state.took(done.wall_s)
+            state.deaths = 0
             state.hold(worker, False)
             self._watch_clocks(worker.start_clocks())
             self._begin(worker)
         elif operation == "progress":
-            if message["id"] in worker.flights:
+            told = worker.flights.get(message["id"])
+            if told is not None:
                 self._news.append(Progress(id=message["id"], stats=message["stats"]))
+                if not told.heard:
+                    told.heard = True
+                    self._watch_clocks(worker.start_clocks())
         elif operation == "back":
             self._again(state, [self._landed(worker, number) for number in message["ids"]])
             state.hold(worker, bool(worker.flights))
         elif operation == "ready":
             worker.capacity = max(1, int(message["capacity"]))
+            state.stillborn = 0
             worker.defaults = message.get("defaults") or {}
+            worker.tells = bool(message.get("tells"))
             self._watch_clocks(worker.start_clocks())
         else:
             raise ValueError(operation)
@@ -290,11 +332,18 @@ class Pool(Executor):
         flight = worker.flights.pop(number)
         del self._flights[number]
         self._lanes[worker.lane].flying -= 1
+        worker.idle_since = time.monotonic()
         return flight
+
+    def _forget(self, worker: WorkerProcess) -> None:
+        """A worker gets nothing more, and is not listened to."""
+        self._lanes[worker.lane].workers.remove(worker)
+        self._selector.unregister(worker.channel)
+        self._unsent.discard(worker)
 
     def _again(self, state: LaneState, flights: list[Flight]) -> None:
         """Puts tasks back to their places in the queue, but for those that were told to end meanwhile."""
-        self._news.extend(_forced(flight) for flight in flights if flight.ending is not None)
+        self._news.extend(forced(flight) for flight in flights if flight.ending is not None)
         tasks = [*state.queue, *(flight.task for flight in flights if flight.ending is None)]
         state.queue = deque(sorted(tasks, key=lambda task: self._open[task.id]))
 
@@ -303,21 +352,29 @@ class Pool(Executor):
     ) -> None:
         """A worker is gone, or has to go: its tasks fail, or run again where only `culprit` is to blame."""
         state = self._lanes[worker.lane]
-        state.workers.remove(worker)
-        self._selector.unregister(worker.channel)
-        self._unsent.discard(worker)
+        self._forget(worker)
         state.hold(worker, False)
         blamed = None if culprit is not None or worker.lane.kind != "shell" else worker.begun
         worker.hang_up()
         how, tail = worker.bury(at_once=culprit is not None)
+        state.deaths += worker.lane.kind == "model" and culprit is None
         again = []
-        for flight in [self._landed(worker, number) for number in tuple(worker.flights)]:
+        flights = [self._landed(worker, number) for number in tuple(worker.flights)]
+        excused = state.excused(worker, flights) if culprit is None else set()
+        for flight in flights:
             if flight is culprit:
-                self._news.append(_forced(flight))
-            elif flight.ending is not None or culprit is not None or blamed not in (None, flight):
+                self._news.append(forced(flight))
+            elif (
+                flight.ending is not None
+                or culprit is not None
+                or blamed not in (None, flight)
+                or flight.task.id in excused
+            ):
                 again.append(flight)
             else:
-                self._news.append(_crashed(flight, error or how, tail))
+                self._news.append(crashed(flight, error or how, tail))
+        if excused:
+            self._models.note(f"{error or how}; what it had to answer is asked again, each alone")
         self._again(state, again)
         self._feed(state)
 
@@ -350,7 +407,7 @@ class Pool(Executor):
             if flight.ending is not None:
                 self._lost(worker, culprit=flight)
             else:
-                self._tell_to_end(worker, flight, Status.TIMEOUT, _timed_out(flight.task))
+                self._tell_to_end(worker, flight, Status.TIMEOUT, timed_out(flight.task))
 
     def _tell_to_end(self, worker: WorkerProcess, flight: Flight, status: Status, reason: str) -> None:
         if flight.ending is not None:
@@ -361,41 +418,3 @@ class Pool(Executor):
         with contextlib.suppress(ChannelClosed):  # its end is noticed by reading
             worker.channel.post({"op": "cancel", "id": flight.task.id, "reason": reason})
             self._watch_writes(worker)
-
-
-def _ended(worker: WorkerProcess, flight: Flight, message: Mapping[str, Any]) -> Done:
-    """What a runner's answer means, given what it was told."""
-    status, error = _STATUSES[message["status"]], message.get("error")
-    if status is Status.CANCELLED and flight.ending is not None:
-        status, error = flight.ending, flight.reason
-    return Done(
-        id=flight.task.id,
-        status=status,
-        reply={**worker.defaults, **(message.get("reply") or {})},
-        error=error,
-        wall_s=float(message["wall_s"]),
-    )
-
-
-def _crashed(flight: Flight, error: str, tail: str) -> Done:
-    return Done(
-        id=flight.task.id,
-        status=Status.CRASHED,
-        reply={"stderr_tail": tail} if tail else {},
-        error=error,
-        wall_s=time.monotonic() - flight.sent,
-    )
-
-
-def _forced(flight: Flight) -> Done:
-    status = flight.ending or Status.TIMEOUT
-    return Done(
-        id=flight.task.id,
-        status=status,
-        error=flight.reason or _timed_out(flight.task),
-        wall_s=time.monotonic() - flight.sent,
-    )
-
-
-def _timed_out(task: Task) -> str:
-    return f"timed out after {task.timeout_s:g} s"

@@ -24,7 +24,8 @@ from llmc_build.execute.channel import Channel, ChannelClosed
 from llmc_build.execute.messages import BEGUN, shortened, signal_name
 from llmc_build.execute.protocol import Lane, Status, Task
 from llmc_build.execute.sandbox import home_path, remove_tree
-from llmc_build.execute.supervise import GRACE_S, end_marked
+from llmc_build.execute.supervise import GRACE_S
+from llmc_build.execute.sweep import end_marked
 from llmc_build.execute.worker import BOOTSTRAP
 from llmc_build.model import Json
 
@@ -41,7 +42,7 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspat
 class Flight:
     """A task that was sent to a worker."""
 
-    __slots__ = ("begun", "deadline", "ending", "reason", "sent", "task")
+    __slots__ = ("begun", "deadline", "ending", "heard", "reason", "sent", "task")
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -50,6 +51,7 @@ class Flight:
         self.ending: Status | None = None  # what it was told to end as
         self.reason = ""
         self.begun = False  # as far as it is known
+        self.heard = False  # whether the worker has told of it
 
 
 class WorkerProcess:
@@ -63,15 +65,18 @@ class WorkerProcess:
         *,
         environ: Mapping[str, str],
         scratch: Path | None,
+        token: str,
     ) -> None:
-        """Starts it.  Raises OSError."""
+        """Starts it; its steps are known by the token.  Raises OSError."""
         self.lane = lane
         self.flights: dict[int, Flight] = {}  # those of a shell worker in the order in which it runs them
         self.capacity: int | None = None  # None until it says that it is ready
         self.defaults: Mapping[str, Json] = {}  # of its replies
+        self.tells = False  # whether it tells of each task when it begins it, which may be later
         self.watched = False  # whether the pool waits until it takes more
+        self.idle_since = time.monotonic()  # when its last task ended
         self.holding = False  # it gave tasks back: the one that it runs takes long
-        self._token = os.urandom(8).hex()
+        self._token = token
         self._scratches: set[str] = set()
         self._last: Mapping[str, Json] = {}  # the last request that was sent
         self._errors = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by `bury`
@@ -111,6 +116,10 @@ class WorkerProcess:
                 }
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def send(self, task: Task) -> Flight:
         """Gives it a task, with the next `flush` of its channel."""
         shell = self.lane.kind == "shell"
@@ -138,6 +147,8 @@ class WorkerProcess:
             return []  # the http lane keeps its own time, which doesn't run while a request stands in line
         found = []
         for flight in self.running:
+            if self.tells and not flight.heard:
+                continue  # it stands in line
             limit = flight.task.timeout_s
             if limit is not None and flight.ending is None and flight.deadline == float("inf"):
                 # A shell worker keeps the time itself.
@@ -177,7 +188,7 @@ class WorkerProcess:
 
         A living worker is killed, after a short time if not `at_once`.
         """
-        known: list[int] = []
+        known: list[osdep.Process] = []
         if not self.ended_within(0.0 if at_once else _LINGER_S):
             known = self._kill()
         code = self._process.wait()
@@ -190,15 +201,16 @@ class WorkerProcess:
         self._page.close()
         return f"the worker died: {_how(code)}", tail
 
-    def _kill(self) -> list[int]:
+    def _kill(self) -> list[osdep.Process]:
         """Kills it with its descendants; returns those, which may live a moment longer."""
         pid = self._process.pid
         osdep.send(pid, signal.SIGSTOP)  # lest it start something while its descendants are listed
-        known = osdep.descendants(pid) if self.lane.kind == "shell" else []
-        for descendant in known:
+        listed = osdep.processes() if self.lane.kind == "shell" else []
+        below = set(osdep.descendants(pid, listed))
+        for descendant in below:
             osdep.send(descendant, signal.SIGKILL)
         osdep.send(pid, signal.SIGKILL)
-        return known
+        return [process for process in listed if process.pid in below]
 
     def _tail(self) -> str:
         size = self._errors.seek(0, os.SEEK_END)

@@ -33,7 +33,8 @@ from llmc_build.execute.channel import Channel, ChannelClosed, Message
 from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, brief
 from llmc_build.execute.messages import BEGUN, restored
 from llmc_build.execute.sandbox import Home, InputError, Stamp, bring_in
-from llmc_build.execute.supervise import FINE, GRACE_S, TOKEN_VARIABLE, Command, Ending, Supervisor
+from llmc_build.execute.supervise import FINE, GRACE_S, Command, Ending, Supervisor
+from llmc_build.execute.sweep import TOKEN_VARIABLE
 from llmc_build.execute.values import ValueRefused, load
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ class _Server:
                 env = {**env, **loaded.env}
             argv = _argv(script, get("shell") or "sh", get("env"), home.values)
             out, err = self._captures = _open_captures(request, home)
+            step: EndedStep | None = None
             try:
                 ending = self._supervise(argv, env, root, home.work.made if sandboxed else 0, timeout_s)
                 if sandboxed:
@@ -227,7 +229,7 @@ class _Server:
                     status, error = step.collect()
                 return status, step.reply, error
             finally:
-                _close_captures(request, home, out, err)
+                _close_captures(request, out, err, clean=step is not None)
         finally:
             home.reset(untouched=untouched)
 
@@ -328,26 +330,30 @@ def _find_shell(shell: str, path: str | None) -> str:
 
 
 def _open_captures(request: Mapping[str, Any], home: Home) -> tuple[Capture, Capture]:
-    """The files for stdout and stderr: among the logs, or the home's own, which serve every step."""
+    """The files for stdout and stderr: among the logs, or the home's own, which serve every step.
+
+    What may hold secrets is in files without names until they were taken out.
+    """
     logs = request.get("logs")
     if logs:
         log_files(logs, (("script", request["script"]), ("action.json", request.get("action") or "{}")))
-        if not request.get("secrets"):
-            return Capture(f"{logs}/stdout"), Capture(f"{logs}/stderr")
-    return home.captures()
+    if request.get("secrets"):
+        return Capture(f"{home.path}/out", hidden=True), Capture(f"{home.path}/err", hidden=True)
+    return (Capture(f"{logs}/stdout"), Capture(f"{logs}/stderr")) if logs else home.captures()
 
 
-def _close_captures(request: Mapping[str, Any], home: Home, out: Capture, err: Capture) -> None:
-    logs = request.get("logs")
-    if logs and not request.get("secrets"):
-        out.close()
-        err.close()
-        return
-    if logs:  # what holds secrets is among the logs only once they were taken out
+def _close_captures(request: Mapping[str, Any], out: Capture, err: Capture, *, clean: bool) -> None:
+    """`clean`: no secret is in them any more."""
+    logs, secrets = request.get("logs"), request.get("secrets")
+    if logs and secrets and clean:
         out.copy_to(f"{logs}/stdout")
         err.copy_to(f"{logs}/stderr")
-    out.empty()
-    err.empty()
+    if logs or secrets:
+        out.close()
+        err.close()
+    else:
+        out.empty()
+        err.empty()
 
 
 def _done(task_id: int, status: str, reply: dict[str, Json], error: str | None, wall_s: float) -> Message:

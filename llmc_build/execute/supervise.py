@@ -21,12 +21,8 @@ parent.  Three things together hold them:
 2. *Connection.*  A worker whose connection to llmc closes ends its step and then itself; PDEATHSIG
    (SIGTERM) says the same where the system has it.  llmc itself may die by SIGKILL.
 
-3. *Mark.*  Should a worker be killed, its step is adopted by the next subreaper above, which is llmc: the
-   pool makes it one while it is open.  llmc may be a library in somebody's program with children of its
-   own, so the pool may kill only what is marked as a step's: the variable LLMC_STEP_TOKEN, random for
-   each worker, in the environment with which a process was started (`end_marked`), and all descendants
-   of such a process.  What evades this must have left its parents *and* have been started with a cleared
-   environment *and* lose its worker to a SIGKILL before the step's end.
+3. *Mark.*  A worker that is killed ends nothing.  What it leaves is known by a mark that every process of a
+   step inherits, and llmc ends it; where llmc was killed too, a guardian does.  That is `sweep`.
 
 Signals are sent by process id.  The ids of a worker's own children can't be reused before it reaps them;
 those of deeper descendants could be in the microseconds between listing and signalling, as with every
@@ -57,8 +53,8 @@ from types import FrameType, TracebackType
 from typing import Final, NamedTuple, Self
 
 from llmc_build.execute import osdep
+from llmc_build.execute.sweep import TOKEN_VARIABLE
 
-TOKEN_VARIABLE: Final = "LLMC_STEP_TOKEN"
 GRACE_S: Final = 2.0  # between SIGTERM and SIGKILL
 LEFTOVER_S: Final = 0.5  # for what a script left behind: to end alone, and again after SIGTERM
 _KILL_LIMIT_S = 5.0  # after which processes that don't die of SIGKILL are given up and reported
@@ -120,6 +116,7 @@ class Supervisor:
         self._pidfds = osdep.has_pidfds()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if self._pidfds else _ignore)
         osdep.adopt_orphans(True)
+        osdep.mark(self._token)
         self._adopts = osdep.adopts_orphans()
         return self
 
@@ -294,16 +291,24 @@ class Supervisor:
         if not self._gone_within(group, grace_s):
             self._kill(group)
         if not self._adopts and self._token:
-            for pid in osdep.with_variable(TOKEN_VARIABLE, self._token):
+            for pid in osdep.marked(TOKEN_VARIABLE, self._token):
                 osdep.send(pid, signal.SIGKILL)
         return tuple(process.pid for process in self._members(group)) if self._alive(group) else ()
 
     def _kill(self, group: int) -> None:
-        deadline = time.monotonic() + _KILL_LIMIT_S
+        """First all are stopped: what forks as fast as it can would win against being killed one by one."""
+        deadline, stopped = time.monotonic() + _KILL_LIMIT_S, set[int]()
         while time.monotonic() < deadline:
-            osdep.send_group(group, signal.SIGKILL)
-            for process in self._members(group):
-                osdep.send(process.pid, signal.SIGKILL)
+            members = {process.pid for process in self._members(group)}
+            new = members - stopped
+            for pid in new:
+                osdep.send(pid, signal.SIGSTOP)
+            stopped |= new
+            if new and time.monotonic() < deadline - _KILL_LIMIT_S / 2:
+                continue
+            for pid in members:
+                osdep.send(pid, signal.SIGKILL)
+            stopped.clear()
             if self._gone_within(group, 0.05):
                 return
 
@@ -311,36 +316,6 @@ class Supervisor:
         listed = osdep.processes()
         tree = set(osdep.descendants(os.getpid(), listed))
         return [p for p in listed if not p.zombie and (p.pid in tree or p.group == group)]
-
-
-def end_marked(token: str, *, known: Sequence[int] = ()) -> tuple[int, ...]:
-    """Kills the steps that lost their worker: all that carries the mark, with its descendants.
-
-    `known` are processes known to be a step's, for a caller that listed them before.  Those that became
-    children of this process are reaped; no other child is touched.  Returns what couldn't be killed.
-    """
-    ours, deadline = set(known), time.monotonic() + _KILL_LIMIT_S
-    while True:
-        listed = osdep.processes()
-        living = {process.pid for process in listed if not process.zombie}
-        if osdep.LINUX:
-            ours.update(osdep.with_variable(TOKEN_VARIABLE, token, living))
-        else:
-            ours.update(osdep.with_variable(TOKEN_VARIABLE, token))
-        for pid in tuple(ours & living):
-            ours.update(osdep.descendants(pid, listed))
-        for pid in ours & living:
-            osdep.send(pid, signal.SIGKILL)
-        _reap(ours)
-        if not ours & living or time.monotonic() > deadline:
-            return tuple(sorted(ours & living))
-        time.sleep(0.005)
-
-
-def _reap(pids: set[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -26,8 +26,10 @@ RUNNERS: Final[Mapping[str, str]] = {  # kind of lane -> module
 }
 # Executed by `python -I -c`: the worker finds the package where its parent found it.
 BOOTSTRAP: Final = (
-    "import sys; sys.path += [p for p in sys.argv[2:] if p not in sys.path]; "
-    "from llmc_build.execute.worker import main; main(int(sys.argv[1]))"
+    "import sys; sys.path += [p for p in sys.argv[2:] if p not in sys.path]\n"
+    "try: from llmc_build.execute.worker import main\n"
+    'except (OSError, ImportError, MemoryError) as e: sys.exit(f"a part of llmc can\'t be loaded: {e}")\n'
+    "main(int(sys.argv[1]))"
 )
 _PATIENCE_S = 2.0  # for a runner to end by itself once the connection is closed
 

@@ -129,6 +129,13 @@ class _Taker:
             for i in e.left:
                 flags[i] = 0
         home = f"{e.workspace}/.llmc/out"
+        for i in e.put_back:
+            fresh.discard(i)
+            good, ctimes[i] = self._placed(structure.target(i), f"{home}/{structure.paths[i]}")
+            if not good:
+                flags[i] = 0
+            elif is_fresh(ctimes[i], ctimes[i], self.now_ns):
+                fresh.add(i)
         for i, report in self.looked_at.items():
             fresh.discard(i)
             flag, ctimes[i] = self._one(report, f"{home}/{structure.paths[i]}")
@@ -168,12 +175,16 @@ class _Taker:
         flag = GOOD | (CHECK if self._may_age(target) else 0)
         if report.status is State.SKIPPED:
             return flag | SKIPPED, -1
+        placed, ctime = self._placed(target, path)
+        return (flag if placed else 0), ctime
+
+    def _placed(self, target: TargetId, path: str) -> tuple[bool, int]:
+        """Whether the file of a value is the one that was placed, and its ctime."""
         try:
             ctime = os.lstat(path).st_ctime_ns
         except OSError:
-            return 0, -1
-        placed = e.placed_ns.get(target, 0)
-        return (flag, ctime) if ctime <= placed + _PLACING_NS else (0, ctime)
+            return False, -1
+        return ctime <= self.e.placed_ns.get(target, 0) + _PLACING_NS, ctime
 
     def _may_age(self, target: TargetId) -> bool:
         """Whether a result may have to be made again though nothing changed here."""

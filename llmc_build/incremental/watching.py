@@ -52,6 +52,7 @@ class Evidence:
     models: Mapping[str, str]  # model files that were used -> SHA-256
     moving_models: frozenset[str] = frozenset()  # references that may mean another file tomorrow
     left: Collection[int] = ()  # targets that should have been looked at, and were not asked for
+    put_back: Collection[int] = ()  # targets of which everything was put back, and nothing else looked at
     record: Record | None = None  # of the run, where every target is asked for and ended well
 
 
@@ -118,9 +119,15 @@ class Watching:
         wanted = {*paths, *e.models, *(f"{e.workspace}/{path}" for path in self.structure.outputs)}
         wanted.update(known.keys() - self._mine(known))
         return [
-            self._entry(path, sha[path]) if path in sha else known.get(path, (path, [0] * 5, "?", True))
+            self._entry(path, sha[path]) if path in sha else self._again(known.get(path), path)
             for path in sorted(wanted)
         ]
+
+    def _again(self, entry: Watched | None, path: str) -> Watched:
+        """An entry that is carried over; what the survey had to hash gets a stamp for the next one."""
+        if entry is None:
+            return (path, [0] * 5, "?", True)
+        return self.watch(path, entry[2]) if entry[3] and entry[2] not in ("", "?") else entry
 
     def _mine(self, known: Mapping[str, Watched]) -> set[str]:
         """Entries of the old snapshot that are for what this one has lists of, and may go."""
@@ -147,7 +154,8 @@ class Watching:
         for number, file in enumerate(e.files):
             path = os.path.abspath(file)
             if path in known and number not in texts:
-                found.append(known[path])
+                entry = known[path]
+                found.append(self.watch(path, entry[2]) if entry[3] else entry)
                 continue
             sha256 = world.sha256(texts[number]) if number in texts else e.read[path]
             found.append(self.watch(path, sha256))

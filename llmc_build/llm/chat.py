@@ -22,10 +22,9 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 
 from llmc_build.template.jinjabox import BoxedEnvironment, RenderError, explain, render
-from llmc_build.template.jinjabudget import Limits
+from llmc_build.template.jinjabudget import LIMITS, Limits
 
 MAX_TEMPLATE = 256 * 1024  # characters; those of large models have 30,000
-LIMITS = Limits(characters=16 * 1024 * 1024, made=256 * 1024 * 1024, steps=2_000_000)
 
 # What `strftime_now` answers: 26 July 2024, a Friday, the date that Llama's own templates fall back to.
 # No date is right for a text that must be the same tomorrow; a template that asks gets one it knows.
@@ -75,6 +74,8 @@ def _compile(template: str) -> Template:
         raise ChatTemplateError(f"it has {len(template)} characters, over the limit of {MAX_TEMPLATE}")
     environment = _environment()
     try:
+        for _ in environment.pieces(template):
+            pass  # only to know that there are not too many
         return environment.compile_tree(environment.parse(template))
     except Exception as error:
         line = getattr(error, "lineno", None)

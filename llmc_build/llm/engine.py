@@ -1,183 +1,147 @@
 """One loaded model that answers requests, each as if it were alone.
 
-Owns the model, the context and its sequences, and the order in which they are computed.  How a request
-becomes tokens is `prompts`, how the next token is chosen `sampler`, where a text is cut `stops`.  It knows
-nothing of channels, logs or stores: `serve` does.
+Owns the order in which sequences are computed, and which slot each one has.  What a request becomes is
+`prompts`, how the next token is chosen `sampler`, where a text is cut `stops`; the slots are `room`'s.  It
+knows nothing of channels or logs: `serve` does.
 
-Theory of operation.  A request that was admitted is a `Sequence`: it has a place ("slot") in llama.cpp's
-memory, its own sampler, and a position.  `step` makes one call of `llama_decode`, for one of two things:
+Theory of operation.  A request that was admitted is a `Sequence`: it has a slot, its own sampler, and a
+position.  `step` does one of three things:
 
-- prefill: the next chunk of the prompt of the sequence that was admitted first among those not yet read;
-- decode:  one token of every sequence that has read its prompt, all in one batch.
+- reading:  the next piece of the prompt of the sequence that was admitted first among those not yet read;
+- decoding: one token of every sequence that has read its prompt;
+- a trial:  one call of a self-test whose outcome is wanted now.
 
 Each call that ends at a sequence's newest token gives it the logits for the next one, which is sampled at
-once.  So a request joins between any two steps and leaves when it ends, and the width is nothing but the
-number of slots.
+once.  So a request joins between any two steps and leaves when it ends.
 
-What a request is answered must not depend on what else is answered.  Three settings see to that: a memory
-of its own for each sequence (`kv_unified` off), no flash attention, and prefill in calls of their own, in
-chunks whose borders depend on nothing but the prompt.  A slot's memory is cleared before it is used again.
-Beyond that it depends on the model's quantisation how wide a batch may be; that is for whoever chooses
-`parallel`.
+What a request is answered must not depend on what else is answered.  `shape` defines the pieces by which an
+answer is computed when nothing is known of a model; whatever is quicker (wider batches, larger pieces,
+beginnings that another prompt had) is used only as far as a trial has shown it to give the same bits.  A
+trial takes about as long as a few hundred tokens, once for each model and store, and is made when the work
+at hand is worth it.
+
+Beginnings.  When a prompt has been read, its state is kept in memory, and the next prompt goes on from the
+state that has most in common with it.  Copying a state takes a thousandth of the time of computing it, so
+there is no other sharing: not between slots, not in batches.  (Models with a window are the exception, see
+`room`.)  States of long beginnings are also kept in the store.
+
+The room grows with the work: one slot and a few tokens are opened in a hundredth of the time that all of
+them take.  For that, and to keep the sequences of a batch in neighbouring slots, sequences move: their
+states are copied.
 """
 
 from __future__ import annotations
 
-import codecs
-import ctypes
-import enum
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from functools import partial
 
-from llmc_build.llm.cores import usable_cores
-from llmc_build.llm.native import first_error, forget_errors, lib
-from llmc_build.llm.prompts import Message, Prompt, PromptError, read_prompt
+from llmc_build.llm.beginnings import LEAST, Beginnings
+from llmc_build.llm.loading import (
+    LoadError,
+    Settings,
+    context_of,
+    load_model,
+    parallel_of,
+    stretches,
+)
+from llmc_build.llm.native import lib
+from llmc_build.llm.prompts import PromptError, read_prompt
+from llmc_build.llm.remembered import Remembered
+from llmc_build.llm.requests import RequestError
+from llmc_build.llm.room import Room, RoomError
 from llmc_build.llm.sampler import Sampler
-from llmc_build.llm.stops import StopMatcher
+from llmc_build.llm.selftest import Tokens
+from llmc_build.llm.sequence import Event, Finish, Prepared, Request, Sequence
+from llmc_build.llm.shape import common_length, next_border, usable, widths
+from llmc_build.llm.trials import Trials
 from llmc_build.llm.vocabulary import Vocabulary
-from llmc_build.model import Sampling
+from llmc_build.model import Json
 
-DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for as many
-CHUNK = 256  # tokens of a prompt read in one call
+__all__ = [
+    "Engine",
+    "Event",
+    "Finish",
+    "LoadError",
+    "Prepared",
+    "Request",
+    "RequestError",
+    "Sequence",
+    "Settings",
+]
 
-_FLASH_ATTENTION_OFF = 0
-_WORTH_A_THREAD = 128 * 1024 * 1024  # bytes of weights, times sequences
-_ALL_LAYERS = -1
-
-
-class LoadError(Exception):
-    """The model can't be loaded.  One line."""
-
-
-class RequestError(Exception):
-    """The request can't be answered by this model.  One line."""
-
-
-class Finish(enum.Enum):
-    """Why an answer is complete."""
-
-    STOP = "stop"  # the model ended it, or a stop string was found
-    LENGTH = "length"  # it has `max_tokens` tokens
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How a model is loaded."""
-
-    path: str
-    context: int | None = None  # tokens for each sequence; None: DEFAULT_CONTEXT, or fewer if trained so
-    threads: int | None = None  # None: as many as are worth it
-    gpu_layers: int | None = None  # None: all, where llama.cpp was built for a GPU
-    parallel: int = 1  # sequences at the same time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What is asked of a model."""
-
-    messages: tuple[Message, ...]
-    chat: bool | None = None  # None: by the chat template where there is one
-    sampling: Sampling = field(default_factory=Sampling)
-
-
-class Sequence:
-    """A request that is being answered."""
-
-    def __init__(self, slot: int, prompt: Prompt, sampling: Sampling, sampler: Sampler) -> None:
-        self.slot = slot
-        self.prompt = prompt
-        self.max_tokens = sampling.max_tokens
-        self.sampler = sampler
-        self.position = 0  # tokens that llama.cpp's memory holds
-        self.token: int | None = None  # sampled, not yet in the memory
-        self.generated = 0  # tokens of the answer, without the one that ends it
-        self.started = time.monotonic()
-        self.first: float | None = None  # when the first token of the answer was there
-        self.last = self.started
-        self._stops = StopMatcher(sampling.stop)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    @property
-    def reading(self) -> bool:
-        """Whether some of the prompt is still to be read."""
-        return self.position < len(self.prompt.tokens)
-
-    def take(self, data: bytes) -> str:
-        """The text that is certain once the answer goes on with these bytes."""
-        return self._decoder.decode(self._stops.feed(data))
-
-    @property
-    def stopped(self) -> bool:
-        return self._stops.stopped
-
-    def rest(self) -> str:
-        """The text that was held back, when nothing more will come."""
-        return self._decoder.decode(self._stops.flush(), final=True)
-
-    def stats(self) -> dict[str, float | int]:
-        """Counts and speeds so far; seconds since the request was admitted."""
-        now = time.monotonic()
-        first = now if self.first is None else self.first
-        span = self.last - first
-        return {
-            "prompt_tokens": len(self.prompt.tokens),
-            "generated_tokens": self.generated,
-            "ttft_s": round(first - self.started, 4),
-            "tokens_per_s": round((self.generated - 1) / span, 2) if span > 0 and self.generated > 1 else 0.0,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """News of a sequence.  With `finish` or `error` it is over and its slot is free."""
-
-    sequence: Sequence
-    text: str = ""  # what the answer goes on with
-    finish: Finish | None = None
-    error: str | None = None
+_FEW = 4  # slots of a room for a few sequences
+_LEAST_CELLS = 1024  # tokens of a slot, where the context has as many
+_MEMORY = 1 << 30  # bytes that the states of beginnings may take in memory
 
 
 class Engine:
     """A loaded model.  Used by one thread."""
 
-    def __init__(self, settings: Settings, *, watch: Callable[[Sequence, bytes], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        watch: Callable[[Sequence, bytes], None] | None = None,
+    ) -> None:
         """Loads the model; raises LoadError.
 
         `watch` is given the logits (float32, one for each token of the vocabulary) that each token is
         chosen from: what reproducibility is measured by.
         """
-        forget_errors()
         self._watch = watch
-        self._context: object = None
-        self._model = _load(settings)
-        try:
-            self.context, self._context = _open_context(self._model, settings)
-        except LoadError:
-            lib.llama_model_free(self._model)
-            raise
-        self._memory = lib.llama_get_memory(self._context)
-        self._batch = lib.llama_batch_init(max(CHUNK, settings.parallel), 0, 1)
-        self._free = list(reversed(range(settings.parallel)))
+        self._settings = settings
         self._sequences: list[Sequence] = []  # in the order of admission
+        self._beginnings = Beginnings(_MEMORY)
+        self._slots: dict[int, array[int]] = {}  # slot -> the prompt that was read into it; of some models
+        self._room: Room | None = None
+        self._model: object = load_model(settings)
+        self.context = context_of(self._model, settings)
+        self.parallel = parallel_of(self._model, settings, self.context)
+        self._whole = stretches(self._model, self.context)
         self.vocabulary = Vocabulary(self._model)
         template = lib.llama_model_chat_template(self._model, None)
         self.template = template.decode("utf-8", "replace") if template else None
+        try:
+            self._open(1, min(self.context, _LEAST_CELLS))
+            width = 0 if self._opened.plain else self.parallel
+            why = None if self._opened.completes else "is not a model that completes text"
+        except RoomError as error:
+            why = f"can't be used: {error}"
+        if why is not None:
+            self._free()
+            raise LoadError(f"{settings.path} {why}")
+        self._remembered = Remembered(settings, context=self.context, width=width)
+        for entry in self._remembered.entries():
+            fetch = partial(self._remembered.fetch, entry)
+            self._beginnings.known(entry.tokens, entry.size, fetch)
+        self._trials = Trials(
+            self._remembered,
+            parallel=self.parallel,
+            fast=settings.fast,
+            room=self._new_room,
+            tokens=Tokens(self.vocabulary),
+        )
 
     @property
     def room(self) -> int:
         """How many more requests can be admitted now."""
-        return len(self._free)
+        return self.parallel - len(self._sequences)
 
     @property
     def active(self) -> tuple[Sequence, ...]:
         return tuple(self._sequences)
 
-    def admit(self, request: Request) -> Sequence:
-        """Takes a request on; needs room.  Raises RequestError."""
-        if not self._free:
-            raise ValueError("no room: every slot is taken")
+    def facts(self) -> dict[str, Json]:
+        """What is known of the model's bits, for whoever wants to know how it is run."""
+        mode = "fast" if self._settings.fast else "exact"
+        known: dict[str, Json] = {"parallel": self.parallel, "context": self.context, "batching": mode}
+        return {**known, **self._trials.facts()}
+
+    def prepare(self, request: Request) -> Prepared:
+        """The prompt of a request; raises RequestError."""
         try:
             prompt = read_prompt(self.vocabulary, self.template, request.messages, request.chat)
         except PromptError as error:
@@ -187,20 +151,34 @@ class Engine:
                 f"the prompt has {len(prompt.tokens)} tokens, and the model's context holds {self.context} "
                 "with the answer: shorten it, or raise `context` of the model in llmc.yaml"
             )
-        sampler = Sampler(request.sampling, self.vocabulary.size, prompt.tokens)
-        sequence = Sequence(self._free.pop(), prompt, request.sampling, sampler)
+        return Prepared(request=request, prompt=prompt, tokens=array("i", prompt.tokens))
+
+    def admit(self, request: Request | Prepared) -> Sequence:
+        """Takes a request on; needs room.  Raises RequestError."""
+        if not self.room:
+            raise ValueError("no room: every slot is taken")
+        prepared = self.prepare(request) if isinstance(request, Request) else request
+        asked = prepared.request
+        sampler = Sampler(asked.sampling, self.vocabulary, prepared.prompt.tokens, asked.output)
+        taken = {sequence.slot for sequence in self._sequences}
+        slot = next(slot for slot in range(self.parallel) if slot not in taken)
+        sequence = Sequence(slot, prepared, sampler)
         self._sequences.append(sequence)
         return sequence
 
     def step(self) -> list[Event]:
-        """One call of llama.cpp, and what came of it; nothing where nothing is to be done."""
-        reading = next((s for s in self._sequences if s.reading), None)
-        if reading is not None:
-            start = reading.position
-            tokens = reading.prompt.tokens[start : start + CHUNK]
-            return self._compute([(reading, tokens)])
-        decoding = [(s, (s.token,)) for s in self._sequences if s.token is not None]
-        return self._compute(decoding) if decoding else []
+        """One piece of work, and what came of it; nothing where nothing is to be done."""
+        if not self._sequences:
+            return []
+        try:
+            if self._trials.go_on(self._sequences, lambda tokens: self._beginnings.best(tokens)[1]):
+                return []
+            reading = next((s for s in self._sequences if s.reading), None)
+            if reading is not None and (reading.begun or self._begin(reading)):
+                return self._read(reading)
+            return self._decode()
+        except RoomError as error:
+            return [self._failed(sequence, str(error)) for sequence in self.active]
 
     def retire(self, sequence: Sequence) -> None:
         """Ends a sequence and frees its slot; does nothing where it is over already."""
@@ -208,54 +186,139 @@ class Engine:
             return
         self._sequences.remove(sequence)
         sequence.sampler.close()
-        lib.llama_memory_seq_rm(self._memory, sequence.slot, -1, -1)
-        self._free.append(sequence.slot)
 
     def close(self) -> None:
         """Frees the model; the engine can't be used any more."""
         for sequence in self.active:
             self.retire(sequence)
-        if self._context is not None:
-            lib.llama_batch_free(self._batch)
-            lib.llama_free(self._context)
-            lib.llama_model_free(self._model)
-            self._context = self._model = None
+        if self._model is not None:
+            self._trials.close()
+            self._remembered.close()
+            self._free()
 
-    # ------------------------------------------------------------ one call
+    def _free(self) -> None:
+        if self._room is not None:
+            self._room.close()
+            self._room = None
+        lib.llama_model_free(self._model)
+        self._model = None
 
-    def _compute(self, work: Items[tuple[Sequence, Items[int]]]) -> list[Event]:
-        rows = self._fill(work)
-        forget_errors()
-        code = int(lib.llama_decode(self._context, self._batch))
-        if code != 0:
-            return [self._failed(sequence, code) for sequence, _ in work]
+    # ------------------------------------------------------------ reading
+
+    def _read(self, sequence: Sequence) -> list[Event]:
+        """Computes the next piece of a prompt."""
+        reading = self._trials.reading
+        end = next_border(sequence.position, len(sequence.tokens), reading)
+        (row,) = self._opened.compute(
+            [(sequence.slot, sequence.tokens[sequence.position : end], sequence.position)]
+        )
+        sequence.position = end
+        if sequence.reading:
+            return []
+        self._keep(sequence)
+        return [self._next(sequence, row)]
+
+    def _begin(self, sequence: Sequence) -> bool:
+        """Gives a sequence its place, and what of its prompt is known already; False: no place yet."""
+        if not self._make_room(sequence):
+            return False
+        sequence.begun = True
+        length = self._take_over(sequence) or self._restore(sequence)
+        if not length:
+            self._opened.clear(sequence.slot)
+        sequence.position = sequence.reused = length
+        self._slots.pop(sequence.slot, None)
+        return True
+
+    def _restore(self, sequence: Sequence) -> int:
+        """Puts a state into the slot; the number of tokens that need not be computed."""
+        while True:
+            best, common = self._beginnings.best(sequence.tokens)
+            length = usable(common, len(sequence.tokens), self._trials.reading)
+            if best is None or length < LEAST:
+                return 0
+            state = self._beginnings.state(best)
+            if state is not None:
+                if self._opened.load(sequence.slot, state) and self._opened.cut(sequence.slot, length):
+                    return length
+                self._beginnings.drop(best)  # else it was lost, or damaged in the store
+
+    def _take_over(self, sequence: Sequence) -> int:
+        """As `_restore`, from what a slot holds, where that is more than any state has."""
+        best, common = sequence.slot, 0
+        for slot, tokens in self._slots.items():
+            shared = common_length(tokens, sequence.tokens)
+            if shared > common or (shared == common and slot == sequence.slot):
+                best, common = slot, shared
+        length = usable(common, len(sequence.tokens), self._trials.reading)
+        if length < LEAST or common <= self._beginnings.best(sequence.tokens)[1]:
+            return 0
+        if best != sequence.slot:
+            self._opened.copy(best, sequence.slot)
+        return length if self._opened.cut(sequence.slot, length) else 0
+
+    def _keep(self, sequence: Sequence) -> None:
+        """Keeps what was computed for a prompt, where it is worth it."""
+        tokens, room = sequence.tokens, self._opened
+        if not self._trials.may_reuse:
+            return
+        if room.window:
+            self._slots[sequence.slot] = tokens
+        if room.saves(len(tokens)) and self._beginnings.worth(len(tokens), sequence.reused):
+            state = room.save(sequence.slot)
+            self._beginnings.add(tokens, state)
+            self._remembered.keep(tokens, state)
+
+    # ------------------------------------------------------------ decoding
+
+    def _decode(self) -> list[Event]:
+        """Computes one token of every sequence, in as few calls as keep the bits."""
+        self._close_ranks()
         events = []
-        for (sequence, tokens), row in zip(work, rows, strict=True):
-            sequence.position += len(tokens)
-            if not sequence.reading:
-                events.append(self._advance(sequence, self._choose(sequence, row)))
+        decoding = self._trials.decoding
+        answering = [s for s in self._sequences if s.token is not None]
+        for neighbours in _neighbours(sorted(answering, key=lambda s: s.slot)):
+            at = 0
+            for width in widths(len(neighbours), decoding):
+                events += self._compute(neighbours[at : at + width])
+                at += width
         return events
 
-    def _fill(self, work: Items[tuple[Sequence, Items[int]]]) -> list[int]:
-        """Puts the tokens into the batch; the row of each sequence's last one."""
-        batch, row, rows = self._batch, 0, []
-        for sequence, tokens in work:
-            for i, token in enumerate(tokens):
-                batch.token[row] = token
-                batch.pos[row] = sequence.position + i
-                batch.n_seq_id[row] = 1
-                batch.seq_id[row][0] = sequence.slot
-                batch.logits[row] = i == len(tokens) - 1
-                row += 1
-            rows.append(row - 1)
-        batch.n_tokens = row
-        return rows
+    def _compute(self, sequences: Items[Sequence]) -> list[Event]:
+        rows = self._opened.compute([(s.slot, (s.token or 0,), s.position) for s in sequences])
+        for sequence in sequences:
+            sequence.position += 1
+        return [self._next(sequence, row) for sequence, row in zip(sequences, rows, strict=True)]
 
-    def _choose(self, sequence: Sequence, row: int) -> int:
+    def _close_ranks(self) -> None:
+        """Moves sequences into lower slots that became free, so that all of them are neighbours."""
+        room, by_slot = self._opened, {sequence.slot: sequence for sequence in self._sequences}
+        if room.recurrent:
+            return
+        for slot in range(len(by_slot)):
+            if slot not in by_slot:
+                last = by_slot.pop(max(by_slot))
+                self._move(last, slot)
+                by_slot[slot] = last
+
+    def _move(self, sequence: Sequence, slot: int) -> None:
+        room = self._opened
+        if sequence.begun and not room.plain:
+            room.copy(sequence.slot, slot)
+        elif sequence.begun and not room.load(slot, room.save(sequence.slot)):
+            raise RoomError("the state of a sequence could not be moved")
+        tokens = self._slots.pop(sequence.slot, None)
+        if tokens is not None:
+            self._slots[slot] = tokens
+        sequence.slot = slot
+
+    def _next(self, sequence: Sequence, row: int) -> Event:
         if self._watch is not None:
-            logits = lib.llama_get_logits_ith(self._context, row)
-            self._watch(sequence, ctypes.string_at(logits, self.vocabulary.size * 4))
-        return sequence.sampler.sample(self._context, row)
+            self._watch(sequence, self._opened.logits(row))
+        try:
+            return self._advance(sequence, sequence.sampler.sample(self._opened.handle, row))
+        except RequestError as error:
+            return self._failed(sequence, str(error))
 
     def _advance(self, sequence: Sequence, token: int) -> Event:
         """What a new token means for its sequence."""
@@ -266,7 +329,7 @@ class Engine:
             return self._finished(sequence, "", Finish.STOP)
         sequence.generated += 1
         text = sequence.take(self.vocabulary.piece(token))
-        if sequence.stopped:
+        if sequence.stopped or sequence.sampler.complete:
             return self._finished(sequence, text, Finish.STOP)
         if sequence.generated >= sequence.max_tokens:
             return self._finished(sequence, text, Finish.LENGTH)
@@ -282,73 +345,69 @@ class Engine:
 
     def _full(self, sequence: Sequence) -> Event:
         """The answer reached the end of the context before its own: a cut text is no answer."""
-        self.retire(sequence)
-        error = (
-            f"the prompt of {len(sequence.prompt.tokens)} tokens and {sequence.generated} tokens of answer "
+        return self._failed(
+            sequence,
+            f"the prompt of {len(sequence.tokens)} tokens and {sequence.generated} tokens of answer "
             f"fill the context of {self.context}: lower `max_tokens` ({sequence.max_tokens}), shorten the "
-            "prompt, or raise `context` of the model in llmc.yaml"
+            "prompt, or raise `context` of the model in llmc.yaml",
         )
-        return Event(sequence=sequence, error=error)
 
-    def _failed(self, sequence: Sequence, code: int) -> Event:
+    def _failed(self, sequence: Sequence, error: str) -> Event:
         self.retire(sequence)
-        why = first_error()
-        error = f"llama.cpp could not go on (llama_decode gave {code}{f': {why}' if why else ''})"
         return Event(sequence=sequence, error=error)
 
+    # ------------------------------------------------------------ slots
 
-# ---------------------------------------------------------------- loading
+    @property
+    def _opened(self) -> Room:
+        if self._room is None:
+            raise RoomError("the model's memory is gone")
+        return self._room
+
+    def _open(self, width: int, cells: int) -> None:
+        if self._whole:
+            cells = self.context
+        self._room = self._new_room(width, cells)
+
+    def _new_room(self, width: int, cells: int) -> Room:
+        return Room(self._model, width=width, cells=cells, threads=self._settings.threads)
+
+    def _make_room(self, newcomer: Sequence) -> bool:
+        """Sees to it that the room has the newcomer's slot, and tokens enough; all others move along.
+
+        False: they can't move, so that the newcomer has to wait for their end.
+        """
+        room = self._opened
+        needs = min(self.context, max(s.needs for s in self._sequences))
+        if newcomer.slot < room.width and needs <= room.cells:
+            return True
+        begun = [s for s in self._sequences if s.begun]
+        if begun and not room.plain:
+            return False
+        slots = max(s.slot for s in self._sequences) + 1
+        few = room.plain and slots <= _FEW
+        width = max(room.width, min(self.parallel, _FEW) if few else self.parallel)
+        cells = room.cells
+        while cells < needs:
+            cells = min(self.context, cells * 2)
+        moving = [(s, room.save(s.slot)) for s in begun]
+        room.close()
+        self._room = None
+        self._slots.clear()
+        self._open(width, cells)
+        for sequence, state in moving:
+            if not self._opened.load(sequence.slot, state):
+                raise RoomError("the state of a sequence could not be moved")
+        return True
 
 
-def _load(settings: Settings) -> object:
-    _check_file(settings.path)
-    params = lib.llama_model_default_params()
-    params.n_gpu_layers = _ALL_LAYERS if settings.gpu_layers is None else settings.gpu_layers
-    model = lib.llama_model_load_from_file(settings.path.encode("utf-8", "surrogateescape"), params)
-    if not model:
-        raise LoadError(f"{settings.path} can't be loaded: {first_error() or 'llama.cpp does not say why'}")
-    return model
-
-
-def _check_file(path: str) -> None:
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise LoadError(f"the model file {path} can't be read: {error.strerror}") from None
-    if magic != b"GGUF":
-        raise LoadError(f"{path} is not a GGUF file: it does not begin with the letters GGUF")
-
-
-def _decode_threads(model: object, parallel: int) -> int:
-    """Threads for computing one token of each sequence.
-
-    In a small model the threads would wait for each other longer than they compute: SmolLM2-135M gives
-    110 tokens/s with one and 70 with two.  Answers don't depend on it.
-    """
-    work = int(lib.llama_model_size(model)) * parallel
-    return min(usable_cores(), 1 + work // _WORTH_A_THREAD)
-
-
-def _open_context(model: object, settings: Settings) -> tuple[int, object]:
-    """The tokens that each sequence holds, and llama.cpp's context."""
-    wanted = settings.context or min(int(lib.llama_model_n_ctx_train(model)), DEFAULT_CONTEXT)
-    params = lib.llama_context_default_params()
-    params.n_ctx = wanted * settings.parallel
-    params.n_seq_max = settings.parallel
-    params.n_batch = params.n_ubatch = max(CHUNK, settings.parallel)
-    params.n_threads = settings.threads or _decode_threads(model, settings.parallel)
-    params.n_threads_batch = settings.threads or usable_cores()
-    params.kv_unified = False
-    params.flash_attn_type = _FLASH_ATTENTION_OFF
-    params.no_perf = True
-    context = lib.llama_init_from_model(model, params)
-    if not context:
-        raise LoadError(
-            f"{settings.path}: no context of {settings.parallel} x {wanted} tokens can be made: "
-            f"{first_error() or 'is there enough memory?'}"
-        )
-    if not lib.llama_get_memory(context) or lib.llama_model_has_encoder(model):
-        lib.llama_free(context)
-        raise LoadError(f"{settings.path} is not a model that completes text")
-    return min(wanted, int(lib.llama_n_ctx_seq(context))), context
+def _neighbours(sequences: Items[Sequence]) -> Iterator[list[Sequence]]:
+    """Sequences in the order of their slots, as stretches of neighbouring slots."""
+    found: list[Sequence] = []
+    for sequence in sequences:
+        if found and sequence.slot != found[-1].slot + 1:
+            yield found
+            found = []
+        found.append(sequence)
+    if found:
+        yield found

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from llmc_build.execute.channel import Channel, ChannelClosed
 from llmc_build.execute.protocol import pack_content
+from llmc_build.llm.waiting import Waiting
 from llmc_build.model import Json, Sampling
 
 if TYPE_CHECKING:
-    from llmc_build.llm.engine import Engine, Event, Request, Sequence
+    from llmc_build.llm.engine import Engine, Event, Prepared, Request, Sequence
     from llmc_build.store.cas import Cas
 
+AHEAD = 16  # requests that stand in line here at most: a slot that gets free is taken at once
 PROGRESS_S = 0.2  # at most so often does a request report its progress
 _NO_ENGINE = "llama-cpp-python is not installed; pip install 'llmc_build[local]'"
 
@@ -33,9 +34,10 @@ _NO_ENGINE = "llama-cpp-python is not installed; pip install 'llmc_build[local]'
 def serve(channel: Channel, config: Mapping[str, Json]) -> None:
     """Loads the model that the lane names and answers requests until the channel closes."""
     engine, why = _load(config)
-    capacity = 1 if engine is None else engine.room
+    capacity = 1 if engine is None else engine.parallel + _ahead(engine.parallel)
     try:
-        channel.send({"op": "ready", "capacity": capacity})
+        facts: Json = None if engine is None else engine.facts()
+        channel.send({"op": "ready", "capacity": capacity, "tells": engine is not None, "facts": facts})
         if engine is None:
             _refuse_all(channel, why)
         else:
@@ -56,12 +58,18 @@ def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
         return None, _NO_ENGINE if missing else f"llama.cpp can't be used: {error}"
     except (OSError, RuntimeError) as error:  # a shared library that is missing or does not fit
         return None, f"llama.cpp can't be used: {_line(error)}"
+    kept = _whole(config.get("kv_cache"))
     settings = Settings(
         path=str(config["path"]),
         context=_whole(config.get("context")),
         threads=_whole(config.get("threads")),
         gpu_layers=_whole(config.get("gpu_layers")),
-        parallel=_whole(config.get("parallel")) or 1,
+        parallel=_whole(config.get("parallel")),
+        fast=config.get("batching") == "fast",
+        store=Path(str(config["cas"])) if config.get("cas") else None,
+        model=str(config["model"]) if config.get("model") else None,
+        engine=str(config.get("engine") or ""),
+        **({} if kept is None else {"kept": kept}),
     )
     try:
         return Engine(settings), ""
@@ -76,12 +84,21 @@ def _refuse_all(channel: Channel, why: str) -> None:
             channel.send(_done(message["id"], "failed", error=why))
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that stands in line."""
+
+    message: dict[str, Any]
+    prepared: Prepared
+
+
 @dataclass(slots=True, kw_only=True)
 class _Job:
     """A request that is being answered."""
 
     id: int
     sequence: Sequence
+    output: Mapping[str, Json] | None  # what the answer must look like
     log: TextIO | None  # the answer as it comes
     started: float  # monotonic
     deadline: float | None  # monotonic
@@ -95,7 +112,7 @@ class _Worker:
         self._engine = engine
         self._config = config
         self._cas: Cas | None = None
-        self._queue: deque[dict[str, Any]] = deque()  # messages "run" that found no room
+        self._queue: Waiting[_Asked] = Waiting()  # what found no room
         self._jobs: dict[Sequence, _Job] = {}
 
     def run(self) -> None:
@@ -103,7 +120,7 @@ class _Worker:
         while True:
             self._listen()
             while self._queue and self._engine.room:
-                self._start(self._queue.popleft())
+                self._start(self._queue.take())
             for event in self._engine.step():
                 self._on_event(event)
             self._expire()
@@ -113,26 +130,40 @@ class _Worker:
         wait: float | None = 0.0 if self._jobs or self._queue else None
         while (message := self._channel.recv(wait)) is not None:
             if message["op"] == "run":
-                self._queue.append(message)
+                self._prepare(message)
             elif message["op"] == "cancel":
                 self._cancel(int(message["id"]), str(message.get("reason") or "cancelled"))
             wait = 0.0
 
     # ------------------------------------------------------------ the life of a request
 
-    def _start(self, message: dict[str, Any]) -> None:
-        from llmc_build.llm.engine import RequestError
+    def _prepare(self, message: dict[str, Any]) -> None:
+        """Puts a request in line; one that can't be answered is told so at once."""
+        from llmc_build.llm.requests import RequestError
 
-        started = time.monotonic()
-        task, timeout_s = int(message["id"]), message.get("timeout_s")
         try:
-            sequence = self._engine.admit(_request(message["request"]))
+            prepared = self._engine.prepare(_request(message["request"]))
+        except RequestError as error:
+            self._channel.send(_done(message["id"], "failed", error=str(error)))
+        else:
+            self._queue.add(_Asked(message, prepared), prepared.tokens)
+
+    def _start(self, asked: _Asked) -> None:
+        from llmc_build.llm.requests import RequestError
+
+        message, started = asked.message, time.monotonic()
+        task, timeout_s = int(message["id"]), message.get("timeout_s")
+        # The pool lets the time of a request run from the first that it hears of it.
+        self._channel.send({"op": "progress", "id": task, "stats": {"tokens": 0}})
+        try:
+            sequence = self._engine.admit(asked.prepared)
         except RequestError as error:
             self._channel.send(_done(task, "failed", error=str(error)))
             return
         self._jobs[sequence] = _Job(
             id=task,
             sequence=sequence,
+            output=message["request"].get("output"),
             log=_open_logs(message["request"].get("logs"), sequence.prompt.text),
             started=started,
             deadline=None if timeout_s is None else started + timeout_s,
@@ -148,7 +179,12 @@ class _Worker:
         if event.error is not None:
             self._end(job, "failed", error=event.error)
         elif event.finish is not None:
-            value = "".join(job.text).encode("utf-8", "replace")
+            text = "".join(job.text)
+            why = _refusal(job, text, event)
+            if why is not None:
+                self._end(job, "failed", error=why)
+                return
+            value = text.encode("utf-8", "replace")
             stats: dict[str, Json] = {**event.sequence.stats(), "finish": event.finish.value}
             try:
                 packed = self._pack(value)
@@ -170,11 +206,9 @@ class _Worker:
                     job.log.flush()
 
     def _cancel(self, task: int, reason: str) -> None:
-        for message in list(self._queue):
-            if message["id"] == task:
-                self._queue.remove(message)
-                self._channel.send(_done(task, "cancelled", error=reason))
-                return
+        if self._queue.remove(lambda asked: asked.message["id"] == task) is not None:
+            self._channel.send(_done(task, "cancelled", error=reason))
+            return
         for job in list(self._jobs.values()):
             if job.id == task:
                 self._end(job, "cancelled", error=reason)
@@ -223,7 +257,22 @@ def _request(request: Mapping[str, Any]) -> Request:
     messages = tuple(
         {"role": str(message["role"]), "content": str(message["content"])} for message in request["messages"]
     )
-    return Request(messages=messages, chat=request.get("chat"), sampling=Sampling(**sampling))
+    return Request(
+        messages=messages,
+        chat=request.get("chat"),
+        sampling=Sampling(**sampling),
+        output=request.get("output"),
+    )
+
+
+def _refusal(job: _Job, text: str, event: Event) -> str | None:
+    """Why a finished answer is not what the request asks for; None where it is."""
+    if job.output is None:
+        return None
+    from llmc_build.llm.verdicts import refusal
+
+    cut = event.finish is not None and event.finish.value == "length"
+    return refusal(job.output, text, cut_after=job.sequence.generated if cut else None)
 
 
 def _done(
@@ -255,6 +304,11 @@ def _open_logs(folder: object, prompt: str) -> TextIO | None:
         return open(place / "stdout", "w", encoding="utf-8", errors="replace", newline="")
     except OSError:
         return None
+
+
+def _ahead(parallel: int) -> int:
+    """How many requests are to stand in line: none where they are to be answered one by one."""
+    return 0 if parallel == 1 else min(parallel, AHEAD)
 
 
 def _whole(value: Json) -> int | None:

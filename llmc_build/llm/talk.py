@@ -25,7 +25,7 @@ from llmc_build.llm.budget import Amount, Charge, Ledger, OverBudget, Prices, at
 from llmc_build.llm.openai import Answer, Failure, GiveUp, Patience
 from llmc_build.llm.servers import Known, Slot
 from llmc_build.llm.stream import Stream
-from llmc_build.llm.verify import why_wrong
+from llmc_build.llm.verdicts import refusal
 from llmc_build.model import Json
 
 _REFUSED = (400, 415, 422, 500, 501)  # how servers say that they don't know a field
@@ -244,12 +244,19 @@ class Conversation:
             self._note("ended by the step's timeout or by the build")
             raise
         slot.answered = True
-        why = None if self._ask.texts is not None else why_wrong(answer.text, self._ask.output)
-        if why is not None:
-            cut = "; it was cut off at `max_tokens`" if answer.finish == "length" else ""
-            raise Failure(f"gave an answer that is not what was asked for: {why}{cut}", retryable=False)
+        self._check(answer)
         self._note(f"answered, finish {answer.finish}")
         return answer
+
+    def _check(self, answer: Answer) -> None:
+        """Raises Failure where an answer is not what it must be, whatever the server made of that."""
+        output, most = self._ask.output, self._ask.sampling.get("max_tokens")
+        if self._ask.texts is not None or not isinstance(output, dict):
+            return
+        cut = most if answer.finish == "length" and isinstance(most, int) else None
+        why = refusal(output, answer.text, cut_after=cut)
+        if why is not None:
+            raise Failure(f"did not give what was asked for: {why}", retryable=False)
 
     async def _once(self, charge: Charge) -> Answer:
         """One answer, in whichever form the server takes the request."""

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from typing import TYPE_CHECKING
 
 from llmc_build.llm.native import lib
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _UNKNOWN, _CONTROL = 1, 8  # llama_token_attr
 _NO_TOKEN = -1
@@ -19,7 +24,7 @@ class Vocabulary:
     """The vocabulary of a model; valid as long as the model is loaded."""
 
     def __init__(self, model: object) -> None:
-        self._vocab = lib.llama_model_get_vocab(model)
+        self._vocab = self.handle = lib.llama_model_get_vocab(model)
         self.size = int(lib.llama_vocab_n_tokens(self._vocab))
         bos = int(lib.llama_vocab_bos(self._vocab))
         self.bos: int | None = None if bos == _NO_TOKEN else bos
@@ -51,6 +56,27 @@ class Vocabulary:
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
+
+    @functools.cached_property
+    def end(self) -> int | None:
+        """A token that ends an answer; None where the model has none."""
+        known = [self.eos] if self.eos is not None and self.is_end(self.eos) else range(self.size)
+        return next((token for token in known if self.is_end(token)), None)
+
+    @functools.cached_property
+    def ids(self) -> npt.NDArray[np.int32]:
+        """Every token."""
+        import numpy as np
+
+        return np.arange(self.size, dtype=np.int32)
+
+    @functools.cached_property
+    def steering(self) -> npt.NDArray[np.bool_]:
+        """Of each token, whether it steers the model and does not end an answer."""
+        import numpy as np
+
+        found = (self.is_special(token) and not self.is_end(token) for token in range(self.size))
+        return np.fromiter(found, dtype=np.bool_, count=self.size)
 
     def is_special(self, token: int) -> bool:
         """Whether the token steers the model rather than being text."""

@@ -17,6 +17,11 @@ from llmc_build.shellcode.tree import HOLE, Analysis, Expansion, Word
 _CUT = re.compile(r"[\s;&|<>()'\"`$\\{}=]+")
 
 
+# Korn shells calculate the operands of [ -eq ], which runs what a value says; no other sh does.
+GUARD = (
+    "case ${KSH_VERSION-}${POSH_VERSION-} in ?*) echo 'llmc: this sh calculates with values: use another, "
+    "or bash' >&2; exit 125;; esac; "
+)
 _SHORT = 4096  # characters of a script that is remembered
 
 
@@ -42,9 +47,10 @@ def in_full(text: str, shell: str, paths: frozenset[int]) -> Analysis:
         lint.check(tree)
     if scanner.found or lint.found:
         return Analysis(problems=(*scanner.found, *lint.found))
+    guard = ((0, 0, GUARD),) if lint.calculates else ()
     return Analysis(
         contexts=tuple(context for _, context in sorted(scanner.contexts.items())),
-        edits=tuple(scanner.edits),
+        edits=(*guard, *scanner.edits),
         words=_words(scanner),
         dashes=tuple(sorted(lint.dashes.items())),
     )

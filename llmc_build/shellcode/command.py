@@ -22,6 +22,7 @@ from llmc_build.shellcode.tree import (
     Piece,
     Redirect,
     Simple,
+    Text,
     Word,
 )
 from llmc_build.shellcode.word import BLANKS, WordScanner
@@ -30,6 +31,9 @@ _KEYWORD = re.compile(
     r"(?:if|then|elif|else|fi|for|select|while|until|do|done|case|in|esac|function|coproc|time|\[\[|\]\]|[!{}])"
     r"(?=[ \t\n;&|<>()]|\Z)"
 )
+_DIGITS = re.compile(r"[0-9]*")
+_SPECIAL_IN_BODY = re.compile(r"[\\$`\0]")
+_TO_HOLE = re.compile(r"[^\n\0]*")
 REDIRECT = re.compile(r"[0-9]*(<<<|<<-|<<|<>|<&|<(?!\()|>>|>&|>\||>(?!\())|&>>|&>")
 _DELIMITER = re.compile(
     r"""(?:\\(?P<a>[\w!.][\w.!+@%-]*)|(?P<quote>['"]?)(?P<b>[\w!.][\w.!+@%-]*)(?P=quote))"""
@@ -50,8 +54,7 @@ class CommandScanner(WordScanner):
     """A scanner that can read one simple command."""
 
     def __init__(self, text: str, *, shell: str, strict: bool) -> None:
-        super().__init__(text, strict=strict)
-        self.shell = shell
+        super().__init__(text, shell=shell, strict=strict)
         self.complete = True  # false where scanning had to stop
         self.words: list[Word] = []  # every word of commands so far, whatever becomes of the tree
         self.command_words: set[int] = set()  # where those begin that name a command
@@ -75,12 +78,11 @@ class CommandScanner(WordScanner):
                 return
 
     def _comment(self) -> None:
-        stop = self._index("\n")
-        while self.pos < stop:
+        while self.peek() not in ("", "\n"):
             if self.peek() == HOLE:
                 self.hole(Context.COMMENT)
-            else:
-                self.pos = min(stop, self._index(HOLE))
+            elif text := self.match(_TO_HOLE):
+                self.pos = text.end()
 
     def newlines(self) -> None:
         """Go to the next token of any line; bodies of here-documents are read at the ends of lines."""
@@ -151,14 +153,17 @@ class CommandScanner(WordScanner):
     def argument(self, *, declares: bool = False) -> Word:
         """A word of a command, a `<(...)`, or an array among the arguments of `declare`."""
         start = self.pos
-        if self.at("<(") or self.at(">("):
-            return self._process()
-        word = self.needed(self.word(), "a word")
+        word = self.word()
+        pieces: list[Piece] = [*word.pieces]
         if declares and self.at("(") and word.unquoted.endswith("="):
-            pieces: list[Piece] = [*word.pieces]
+            pieces.append(Text("(", quoted=False))
             for element in self._array():
                 pieces += element.pieces
+        while self.at("<(") or self.at(">("):
+            pieces += [*self._process().pieces, *self.word().pieces]
+        if self.pos > word.end:
             word = Word(pieces=tuple(pieces), start=start, end=self.pos)
+        self.needed(word, "a word")
         self.words.append(word)
         return word
 
@@ -172,8 +177,8 @@ class CommandScanner(WordScanner):
         start = self.pos
         if self.shell != "bash":
             self.refuse(f"{self.text[start : start + 2]}...) in a script for sh", start, _USE_BASH)
-        else:
-            self.refuse("process substitution beside placeholders", start, "use a pipe, or a file")
+        elif self.at(">("):
+            self.refuse(">(...) beside placeholders", start, "use a pipe, or a file")
         self.pos += 2
         inside = self.commands(start, "this <( is never closed")
         return Word(pieces=(inside,), start=start, end=self.pos)
@@ -186,9 +191,12 @@ class CommandScanner(WordScanner):
                 raise self.stop("an array subscript that is not a plain word", start, _SUBSCRIPT_HINT)
             return None
         self.pos = head.end()
-        values = self._array() if self.at("(") else [self.word()]
+        is_array = self.at("(")
+        values = self._array() if is_array else [self.word()]
         self.words += [value for value in values if any(not hasattr(p, "text") for p in value.pieces)]
-        return Assignment(name=head[1], subscript=head[2] or "", values=tuple(values), start=start)
+        return Assignment(
+            name=head[1], subscript=head[2] or "", values=tuple(values), start=start, is_array=is_array
+        )
 
     def _array(self) -> list[Word]:
         if self.shell != "bash":
@@ -219,12 +227,16 @@ class CommandScanner(WordScanner):
         self.blanks()
         if operator in ("<<", "<<-"):
             return self._document(operator, start)
-        if operator == "<<<":
+        if operator == "<<<" and self.shell != "bash":
             self.refuse("<<< is not sh", start, "write: printf '%s\\n' {{ x }} | command")
         word = self._process() if self.at("<(") or self.at(">(") else self.needed(self.word(), "a file name")
         if operator in ("<", "<>"):
             self.words.append(word)
-        return Redirect(operator=operator, word=word, start=start)
+        return Redirect(operator=operator, word=word, start=start, stream=self._stream(start))
+
+    def _stream(self, start: int) -> str:
+        digits = _DIGITS.match(self.text, start, self.end)
+        return digits.group() if digits else ""
 
     def _document(self, operator: str, start: int) -> Redirect:
         match = self.match(_DELIMITER)
@@ -282,13 +294,17 @@ class CommandScanner(WordScanner):
     def _quoted_body(self, document: Document, stop: int) -> tuple[Piece, ...]:
         body = self.text[self.pos : stop]
         if HOLE not in body:
-            return ()
+            return (Text(body, quoted=True),)
         self.edits.append((document.start, document.end, document.delimiter))
         pieces: list[Piece] = []
-        for at, char in enumerate(body, start=self.pos):
-            if char == HOLE:
-                self.pos = at
+        start, at = self.pos, 0
+        for special in _SPECIAL_IN_BODY.finditer(body):
+            pieces.append(Text(body[at : special.start()], quoted=True))
+            at = special.start()
+            if special[0] == HOLE:
+                self.pos = start + at
                 pieces += self.hole(Context.BODY)
-            elif char in "\\$`":
-                self.edits.append((at, at + 1, f"\\{char}"))
-        return tuple(pieces)
+                at += 1
+            else:
+                self.edits.append((start + at, start + at + 1, f"\\{special[0]}"))
+        return (*pieces, Text(body[at:], quoted=True))

@@ -10,21 +10,70 @@ import enum
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from llmc_build.shellcode.table import (
-    COMMANDS,
-    PERL,
-    WRAPPER_OPERANDS,
-    WRAPPERS,
-    Command,
-    Operands,
-    base_name,
-)
+from llmc_build.shellcode.known import COMMANDS, PERL, SUBCOMMANDS, Command, Operands
+from llmc_build.shellcode.table import HARMLESS, WRAPPER_OPERANDS, WRAPPERS, base_name
 from llmc_build.shellcode.tree import Expansion, Text, Word
 
 ASSIGNED = re.compile(r"([A-Za-z_]\w*)\+?=", re.ASCII)
 _EXEC = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
-_CONTAINERS = frozenset({"docker", "podman", "kubectl", "nsenter", "lxc", "bwrap", "entr", "parallel"})
+_CONTAINERS = frozenset(
+    {"docker", "podman", "kubectl", "lxc", "bwrap", "entr", "runuser", "su", "start-stop-daemon", "vagrant"}
+)
+_TEXT = HARMLESS | {
+    "cat",
+    "grep",
+    "which",
+    "type",
+    "logger",
+    "basename",
+    "dirname",
+}  # words of these are words
 _SHELL_CODE = re.compile(r"-\w*c\Z")
+_GIT_CODE = re.compile(
+    r"alias\.|core\.(?:pager|editor|sshcommand|hookspath|fsmonitor|gitproxy|askpass|attributesfile|worktree|alternaterefscommand)"
+    r"|(?:credential|filter|diff|difftool|merge|mergetool|guitool|browser|man|pager|gpg|sequence|include|includeif|remote|url"
+    r"|submodule|protocol|init\.templatedir|sendemail|uploadpack|receive|trailer|tar|http\.\w*proxy|interactive|instaweb|web)\b",
+    re.IGNORECASE,
+)
+_GIT_OPTIONS: dict[str, tuple[str, ...]] = {
+    "rebase": ("-x", "--exec"),
+    "difftool": ("-x", "--extcmd"),
+    "mergetool": ("-t",),
+    "grep": ("-O", "--open-files-in-pager"),
+    "filter-branch": tuple(
+        f"--{kind}-filter" for kind in ("env", "tree", "index", "parent", "msg", "commit", "tag-name")
+    ),
+    "clone": ("-u", "--upload-pack", "-c", "--config", "--template"),
+    "fetch": ("--upload-pack",),
+    "pull": ("--upload-pack",),
+    "push": ("--receive-pack", "--exec"),
+    "ls-remote": ("--upload-pack", "--exec"),
+    "archive": ("--exec",),
+    "send-email": ("--smtp-server", "--sendmail-cmd", "--to-cmd", "--cc-cmd"),
+    "init": ("--template",),
+}
+_PARALLEL_VALUES = frozenset(
+    [
+        "-j",
+        "--jobs",
+        "-a",
+        "--arg-file",
+        "-S",
+        "--sshlogin",
+        "--results",
+        "--joblog",
+        "--timeout",
+        "--delay",
+        "--retries",
+        "-n",
+        "-N",
+        "-L",
+        "--tmpdir",
+        "--colsep",
+        "-C",
+    ]
+)
+_PARALLEL_HOLES = re.compile(r"\{[0-9.#/%+-]*\}")
 _SPLIT_STRING = re.compile(r"-\w*S|--split-string")
 
 
@@ -36,6 +85,7 @@ class Role(enum.Enum):
     PASSED = "handed on as it is: behind the code of a shell, or behind --"
     CODE = "parsed as code"
     FILE = "the name of code: a file, a module"
+    OPENED = "the name of a file, in which some characters are code"
 
 
 def roles(command: Command, arguments: Sequence[Word]) -> tuple[list[tuple[Role, Word]], bool]:
@@ -84,13 +134,15 @@ class _Reader:
         if operands is Operands.ALL_CODE or (operands is Operands.AFTER_FIRST and seen):
             self.given = True
             return Role.CODE
+        if operands is Operands.ALL_FILES:
+            return Role.FILE
         if self._from_input or (self.command.shell and "s" in self._flags):
             return Role.PASSED
         if operands in (Operands.CODE, Operands.SCRIPT) and not self.given:
             self.given = True
             return Role.CODE if operands is Operands.CODE else Role.FILE
         if self.command is PERL and set(self._flags) & {"n", "p"}:
-            return Role.FILE  # perl opens "command |" as a pipe
+            return Role.OPENED  # perl opens "command |" as a pipe
         if self._dashed or (self.command.shell and "c" in self._flags):
             return Role.PASSED
         return Role.OPTION
@@ -154,7 +206,9 @@ class Wrapped:
             text = self.inner[0].prefix
             if name in ("env", "sudo", "doas") and (assigned := ASSIGNED.match(text)):
                 self.assigned.append((assigned[1], self._take()))
-            elif text.startswith("-"):
+            elif text.startswith("-") and not (
+                name == "flock" and not operands and text in ("-c", "--command")
+            ):
                 self._option(name, text, takes)
             elif operands:
                 operands -= 1
@@ -179,7 +233,7 @@ class Wrapped:
 
     def fed(self, is_value: Callable[[Word], bool]) -> list[Word]:
         """The inner command as xargs builds it from an input that is a value."""
-        value = Expansion("tainted", "")
+        value = Expansion("fed", "")
         if not self.inner:
             return []
         if self._replaced is None:
@@ -201,6 +255,15 @@ def _before(word: Word, text: str) -> str:
     return word.prefix.partition(text)[0]
 
 
+def subcommand(name: str, arguments: Sequence[Word]) -> tuple[Command, list[Word]]:
+    """What `npm install` or `go run` does, and its arguments; plain where it is no such subcommand."""
+    for at, word in enumerate(arguments):
+        if not word.prefix.startswith("-"):
+            known = SUBCOMMANDS[name].get(word.literal or "")
+            return (known, list(arguments[at + 1 :])) if known else (Command(), list(arguments))
+    return COMMANDS.get(name, Command()), list(arguments)
+
+
 def executed_by_find(arguments: Sequence[Word]) -> Iterator[list[Word]]:
     """The commands that `find` runs for what it finds."""
     for at, word in enumerate(arguments):
@@ -210,15 +273,91 @@ def executed_by_find(arguments: Sequence[Word]) -> Iterator[list[Word]]:
             yield inner[: ends[0]] if ends else inner
 
 
+def executed_by_git(arguments: Sequence[Word]) -> Iterator[Word | list[Word]]:
+    """The arguments of `git` that are code, and the commands that it runs."""
+    rest = list(arguments)
+    while rest and rest[0].prefix.startswith("-"):
+        option = rest.pop(0)
+        if option.literal in ("-c", "--config-env") and rest:
+            setting = rest.pop(0)
+            if "=" not in setting.prefix or _GIT_CODE.match(setting.prefix):
+                yield setting
+        elif option.literal in ("-C", "--git-dir", "--work-tree", "--namespace") and rest:
+            rest.pop(0)
+    name = rest.pop(0).literal if rest else None
+    operands = [word for word in rest if not word.prefix.startswith("-")]
+    words = [word.literal for word in operands]
+    if name == "config" and len(operands) > 1:
+        if words[0] is None or _GIT_CODE.match(words[0]):
+            yield from operands[:2]
+    elif name in ("submodule", "bisect") and words[:1] in (["foreach"], ["run"]):
+        if name == "bisect" or len(operands) > 2:
+            yield operands[1:]
+        else:
+            yield from operands[1:2]
+    else:
+        yield from _given_to(rest, _GIT_OPTIONS.get(name or "", ()))
+
+
+def _given_to(words: Sequence[Word], options: Sequence[str]) -> Iterator[Word]:
+    """The words that hold the value of one of these options."""
+    for at, word in enumerate(words):
+        if word.literal in options and at + 1 < len(words):
+            yield words[at + 1]
+        elif word.prefix.startswith(tuple(option + "=" * option.startswith("--") for option in options)):
+            yield word
+
+
+def executed_by_parallel(arguments: Sequence[Word]) -> tuple[list[Word], list[Word]]:
+    """What GNU parallel gives to a shell, "$1" in place of `{}`, and the words that it puts there."""
+    rest = list(arguments)
+    while rest and (text := rest[0].prefix).startswith("-"):
+        rest.pop(0)
+        if text in _PARALLEL_VALUES and rest:
+            rest.pop(0)
+    template: list[Word] = []
+    while rest and not (rest[0].literal or "").startswith(":::"):
+        template.append(rest.pop(0))
+    replaced = [_replaced_by_parallel(word) for word in template]
+    if template and replaced == template:
+        replaced.append(
+            Word(pieces=(Text('"$1"', quoted=True),), start=template[-1].start, end=template[-1].end)
+        )
+    return replaced, rest[1:]
+
+
+def _replaced_by_parallel(word: Word) -> Word:
+    pieces = tuple(
+        Text(_PARALLEL_HOLES.sub('"$1"', piece.text), piece.quoted) if isinstance(piece, Text) else piece
+        for piece in word.pieces
+    )
+    return Word(pieces=pieces, start=word.start, end=word.end)
+
+
+def split_string(arguments: Sequence[Word]) -> Iterator[tuple[str | None, Word]]:
+    """The command of `env -S`: the fixed text that is cut up, or None, for each word of it."""
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        text = word.prefix
+        if text in ("-S", "--split-string") and rest:
+            yield rest[0].literal, rest.pop(0)
+            break
+        if match := _SPLIT_STRING.match(text):
+            yield (text[match.end() :].removeprefix("=") if word.literal is not None else None), word
+            break
+    yield from ((None, word) for word in rest)
+
+
 def interpreter_within(name: str, arguments: Sequence[Word]) -> int | None:
     """Where, among the arguments of a command that is not in the table, one begins that is given code.
 
     That of a container may also read its code from the input.
     """
-    if name in COMMANDS and name not in _CONTAINERS:
+    if name in _TEXT or (name in COMMANDS and name not in _CONTAINERS):
         return None
     for at, word in enumerate(arguments):
-        known = COMMANDS.get(base_name(word.literal or ""))
+        known = COMMANDS.get(base_name(word.literal or "")) if word.literal not in (".", "source") else None
         follows = arguments[at + 1].prefix if at + 1 < len(arguments) else ""
         if known and (
             name in _CONTAINERS

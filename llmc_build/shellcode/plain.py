@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import functools
 import re
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
-from llmc_build.shellcode.table import COMMANDS, HARMLESS, WRAPPERS, base_name
+from llmc_build.shellcode.known import COMMANDS, SUBCOMMANDS
+from llmc_build.shellcode.table import COPYING, HARMLESS, WRAPPERS, base_name
 from llmc_build.shellcode.tree import HOLE, Analysis, Context
 
 _DOLLAR = r"\$(?:[A-Za-z_][A-Za-z0-9_]*+|[0-9@*#?!-])"
@@ -63,8 +64,11 @@ _RESERVED = frozenset(
     | {"function", "coproc", "time", "[[", "]]", "!", "{", "}"}
 )
 # Commands that `lint` follows by more than the table of commands.
-_FOLLOWED = frozenset({"alias", "set", "declare", "typeset", "local", "export", "readonly", "find"})
-_OF_NAMES = frozenset({"-v", "-R"})  # tests of variables by their names
+_FOLLOWED = frozenset(
+    {"alias", "set", "declare", "typeset", "local", "export", "readonly", "find", "shift", "ulimit"}
+)
+_WRITING = COPYING | {"tee", "dd"}
+_TESTS = frozenset({"-v", "-R", "-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-t"})  # that shells evaluate
 _NUMBERED = tuple("0123456789.")
 NO_PATH = re.compile(r"[*?\[{]|^~")
 _FILE_CHARACTERS = re.compile(r"[^\x00-\x1f\x7f]+")
@@ -91,6 +95,9 @@ def plain(text: str, paths: frozenset[int]) -> Analysis | None:
     commands, opened = parts
     dashes: dict[int, str] = {}
     if contexts:
+        names = [command[0].literal or "" for command in commands]
+        if any("/" in name for name in names) and (">" in text or not _WRITING.isdisjoint(names)):
+            return None  # it might run what it writes
         for command in commands:
             if not _judge(command, paths, dashes):
                 return None
@@ -185,11 +192,13 @@ def _judge(command: list[_Word], paths: frozenset[int], dashes: dict[int, str]) 
         return False
     name = base_name(name)
     arguments = command[1:]
+    if name in ("[", "test") and any(a.holes and b.holes for a, b in pairwise(arguments)):
+        return False
     for word in arguments:
         if word.literal is None:
             if word.holes and "{" in word.unquoted:
                 return False
-        elif word.literal in _OF_NAMES or _names_interpreter(word.literal):
+        elif word.literal in _TESTS or _names_interpreter(word.literal):
             return False
     if name == "printf":
         first = arguments[:1]
@@ -204,7 +213,9 @@ def _judge(command: list[_Word], paths: frozenset[int], dashes: dict[int, str]) 
 def _takes_data(command: str) -> bool:
     """Whether a command takes its arguments as data, as far as anybody knows."""
     name = base_name(command)
-    return name == "printf" or not (name in COMMANDS or name in WRAPPERS or name in _FOLLOWED)
+    return name == "printf" or not (
+        name in COMMANDS or name in SUBCOMMANDS or name in WRAPPERS or name in _FOLLOWED
+    )
 
 
 def _names_interpreter(argument: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 from llmc_build.shellcode.command import REDIRECT, CommandScanner
+from llmc_build.shellcode.cursor import Stop
 from llmc_build.shellcode.tree import (
     HOLE,
     NAME,
@@ -23,7 +24,7 @@ from llmc_build.shellcode.tree import (
     Sequence_,
     Word,
 )
-from llmc_build.shellcode.word import METACHARACTERS, Stop
+from llmc_build.shellcode.word import METACHARACTERS
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][\w.:-]*", re.ASCII)
 _EMPTY_PARENTHESES = re.compile(r"\([ \t]*\)")
@@ -178,9 +179,9 @@ class Scanner(CommandScanner):
     def _for(self, start: int, opener: str) -> Compound:
         self.pos += len(opener)
         self.blanks()
+        variable: str | None = None
         if self.at("(("):
-            self._arithmetic_command(self.pos)
-            variable, words = None, []
+            words = [*self._arithmetic_command(self.pos).head]
         else:
             variable, words = self._loop_variable(opener), self._loop_words()
         self.newlines()
@@ -215,8 +216,6 @@ class Scanner(CommandScanner):
         return words
 
     def _case(self, start: int) -> Compound:
-        if self.substitutions:
-            self.refuse("`case` inside $( )", start, "put it into a function and call that inside $( )")
         self.pos += 4
         self.blanks()
         subject = self.argument()
@@ -226,6 +225,12 @@ class Scanner(CommandScanner):
         patterns: list[Word] = []
         bodies = []
         while self.keyword() != "esac":
+            if self.substitutions and not self.at("("):
+                self.refuse(
+                    "`case` inside $( )",
+                    start,
+                    "write a ( before each of its patterns: (a) ... ;; (*) ... ;;",
+                )
             patterns += self._patterns(start)
             bodies.append(self.sequence(frozenset({"esac"})))
             for end in (";;&", ";;", ";&"):
@@ -277,7 +282,7 @@ class Scanner(CommandScanner):
         self.pos += 2
         words: list[Word] = []
         hint = "write [ ... ] or case: inside [[ ]] bash evaluates some values as code"
-        with self.forbidding("a placeholder inside [[ ]]", hint):
+        with self.forbidding("a placeholder inside [[ ]]", hint, deeply=False):
             self.newlines()
             while self.keyword() != "]]":
                 char = self.peek()
@@ -293,15 +298,14 @@ class Scanner(CommandScanner):
         return Compound(kind="[[", head=tuple(words), start=start)
 
     def _arithmetic_command(self, start: int) -> Compound:
-        if self.strict:
+        if self.strict and self.shell != "bash":
             raise self.stop(
                 "(( )) is arithmetic in bash and two subshells in sh", start, "write $(( )) or ( ( ) )"
             )
-        close = self.text.find("))", self.pos, self.end)
-        if close < 0:
-            raise Stop
-        self.pos = close + 2
-        return Compound(kind="((", start=start)
+        self.pos += 2
+        found = self.calculation(start, "((", "calculate with expr before, or compare with [ ... ]")
+        head = Word(pieces=(found,), start=start, end=self.pos)
+        return Compound(kind="((", head=(head,), start=start)
 
     def _function_word(self, start: int) -> Function:
         if self.shell != "bash":

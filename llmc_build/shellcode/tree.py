@@ -74,8 +74,8 @@ class Hole:
 class Expansion:
     """`$x`, `${...}`, `$((...))` or backquotes."""
 
-    kind: str  # "parameter", "brace", "arithmetic", "backquote"
-    text: str  # as written
+    kind: str  # "parameter", "brace", "arithmetic", "backquote"; "fed" for what xargs adds
+    text: str  # as written; in arithmetic with a 0 for each $(...)
     inner: tuple[Piece, ...] = ()  # expansions found inside
 
     @property
@@ -147,6 +147,7 @@ class Redirect:
     operator: str
     word: Word  # the target, or the body of a here-document
     start: int
+    stream: str = ""  # the number before the operator, "" where there is none
 
     @property
     def is_document(self) -> bool:
@@ -172,6 +173,7 @@ class Assignment:
     subscript: str  # as written, "" where there is none
     values: tuple[Word, ...]
     start: int
+    is_array: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+from llmc_build.shellcode.cursor import Cursor
 from llmc_build.shellcode.tree import (
     HOLE,
     NAME,
     Context,
-    Document,
     Expansion,
-    Found,
     Hole,
     Piece,
     Sequence_,
@@ -34,77 +31,27 @@ from llmc_build.shellcode.tree import (
 
 BLANKS = " \t"
 METACHARACTERS = frozenset(" \t\n;&|<>()")
-NESTING = 40  # levels of nesting accepted; shells accept more, but our recursion is Python's
 
 _PLAIN = re.compile(r"""[^ \t\n;&|<>()\\'"`$\0]+""")
 _IN_DOUBLE = re.compile(r'[^"\\`$\0]+')
 _IN_BODY = re.compile(r"[^\\`$\0]+")
 _SPECIAL = re.compile(r"[0-9@*#?$!-]")
-_DOLLAR_NAME = re.compile(r"\$\w*\Z")
+_IN_SINGLE = re.compile(r"[^'\0]*")
+_NAME_END = re.compile(r"[A-Za-z0-9_]*+\$")  # a name and its dollar sign, read backwards
+_NAME_LENGTH = 256  # characters: longer names before a joined line are not looked at
+_ANSI = re.compile(r"\$'((?:[^\\'\0]|\\[^\0])*+)'")
+_ANSI_ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{1,2})|([0-7]{1,3})|(.))", re.DOTALL)
+_ANSI_LETTERS = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "e": "\x1b"}
 
 _OWN_VARIABLE = "assign it to a variable before (y={{ x }}) and write the expansion with $y"
 
 
-class Stop(Exception):
-    """The rest of the script can't be scanned."""
-
-
-class WordScanner(ABC):
-    """A cursor over the script, and what was learnt on the way."""
-
-    def __init__(self, text: str, *, strict: bool) -> None:
-        self.text = text
-        self.pos = 0
-        self.end = len(text)  # nearer while the body of a here-document is scanned
-        self.strict = strict
-        self.found: list[Found] = []
-        self.contexts: dict[int, Context] = {}
-        self.edits: list[tuple[int, int, str]] = []  # (start, end, replacement) besides placeholders
-        self.pending: list[Document] = []
-        self.substitutions = 0  # how many $(...) are open
-        self._forbidden: list[tuple[str, str]] = []
-        self._depth = 0
+class WordScanner(Cursor, ABC):
+    """A scanner that can read one word."""
 
     @abstractmethod
     def sequence(self, stops: frozenset[str]) -> Sequence_:
         """Scan commands up to a word of `stops`, a `)` or the end."""
-
-    # ------------------------------------------------------------ the cursor
-
-    def peek(self, ahead: int = 0) -> str:
-        """A character from here, or "" past the end."""
-        at = self.pos + ahead
-        return self.text[at] if at < self.end else ""
-
-    def at(self, text: str) -> bool:
-        return self.text.startswith(text, self.pos, self.end)
-
-    def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        return pattern.match(self.text, self.pos, self.end)
-
-    def refuse(self, message: str, offset: int, hint: str | None = None) -> None:
-        if self.strict:
-            self.found.append(Found(message=message, offset=offset, hint=hint))
-
-    def stop(self, message: str, offset: int, hint: str | None = None) -> Stop:
-        """To be raised by the caller, so that readers and type checkers see the way out."""
-        self.refuse(message, offset, hint)
-        return Stop()
-
-    @contextmanager
-    def nested(self) -> Iterator[None]:
-        self._depth += 1
-        if self._depth > NESTING:
-            raise self.stop("commands are nested too deeply", self.pos, "move the inner ones into a function")
-        yield
-        self._depth -= 1
-
-    @contextmanager
-    def forbidding(self, message: str, hint: str) -> Iterator[None]:
-        """Placeholders met inside are refused for this reason."""
-        self._forbidden.append((message, hint))
-        yield
-        self._forbidden.pop()
 
     # ------------------------------------------------------------ words and their pieces
 
@@ -115,7 +62,7 @@ class WordScanner(ABC):
         while (char := self.peek()) and char not in METACHARACTERS:
             pieces += self._piece(char)
         word = Word(pieces=tuple(pieces), start=start, end=self.pos)
-        if word.holes and re.search(r"\{.*\.\..*\}", word.unquoted):
+        if word.holes and _is_sequence(word.unquoted):
             self.refuse("a placeholder in a {..} sequence", start, "count with a loop, or with seq {{ x }}")
         return word
 
@@ -124,7 +71,7 @@ class WordScanner(ABC):
         self.pos += 1
         self.contexts[offset] = context
         if self._forbidden and context is not Context.COMMENT:
-            message, hint = self._forbidden[-1]
+            message, hint, _ = self._forbidden[-1]
             self.refuse(message, offset, hint)
         return [Hole(offset)]
 
@@ -178,10 +125,10 @@ class WordScanner(ABC):
         self.pos += 1
         pieces: list[Piece] = [Text("", quoted=True)]
         while True:
-            stop = min(self._index("'"), self._index(HOLE))
-            if stop == self.end:
+            literal = self.match(_IN_SINGLE)
+            if literal is None or literal.end() == self.end:
                 raise self.stop("this ' is never closed", opened)
-            self._literal(stop, pieces)
+            self._literal(literal.end(), pieces)
             if self.peek() == "'":
                 self.pos += 1
                 return pieces
@@ -249,7 +196,7 @@ class WordScanner(ABC):
                 self.pos,
                 "write the line in one piece, or quote the delimiter (<<'EOF')",
             )
-        elif _DOLLAR_NAME.search(self.text, 0, self.pos):
+        elif _NAME_END.match(self.text[max(0, self.pos - _NAME_LENGTH) : self.pos][::-1]):
             self.refuse(
                 "a line ends with a backslash inside the name of a variable", self.pos, "join the lines"
             )
@@ -289,16 +236,15 @@ class WordScanner(ABC):
             self.refuse("a line ends with $ and a backslash", self.pos, "join the lines")
 
     def _ansi(self) -> list[Piece]:
-        self.refuse(
-            "$'...' means different things to different shells",
-            self.pos,
-            "write '...', or use printf for escapes",
-        )
-        ends = re.compile(r"\$'((?:[^\\']|\\.)*)'", re.DOTALL)
-        if self.strict or not (whole := self.match(ends)):
-            raise Stop
-        self.pos = whole.end()
-        return [Expansion("ansi", "")]
+        whole = self.match(_ANSI)
+        if whole is None or (self.strict and self.shell != "bash"):
+            raise self.stop(
+                "$'...' means different things to different shells",
+                self.pos,
+                "write '...', or use printf for escapes",
+            )
+        self._literal(whole.end(), [])
+        return [Text(_ANSI_ESCAPE.sub(_unescaped, whole[1]), quoted=True)]
 
     def _substitution(self) -> Sub:
         opened = self.pos
@@ -310,6 +256,8 @@ class WordScanner(ABC):
     def commands(self, opened: int, never_closed: str) -> Sub:
         """The commands up to the `)` that closes what was opened at `opened`."""
         outer, self.pending = self.pending, []
+        forbidden = self._forbidden
+        self._forbidden = [one for one in forbidden if one[2]]
         self.substitutions += 1
         with self.nested():
             body = self.sequence(frozenset())
@@ -323,7 +271,7 @@ class WordScanner(ABC):
                 "put the closing ) on a line after the document",
             )
         self.substitutions -= 1
-        self.pending = outer
+        self.pending, self._forbidden = outer, forbidden
         if "\n" in self.text[opened : self.pos]:
             self.inside_line()
         return Sub(body)
@@ -334,7 +282,7 @@ class WordScanner(ABC):
         if self.peek() in {" ", "\t", "\n", "|", "(", "\\"}:
             self.refuse("${ must be followed by a name", opened)
         inner: list[Piece] = []
-        with self.forbidding("a placeholder inside ${...}", _OWN_VARIABLE), self.nested():
+        with self.forbidding("a placeholder inside ${...}", _OWN_VARIABLE, deeply=True), self.nested():
             while (char := self.peek()) != "}":
                 if not char:
                     raise self.stop("this ${ is never closed", opened)
@@ -365,24 +313,29 @@ class WordScanner(ABC):
     def _arithmetic(self) -> Expansion:
         opened = self.pos
         self.pos += 3
+        return self.calculation(opened, "$((", _EXPR)
+
+    def calculation(self, opened: int, opener: str, hint: str) -> Expansion:
+        """The rest of an arithmetic expression, to its `))`."""
         depth = 0
         inner: list[Piece] = []
-        with (
-            self.forbidding("a placeholder inside $((...)), which evaluates text as code", _EXPR),
-            self.nested(),
-        ):
+        text = [self.text[opened : self.pos]]
+        what = f"a placeholder inside {opener}...)), which evaluates text as code"
+        with self.forbidding(what, hint, deeply=False), self.nested():
             while depth or not self.at("))"):
-                char = self.peek()
+                start, char = self.pos, self.peek()
                 if not char:
-                    raise self.stop("this $(( is never closed", opened)
+                    raise self.stop(f"this {opener} is never closed", opened)
                 if char == ")" and not depth:
-                    raise self.stop("$(( is closed by a single )", opened, "write $( ( for a subshell")
+                    raise self.stop(f"{opener} is closed by a single )", opened, "write ( ( for a subshell")
                 if char in "'\"":
-                    self.refuse("quotes inside $((...))", self.pos, "leave them out")
+                    self.refuse(f"quotes inside {opener}...))", self.pos, "leave them out")
                 depth += (char == "(") - (char == ")")
-                inner += self._in_arithmetic(char)
+                found = self._in_arithmetic(char)
+                inner += found
+                text.append("0" if found and isinstance(found[0], Sub) else self.text[start : self.pos])
         self.pos += 2
-        return Expansion("arithmetic", self.text[opened : self.pos], tuple(inner))
+        return Expansion("arithmetic", "".join([*text, "))"]), tuple(inner))
 
     def _in_arithmetic(self, char: str) -> list[Piece]:
         if char in "\\`$" or char == HOLE:
@@ -400,7 +353,8 @@ class WordScanner(ABC):
             if not char:
                 raise self.stop("this ` is never closed", opened)
             if char == HOLE:
-                with self.forbidding("a placeholder inside backquotes", "write $(...) instead of backquotes"):
+                hint = "write $(...) instead of backquotes"
+                with self.forbidding("a placeholder inside backquotes", hint, deeply=True):
                     self.hole(Context.BARE)
                 continue
             if char == "\n":
@@ -408,6 +362,21 @@ class WordScanner(ABC):
             self.pos += 2 if char == "\\" and self.peek(1) not in ("", HOLE) else 1
         self.pos += 1
         return [Expansion("backquote", self.text[opened : self.pos])]
+
+
+def _is_sequence(unquoted: str) -> bool:
+    """Whether there is a `{`, a `..` behind it, and a `}` behind that."""
+    opened = unquoted.find("{")
+    dots = unquoted.find("..", opened + 1) if opened >= 0 else -1
+    return dots >= 0 and "}" in unquoted[dots:]
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    """What stands for itself in `$'...'`."""
+    code, octal, letter = escape.groups()
+    if letter is None:
+        return chr(int(code, 16) if code else int(octal, 8) & 255)
+    return _ANSI_LETTERS.get(letter, letter)
 
 
 _EXPR = "let expr calculate (n=$(expr {{ x }} + 1)): it only ever sees a value as data"

@@ -50,7 +50,7 @@ class Facts(TypedDict):
     given: list[str]  # the files that llmc.yaml lists
 
 
-class Damaged(Exception):
+class Damaged(ValueError):
     """Not as it was written."""
 
 

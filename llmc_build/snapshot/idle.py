@@ -20,12 +20,13 @@ KEPT = 50
 
 
 def record(home: str, snapshot: Snapshot, wanted: Collection[int] | None, wall_s: float) -> None:
-    """Records a run in which every target asked for was up to date.  Raises OSError."""
+    """Records a run in which every target asked for was up to date.  Raises OSError, ValueError."""
     runs = f"{home}/runs"
-    run_id = _new(runs)
     total = len(snapshot.paths) if wanted is None else len(wanted)
     skipped = sum(1 for i in _numbers(snapshot, wanted) if snapshot.flags[i] & SKIPPED)
     counts = {"total": total, "ran": 0, "cached": total - skipped, "failed": 0, "poisoned": 0}
+    rest = _rest(snapshot, wanted, total)  # before anything is written: it may turn out to be damaged
+    run_id = _new(runs)
     head = {
         "schema": "llmc-build/1",
         "run_id": run_id,
@@ -35,7 +36,7 @@ def record(home: str, snapshot: Snapshot, wanted: Collection[int] | None, wall_s
         "counts": {**counts, "skipped": skipped, "cancelled": 0},
     }
     with open(f"{runs}/{run_id}/run.json", "xb", opener=_private) as file:
-        file.write(json.dumps(head)[:-1].encode("ascii") + b", " + _rest(snapshot, wanted, total) + b"\n")
+        file.write(json.dumps(head)[:-1].encode("ascii") + b", " + rest + b"\n")
     os.close(_private(f"{runs}/{run_id}/{MARK}", os.O_WRONLY | os.O_CREAT))
     link = f"{runs}/.llmc-{os.getpid()}-{time.time_ns():x}"
     os.symlink(run_id, link)

@@ -13,6 +13,7 @@ A survey never says more than the long way would find, and changes nothing.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Collection, Mapping, Sequence
 
@@ -225,6 +226,8 @@ def hash_file(path: str) -> str:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return ""
             while chunk := file.read(_LARGE):
                 hasher.update(chunk)
     except OSError:

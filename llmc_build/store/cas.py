@@ -33,7 +33,9 @@ from pathlib import Path
 
 from llmc_build.model import Digest
 from llmc_build.store import files
+from llmc_build.store.aside import Quarantine
 
+_STARTED_NS = time.time_ns()
 LEFTOVER_AGE_S = 3600.0  # how old a dead process's temporary file must be before it is removed
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -67,6 +69,7 @@ class Cas:
         self._known: dict[str, files.Stamp] = {}  # blobs whose every byte was seen right, as they were then
         self._synced: set[str] = set()  # blobs whose names are known to be on the disk
         self._folders: set[str] = set()  # folders known to be real ones
+        self.quarantine = Quarantine(self._base, lambda: self._folder("quarantine"))
         self._clones = sys.platform == "linux"  # until the file system says that it can't
         self._sweep()
 
@@ -129,21 +132,12 @@ class Cas:
 
     def blobs(self) -> Iterator[tuple[str, int]]:
         """Hash and size of every blob, unverified, in no order."""
-        for shard in _entries(f"{self._base}/cas"):
+        for shard in files.entries(f"{self._base}/cas"):
             if shard.is_dir(follow_symlinks=False):
-                for entry in _entries(shard.path):
+                for entry in files.entries(shard.path):
                     if is_hash(entry.name) and entry.is_file(follow_symlinks=False):
                         with contextlib.suppress(OSError):
                             yield entry.name, entry.stat(follow_symlinks=False).st_size
-
-    def quarantined(self) -> int:
-        """How many things have been set aside."""
-        return sum(1 for _ in _entries(f"{self._base}/quarantine"))
-
-    def quarantine(self, name: str, data: bytes) -> None:
-        """Keep bytes that could not be believed.  Raises OSError."""
-        with files.open_folder(self._folder("quarantine")) as folder:
-            files.write_at(folder, f"{name}.{files.temp_name().removeprefix('.llmc-')}", data, mode=0o400)
 
     # ------------------------------------------------------------ adding
 
@@ -168,6 +162,17 @@ class Cas:
             done.append(self._put_file(path, consume))
         return done[0]
 
+    def rescue(self, digest: Digest) -> bool:
+        """Whether a blob is in the store itself; one that a process could only throw away is taken over.
+
+        Raises OSError where the store can't be written.
+        """
+        if not self.owns(digest):
+            thrown = self._spill.find(digest) if self._spill is not None else None
+            if thrown is not None:
+                self._put_file(thrown, False)
+        return self.owns(digest)
+
     def _put_file(self, path: Path, consume: bool) -> Digest:
         source = os.open(path, _READ)
         try:
@@ -187,7 +192,7 @@ class Cas:
 
     def _take_over(self, source: int, before: os.stat_result, path: Path) -> Digest | None:
         """Make the file itself the blob; None where another name or another disk forbids it."""
-        if before.st_nlink != 1 or before.st_dev != _device(self._folder("cas")):
+        if before.st_nlink != 1 or before.st_dev != files.device(self._folder("cas")):
             return None
         digest = files.digest_fd(source)
         if self._present(digest):
@@ -218,11 +223,19 @@ class Cas:
         """Whether the blob is here, right and durable, so that it need not be written.
 
         Its name may be another process's work of this instant that is not on the disk yet: the
-        folder is synced before the name is relied on.
+        folder is synced before the name is relied on.  And it may be about to be cleaned away: it is young
+        again from now on (`upkeep`).
         """
         found = self._look(digest)
         if found is None or not (self._known.get(digest.hash) == found or self._stream(digest, None)):
             return False
+        if digest.hash not in self._synced and found[3] < _STARTED_NS:
+            with contextlib.suppress(OSError):  # gone: it is written again
+                os.utime(self._path(digest))
+            now = self._look(digest)
+            if now is None or now[:3] != found[:3]:
+                return False
+            self._known[digest.hash] = now
         if self._durable and digest.hash not in self._synced:
             files.sync_folder(os.path.dirname(self._path(digest)))
             self._synced.add(digest.hash)
@@ -236,10 +249,11 @@ class Cas:
         shard = self._folder("cas", digest.hash[:2])
         final = f"{shard}/{digest.hash}"
         os.rename(temp, final)
-        self._known[digest.hash] = files.stamp(os.fstat(fd))
         if self._durable:
-            files.sync_folder(shard)
+            with _undone(lambda: os.unlink(final)):
+                files.sync_folder(shard)
             self._synced.add(digest.hash)
+        self._known[digest.hash] = files.stamp(os.fstat(fd))
 
     @contextlib.contextmanager
     def _temp(self) -> Iterator[tuple[int, str]]:
@@ -286,12 +300,13 @@ class Cas:
                 os.makedirs(path, 0o700, exist_ok=True)
                 if self._durable:
                     files.sync_folder(parent)
-        elif not _is_real_folder(path):
+        elif not files.is_real_folder(path):
             self._set_aside(path, names[-1], None)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
             if self._durable:
-                files.sync_folder(parent)
+                with _undone(lambda: os.rmdir(path)):
+                    files.sync_folder(parent)
         self._folders.add(path)
         return path
 
@@ -366,25 +381,13 @@ class Cas:
         return False
 
     def _set_aside(self, path: str, name: str, inode: int | None) -> None:
-        """Move what is wrong to `quarantine/`; where that can't be, it stays and remains unused.
-
-        Between our look and the move another process may have put a right blob there: what has been
-        moved is looked at, and moved back where it is not what we judged.
-        """
         self._known.pop(name, None)
-        with contextlib.suppress(OSError):
-            os.lstat(path)
-            # What stands in the way of the quarantine itself stays beside it.
-            folder = self._base if name == "quarantine" else self._folder("quarantine")
-            away = f"{folder}/{name}.{files.temp_name().removeprefix('.llmc-')}"
-            os.rename(path, away)
-            if inode is not None and os.lstat(away).st_ino != inode:
-                os.rename(away, path)
+        self.quarantine.take(path, name, inode)
 
     def _sweep(self) -> None:
         """Remove what dead processes left in `tmp/`."""
         oldest = time.time() - LEFTOVER_AGE_S
-        for entry in _entries(f"{self._base}/tmp"):
+        for entry in files.entries(f"{self._base}/tmp"):
             owner = files.temp_owner(entry.name)
             with contextlib.suppress(OSError):
                 old = entry.stat(follow_symlinks=False).st_mtime < oldest
@@ -397,24 +400,12 @@ class _AbsentError(Exception):
     """The blob to place is not there or is wrong."""
 
 
-def _is_real_folder(path: str) -> bool:
+@contextlib.contextmanager
+def _undone(undo: Callable[[], object]) -> Iterator[None]:
+    """Where the body fails: a name that is not known to be durable must not be found."""
     try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
+        yield
     except OSError:
-        return False
-
-
-def _device(path: str) -> int | None:
-    try:
-        return os.stat(path).st_dev
-    except OSError:
-        return None
-
-
-def _entries(path: str) -> Iterator[os.DirEntry[str]]:
-    """What a folder holds; nothing where it can't be read."""
-    try:
-        with os.scandir(path) as found:
-            yield from found
-    except OSError:
-        return
+        with contextlib.suppress(OSError):
+            undo()
+        raise

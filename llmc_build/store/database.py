@@ -6,6 +6,7 @@ done about it (`index`), nor writing (`rawdisk`).
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -83,11 +84,37 @@ def vet(db: sqlite3.Connection) -> None:
 
     diskcache believes the settings it finds: it makes attributes and PRAGMA statements of them.
     """
-    objects = set(db.execute("SELECT type, name FROM sqlite_master"))
-    columns = [row[1] for row in db.execute("PRAGMA table_info(Cache)")]
-    if objects != _OBJECTS or columns != _COLUMNS.split():
-        raise DamagedError("its schema is another")
+    _vet_schema(db)
     settings = _SETTINGS.split()
     for name, value in db.execute("SELECT key, value FROM Settings"):
         if name not in settings or not (isinstance(value, int) or value in ("none", "wal")):
             raise DamagedError(f"a setting is odd: {name!r}")
+
+
+def _vet_schema(db: sqlite3.Connection) -> None:
+    objects = set(db.execute("SELECT type, name FROM sqlite_master"))
+    columns = [row[1] for row in db.execute("PRAGMA table_info(Cache)")]
+    if objects != _OBJECTS or columns != _COLUMNS.split():
+        raise DamagedError("its schema is another")
+
+
+def salvage(path: str, timeout_s: float) -> dict[str, bytes]:
+    """The rows that can still be read of a damaged database: from its beginning, and from its end.
+
+    They are as good as what decodes them: nothing says that a value is whole.
+    """
+    found: dict[str, bytes] = {}
+    for order in ("ASC", "DESC"):
+        try:
+            with contextlib.closing(connect(path, "mode=rw", timeout_s)) as db:
+                _vet_schema(db)
+                rows = db.execute(
+                    f"SELECT key, value FROM Cache NOT INDEXED WHERE {FILTER} ORDER BY rowid {order}"
+                )
+                for key, value in rows:
+                    if type(key) is str:
+                        found.setdefault(key, value)
+        except (sqlite3.Error, DamagedError, OSError):
+            continue
+        break  # to the end without an error
+    return found

@@ -22,12 +22,9 @@ from llmc_build.store.contents import Contents
 from llmc_build.store.group import GroupCommit
 from llmc_build.store.index import DiskIndex, Index, IndexUnavailableError, MemoryIndex
 from llmc_build.store.locks import KeyLocks
+from llmc_build.store.opening import OtherVersionError, prepare, spill_folder
 from llmc_build.store.record import INLINE, Record, decode, digests, encode
-
-VERSION = b"llmc-store/1\n"
-
-# The marker goes last: what was not removed whole can be removed again.
-_CONTENTS = ("cas", "tmp", "quarantine", "index", "index.lock", "lock", "VERSION")
+from llmc_build.store.uses import Uses
 
 Note = Callable[[str], None]
 
@@ -44,15 +41,20 @@ class Store:
         *,
         note: Note,
         locks: KeyLocks | None = None,
+        uses: Uses | None = None,
         spill: Path | None = None,
         broken: str | None = None,
     ) -> None:
-        """`spill`: a folder of this store's own, removed at the end.  `broken`: why it can't be written."""
+        """`uses`: where it tells what it relies on.  `spill`: a folder of its own, removed at the end.
+        `broken`: why it can't be written.
+        """
         self.cas = cas
         self.spill = spill  # to be given to every Cas that workers open
         self._index = index
         self._note = note
         self._locks = locks
+        self._uses = uses
+        self._hits: list[str] = []  # keys found in the index
         self._broken: str | None = None
         self._unreadable = False
         self._small = Contents()  # contents up to INLINE bytes: seen or added
@@ -72,17 +74,19 @@ class Store:
     def open(cls, cache_dir: Path, note: Note) -> Store:
         """The store in a folder, made where it lacks; one that goes on uncached where that can't be."""
         root = Path(os.path.abspath(cache_dir))
-        spill = _spill_folder()
-        locks, broken = None, None
+        spill = spill_folder()
+        locks, uses, broken = None, None, None
         try:
-            _prepare(root)
+            prepare(root)
             locks = KeyLocks(root / "lock")
+            uses = Uses(root)
         except OSError as error:
             broken = f"{root}: {error.strerror or error}"
-        except _OtherVersionError as error:
+        except OtherVersionError as error:
             return cls(Cas(spill, durable=False), MemoryIndex(), note=note, spill=spill, broken=str(error))
         index = DiskIndex(root, note=note, read_only=locks is None)
-        store = cls(Cas(root, spill=spill), index, note=note, locks=locks, spill=spill, broken=broken)
+        cas = Cas(root, spill=spill)
+        store = cls(cas, index, note=note, locks=locks, uses=uses, spill=spill, broken=broken)
         store._writer = lambda: DiskIndex(root, note=note)
         return store
 
@@ -90,25 +94,6 @@ class Store:
     def memory(cls, scratch: Path) -> Store:
         """A store that remembers nothing beyond this process; large contents are kept in `scratch`."""
         return cls(Cas(scratch, durable=False), MemoryIndex(), note=lambda text: None)
-
-    @staticmethod
-    def expunge(cache_dir: Path) -> bool:
-        """Remove a store, and its folder where nothing else is in it; False where there is none.
-
-        Raises StoreError for a folder that is no store, OSError where something can't be removed.
-        """
-        root = Path(os.path.abspath(cache_dir))
-        if not root.exists():
-            return False
-        if not is_store(root):
-            raise StoreError(f"{root} does not look like a store of llmc; nothing was removed")
-        with files.open_folder(root) as folder:
-            for name in _CONTENTS:
-                files.remove_tree(folder, name)
-        if not root.is_symlink():
-            with contextlib.suppress(OSError):
-                root.rmdir()
-        return True
 
     @property
     def root(self) -> Path:
@@ -129,7 +114,12 @@ class Store:
         """Release everything, locks too, and remove what was thrown away; commits on their way are ended."""
         if self._group is not None:
             self._group.close()
+        if self._broken is None and self._hits:
+            with contextlib.suppress(IndexUnavailableError):
+                self._index.touch(self._hits)
         self._index.close()
+        if self._uses is not None:
+            self._uses.close()
         if self._locks is not None:
             self._locks.close()
         if self.spill is not None:
@@ -196,7 +186,9 @@ class Store:
         self._submit(record, self._encode(record))
 
     def _submit(self, record: Record, data: bytes) -> None:
-        if self._broken is not None or not self._is_durable(record.result):
+        if self._broken is None:
+            self._rescue(record.result)
+        if self._broken is not None:
             self._ours.put_many([(record.key, data)])
             self._at_once.append(record.key)
         elif self._writer is None:
@@ -322,7 +314,7 @@ class Store:
             "records": records,
             "blobs": len(sizes),
             "bytes": sum(sizes),
-            "quarantined": self.cas.quarantined(),
+            "quarantined": len(self.cas.quarantine),
         }
 
     # ------------------------------------------------------------ inside
@@ -331,12 +323,22 @@ class Store:
         found: dict[str, bytes] = {}
         if not self._unreadable:
             try:
+                self._rely_on(keys)
                 found = self._index.get_many(keys)
+                self._hits += found
             except IndexUnavailableError as error:
                 self._unreadable = True
                 self._give_up(str(error))
         found.update(self._ours.get_many(keys))
         return found
+
+    def _rely_on(self, keys: list[str]) -> None:
+        """What this build looks up or stores stays: nobody cleans it away while it runs."""
+        if self._uses is not None:
+            try:
+                self._uses.add(keys)
+            except OSError as error:
+                self._give_up(f"{self.root}: {error.strerror or error}")
 
     def _verify(self, digest: Digest) -> bool:
         return (digest.size <= INLINE and self.small(digest) is not None) or self.cas.verify(digest)
@@ -355,51 +357,32 @@ class Store:
                 data = data if len(data) == digest.size else None
             if data is None:
                 raise StoreError(f"a result names a content that is not in the store: sha256 {digest.hash}")
+        self._rely_on([record.key])
         encoded = encode(record, found)
         self._named[record.key] = list(found)
         return encoded
 
-    def _is_durable(self, result: ActionResult) -> bool:
-        """Whether every blob of a result is in the store itself, and none only in the throwaway folder."""
-        return all(digest.size <= INLINE or self.cas.owns(digest) for digest in digests(result))
+    def _rescue(self, result: ActionResult) -> None:
+        """Every blob of a result into the store itself, or this store is given up.
+
+        A worker that could not write one has put it into the throwaway folder; often that was for a moment.
+        """
+        try:
+            kept = all(self.cas.rescue(d) for d in digests(result) if d.size > INLINE)
+        except OSError as error:
+            self._give_up(f"{self.root}: {error.strerror or error}")
+        else:
+            if not kept:
+                self._give_up("a content was lost while it was stored")
 
     def _set_aside(self, key: str, data: bytes) -> None:
         """A record that can't be believed: keep its bytes for whoever wants to know, and drop it."""
         if self._broken is None:
             with contextlib.suppress(OSError):
-                self.cas.quarantine(f"record.{key}", data)
+                self.cas.quarantine.keep(f"record.{key}", data)
         self.forget(key)
 
     def _give_up(self, why: str) -> None:
         if self._broken is None:
             self._broken = why
             self._note(f"the store can't be written ({why}): the build goes on uncached")
-
-
-class _OtherVersionError(Exception):
-    """The folder holds a store of a format that this program does not know."""
-
-
-def _prepare(root: Path) -> None:
-    """Make the folder and its marker.  Raises OSError, or _OtherVersionError."""
-    if not root.is_dir():
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    marker = root / "VERSION"
-    found = files.read_regular(marker, 64)
-    if found is None or not found:
-        files.write_atomic(marker, VERSION, durable=True)
-    elif found != VERSION:
-        raise _OtherVersionError(
-            f"{root} holds a store of another version, {found.decode('ascii', 'replace').strip()!r}"
-        )
-
-
-def is_store(root: Path) -> bool:
-    """Whether a folder is marked as a store, of whatever version."""
-    return (files.read_regular(root / "VERSION", 64) or b"").startswith(b"llmc-store/")
-
-
-def _spill_folder() -> Path:
-    """A name for the throwaway folder, which is made when something has to go there."""
-    base = os.environ.get("TMPDIR") or "/tmp"
-    return Path(os.path.abspath(base)) / f"llmc-spill-{os.getpid()}-{os.urandom(8).hex()}"

@@ -288,3 +288,28 @@ def remove_tree(folder: int, name: str) -> bool:
 
     shutil.rmtree(name, dir_fd=folder)
     return True
+
+
+def is_real_folder(path: str) -> bool:
+    """Whether there is a folder, and not a symlink to one."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def device(path: str) -> int | None:
+    """The number of the disk that a path is on; None where there is nothing."""
+    try:
+        return os.stat(path).st_dev
+    except OSError:
+        return None
+
+
+def entries(path: str) -> Iterator[os.DirEntry[str]]:
+    """What a folder holds; nothing where it can't be read."""
+    try:
+        with os.scandir(path) as found:
+            yield from found
+    except OSError:
+        return

@@ -13,6 +13,7 @@ every sync, so each sync costs the steps that run beside it too. A result counts
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -111,6 +112,7 @@ class GroupCommit:
                 else:
                     self._failed = (why, [*(self._failed[1] if self._failed else ()), *group])
                 self._change.notify_all()
-            self.wake()
+            with contextlib.suppress(OSError):  # then it is heard of a moment later
+                self.wake()
         if index is not None:
             index.close()

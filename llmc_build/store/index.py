@@ -31,68 +31,20 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from llmc_build.store import files
-from llmc_build.store.database import FILTER, DamagedError, connect, is_unavailable, vet
+from llmc_build.store.database import FILTER, DamagedError, connect, is_unavailable, salvage, vet
+from llmc_build.store.memory import Index, IndexUnavailableError, MemoryIndex, as_bytes, as_text
 
+__all__ = ["DiskIndex", "Index", "IndexUnavailableError", "MemoryIndex"]
+
+DAY_S = 86400.0
 BUSY_S = 60.0  # how long a commit waits for other processes before it gives up
 _GET = f"SELECT value FROM Cache WHERE key = ? AND {FILTER}"
 _CHUNK = 900  # keys asked for at once; SQLite before 3.32 takes 999 parameters
 
 _T = TypeVar("_T")
-
-
-class Index(Protocol):
-    """Records by key.  Every backend passes `tests/unit/test_store_index.py`."""
-
-    def get(self, key: str) -> bytes | None: ...
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """The values of those keys that are there."""
-
-    def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
-        """All of them or none, durable on return.  Raises IndexUnavailableError."""
-
-    def delete(self, key: str) -> None: ...
-
-    def keys(self) -> Iterator[str]: ...
-
-    def __len__(self) -> int: ...
-
-    def close(self) -> None: ...
-
-
-class IndexUnavailableError(Exception):
-    """The index can't be used now; the text says why, in a few words."""
-
-
-class MemoryIndex:
-    """An index that ends with its process: for `--no-cache` and for tests."""
-
-    def __init__(self) -> None:
-        self._items: dict[str, bytes] = {}
-
-    def get(self, key: str) -> bytes | None:
-        return self._items.get(key)
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        return {key: self._items[key] for key in keys if key in self._items}
-
-    def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
-        self._items.update([(_text(key), _bytes(value)) for key, value in items])
-
-    def delete(self, key: str) -> None:
-        self._items.pop(key, None)
-
-    def keys(self) -> Iterator[str]:
-        return iter(list(self._items))
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def close(self) -> None:
-        """Nothing to release."""
 
 
 class DiskIndex:
@@ -113,6 +65,7 @@ class DiskIndex:
         self._note = note
         self._busy_s = busy_s
         self._read_only = read_only
+        self._leave = False  # damage is only told
         self._reader: sqlite3.Connection | None = None
         self._cache: Any = None  # diskcache.Cache
         self._opened: tuple[int, int] | None = None  # device and inode of the database that is open
@@ -132,12 +85,9 @@ class DiskIndex:
 
         def select(db: sqlite3.Connection) -> dict[str, bytes]:
             found: dict[str, bytes] = {}
-            for start in range(0, len(wanted), _CHUNK):
-                part = wanted[start : start + _CHUNK]
-                marks = ",".join("?" * len(part))
-                found.update(
-                    db.execute(f"SELECT key, value FROM Cache WHERE key IN ({marks}) AND {FILTER}", part)
-                )
+            for part in _parts(wanted):
+                statement = f"SELECT key, value FROM Cache WHERE key IN ({_marks(part)}) AND {FILTER}"
+                found.update(db.execute(statement, part))
             return found
 
         return self._read(select, {})
@@ -145,13 +95,86 @@ class DiskIndex:
     def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
         from llmc_build.store.rawdisk import put_rows
 
-        rows = [(_text(key), _bytes(value)) for key, value in items]
+        rows = [(as_text(key), as_bytes(value)) for key, value in items]
         if rows:
             self._write(lambda cache: put_rows(cache, rows))
 
     def delete(self, key: str) -> None:
         if os.path.lexists(self._file):
             self._write(lambda cache: cache.delete(key))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Together.  Raises IndexUnavailableError."""
+        self._in_parts("DELETE FROM Cache WHERE raw = 1 AND key IN ({})", (), list(keys))
+
+    def touch(self, keys: Iterable[str]) -> None:
+        """To the day: a build that finds what another found today writes nothing."""
+        now, wanted = time.time(), list(keys)
+        old = f"SELECT key FROM Cache WHERE access_time < ? AND {FILTER} AND key IN ({{}})"
+
+        def select(db: sqlite3.Connection) -> list[str]:
+            return [
+                key
+                for part in _parts(wanted)
+                for (key,) in db.execute(old.format(_marks(part)), (now - DAY_S, *part))
+            ]
+
+        self._in_parts(
+            "UPDATE Cache SET access_time = ? WHERE raw = 1 AND key IN ({})", (now,), self._read(select, [])
+        )
+
+    def rows(self) -> Iterator[tuple[str, float, bytes]]:
+        """Key, unix time of its last use (to the day), and value of everything."""
+        last = ""
+        statement = (
+            f"SELECT key, access_time, value FROM Cache WHERE typeof(key) = 'text' AND key > ? AND {FILTER} "
+            f"ORDER BY key LIMIT {_CHUNK}"
+        )
+
+        def select(db: sqlite3.Connection) -> list[tuple[str, float, bytes]]:
+            return db.execute(statement, (last,)).fetchall()
+
+        while True:
+            found: list[tuple[str, float, bytes]] = self._read(select, [])
+            yield from found
+            if len(found) < _CHUNK:
+                return
+            last = found[-1][0]
+
+    def faults(self) -> list[str]:
+        """What is wrong with the database, by SQLite's own check; nothing is done about it."""
+
+        def check(db: sqlite3.Connection) -> list[str]:
+            found = [str(text) for (text,) in db.execute("PRAGMA integrity_check(10)") if text != "ok"]
+            alien = f"SELECT COUNT(*) FROM Cache WHERE rowid NOT IN (SELECT rowid FROM Cache WHERE {FILTER})"
+            odd = int(db.execute(alien).fetchone()[0])
+            return [*found, f"{odd} rows of a kind that is never written"] if odd else found
+
+        self._leave = True
+        try:
+            return self._read(check, [])
+        except IndexUnavailableError as error:
+            return [str(error)]
+        finally:
+            self._leave = False
+
+    def repair(self) -> None:
+        """Begins a new index with all that can be read of this one.  Raises IndexUnavailableError."""
+        self._suspect = _identity(self._folder)
+        self._set_aside("asked to repair it")
+
+    def compact(self) -> None:
+        """Gives the disk back what removed rows took."""
+        with contextlib.suppress(IndexUnavailableError, sqlite3.Error):
+            self._open_cache()._sql("VACUUM")
+
+    def _in_parts(self, statement: str, before: tuple[object, ...], keys: list[str]) -> None:
+        def run(cache: Any) -> None:
+            for part in _parts(keys):
+                cache._sql(statement.format(_marks(part)), (*before, *part))
+
+        if keys and os.path.lexists(self._file):
+            self._write(run)
 
     def keys(self) -> Iterator[str]:
         statement = f"SELECT key FROM Cache WHERE typeof(key) = 'text' AND {FILTER}"
@@ -172,13 +195,14 @@ class DiskIndex:
 
     def _read(self, use: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
         """Use the reading connection; `otherwise` where there is no index, or it had to be set aside."""
-        try:
-            db = self._connect()
-            return otherwise if db is None else use(db)
-        except DamagedError as error:
-            self._set_aside(str(error))
-        except sqlite3.Error as error:
-            self._blame(error)
+        for _ in range(2):  # the second time from what could be saved
+            try:
+                db = self._connect()
+                return otherwise if db is None else use(db)
+            except DamagedError as error:
+                self._set_aside(str(error))
+            except sqlite3.Error as error:
+                self._blame(error)
         return otherwise
 
     def _write(self, use: Callable[[Any], None]) -> None:
@@ -308,21 +332,38 @@ class DiskIndex:
         self._set_aside(str(error))
 
     def _set_aside(self, why: str) -> None:
-        """Move a damaged index to `quarantine/`, unless another process has done so."""
+        """Move a damaged index to `quarantine/`, unless another process has; save what can be read."""
         suspect = self._suspect
         self.close()
+        if self._leave:
+            raise IndexUnavailableError(f"the index is damaged ({why})")
         if self._read_only:
             raise IndexUnavailableError(f"the index is damaged ({why}) and the store is read-only")
+        saved: dict[str, bytes] = {}
         try:
             with _locked(self._root / "index.lock"):
                 if suspect is None or suspect != _identity(self._folder):
                     return
-                away = self._root / "quarantine"
-                away.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.rename(self._folder, away / f"index.{files.temp_name().removeprefix('.llmc-')}")
+                base = str(self._root / "quarantine")
+                os.makedirs(base, 0o700, exist_ok=True)
+                away = f"{base}/index.{files.temp_name().removeprefix('.llmc-')}"
+                os.rename(self._folder, away)
+                if all(entry.is_file(follow_symlinks=False) for entry in files.entries(away)):
+                    saved = salvage(f"{away}/cache.db", 1.0)
         except OSError as error:
             raise IndexUnavailableError(error.strerror or str(error)) from error
-        self._note(f"the index of the store was damaged ({why}); it was set aside and a new one begun")
+        self.put_many(saved.items())
+        more = f" with {len(saved)} results of it" if saved else ""
+        self._note(f"the index of the store was damaged ({why}); it was set aside and a new one begun{more}")
+
+
+def _parts(keys: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(keys), _CHUNK):
+        yield keys[start : start + _CHUNK]
+
+
+def _marks(part: list[str]) -> str:
+    return ",".join("?" * len(part))
 
 
 def _probe(cache: Any, *, final: bool) -> None:
@@ -353,15 +394,3 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-def _text(key: str) -> str:
-    if type(key) is not str:
-        raise TypeError(f"a key is text, not {type(key).__name__}")
-    return key
-
-
-def _bytes(value: bytes) -> bytes:
-    if type(value) is not bytes:
-        raise TypeError(f"a value is bytes, not {type(value).__name__}")
-    return value

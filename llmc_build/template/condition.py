@@ -46,6 +46,8 @@ from llmc_build.template.conditiontree import (
 )
 
 MAX_DEPTH = 100  # of parentheses and `not`
+MAX_LENGTH = 1_000_000  # characters
+_MAX_PROBLEMS = 100  # what follows is not looked at
 _COMPARISONS = frozenset({"==", "!=", "in", "not in", *ORDERINGS})
 _TOKEN = re.compile(r"\s++|===|<>|[=!<>]=|&&|\|\||[<>=!()\[\],&|]|[^\s()\[\],'\"=!<>&|{}]++|.", re.DOTALL)
 _WORDS = frozenset({"and", "or", "not", "in"})
@@ -79,6 +81,9 @@ class Condition:
 
 def parse_condition(source: str) -> Condition:
     """Read a condition; TemplateError has every problem of its words, or else the first of its form."""
+    if len(source) > MAX_LENGTH:
+        hint = "what a condition compares with can be a constant of `vars`, or a step's value"
+        raise TemplateError([Problem(f"the condition is longer than {MAX_LENGTH:,} characters", 0, hint)])
     reader = _Reader(source)
     root = reader.condition()
     if reader.problems or root is None:
@@ -113,7 +118,7 @@ class _Reader:
 
     def _cut(self) -> Iterator[_Token]:
         at = 0
-        while at < len(self.source):
+        while at < len(self.source) and len(self.problems) < _MAX_PROBLEMS:
             start, found = at, self.source[at]
             if self.source.startswith("{{", at):
                 at = self._placeholder_end(at)

@@ -11,20 +11,23 @@ The sandbox says nothing of resources, so a budget does.  Every value that goes 
 copies, compares, hashes or prints is weighed first, and what comes out counts as made:
 
     loops, comparisons, `~`, slices, keys    rewritten in the syntax tree to pass a filter that weighs
+    bodies of loops and macros               rewritten to begin with a filter that charges for them
     + - * / // % **                          Jinja2's hook for binary operators
     filters and tests                        wrapped, one by one
     functions, methods, macros               Jinja2's hook for calls
     {{ }}, {% set %}, macros' text           `finalize` and `concat`
 
 Where a result can be much larger than what goes in, its size is worked out before it is made.  All the
-arithmetic is `jinjabudget`'s.
+arithmetic is `jinjabudget`'s and `jinjaprices`'.  What is read at all is bounded by the pieces that Jinja2's
+lexer cuts the code into: reading and compiling takes longer for each than rendering does.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -36,7 +39,6 @@ from jinja2.utils import Cycler, Joiner, Namespace
 from jinja2.visitor import NodeTransformer
 
 from llmc_build.template.jinjabudget import (
-    BY_CHARACTER,
     FILTER_SIZES,
     METHOD_SIZES,
     WIDE_FILTERS,
@@ -47,7 +49,9 @@ from llmc_build.template.jinjabudget import (
     check_operator,
     check_widths,
 )
+from llmc_build.template.jinjaprices import A_CALL, of_argument, of_code, of_filter, of_method
 
+MAX_PIECES = 30_000  # tokens of code in one template; those of large models have 5,000
 _DROPPED_FILTERS = frozenset({"attr", "pprint", "random", "striptags", "urlize", "xmlattr"})
 TEXT_METHODS = frozenset({
     "capitalize", "casefold", "center", "count", "endswith", "expandtabs", "find", "index", "isalnum",
@@ -96,9 +100,11 @@ class BoxedEnvironment(ImmutableSandboxedEnvironment):
             name: _weighed(name, call) for name, call in offered.items() if name not in _DROPPED_FILTERS
         }
         tests = cast(dict[str, Callable[..., Any]], self.tests)
-        self.tests = {name: _weighed("", call) for name, call in tests.items()}
+        self.tests = {name: _weighed(f"is {name}", call) for name, call in tests.items()}
         self.known_filters = frozenset(self.filters)
-        self.filters |= {_EACH: _each, _WEIGH: _weigh, _GLUE: _glue}
+        self.filters |= {
+            _EACH: _each, _WEIGH: _weigh, _KEEP: _keep, _GLUE: _glue, _SPEND: _spend, _COMPARE: _compare
+        }  # fmt: skip
         kept = {name: self.globals[name] for name in ("cycler", "dict", "joiner", "namespace")}
         self.globals.clear()
         self.globals.update({**kept, "range": _range, **(globals or {})})
@@ -106,6 +112,17 @@ class BoxedEnvironment(ImmutableSandboxedEnvironment):
     def compile_tree(self, tree: nodes.Template) -> Template:
         """A template from a syntax tree (which is changed)."""
         return self.from_string(_Rewriter().visit(tree))
+
+    def pieces(self, source: str) -> Iterator[tuple[int, str, str]]:
+        """Line, kind and text of each token.  Raises TemplateSyntaxError, where there are too many too."""
+        code = 0
+        for line, kind, text in self.lexer.tokeniter(source, None):
+            if kind not in ("data", "whitespace"):
+                code += 1
+                if code > MAX_PIECES:
+                    message = f"it has more than {MAX_PIECES:,} words and signs of Jinja2 code"
+                    raise TemplateSyntaxError(message, line)
+            yield line, kind, text
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str):
@@ -142,13 +159,17 @@ class BoxedEnvironment(ImmutableSandboxedEnvironment):
         budget = _BUDGET.get()
         listed = budget.each if isinstance(obj, LoopContext) else budget.listed
         args = tuple(listed(arg) for arg in args)
-        budget.weigh(args)
-        budget.weigh([value for name, value in kwargs.items() if not name.startswith("_")])
+        # what begins with "_" is how Jinja2 passes scopes to functions that ask for them
+        given = {name: value for name, value in kwargs.items() if not name.startswith("_")}
+        if args or given:
+            budget.weigh((args, given))
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str | list | tuple | dict):
             budget.weigh(owner)
-        if isinstance(owner, str) and obj.__name__ in METHOD_SIZES:
-            budget.room(METHOD_SIZES[obj.__name__](budget, owner, *args, **kwargs))
+        if isinstance(owner, str):
+            budget.step(of_method(obj.__name__, owner, [*args, *given.values()]))
+            if obj.__name__ in METHOD_SIZES:
+                budget.room(METHOD_SIZES[obj.__name__](budget, owner, *args, **given))
         return budget.keep(super().call(context, obj, *args, **kwargs))
 
 
@@ -211,19 +232,43 @@ def _line(error: BaseException, template: Template) -> int | None:
 
 # ---------------------------------------------------------------- what the syntax tree is made to call
 
-_EACH, _WEIGH, _GLUE = " each", " weigh", " glue"  # names that no template can write
+# names that no template can write
+_EACH, _WEIGH, _KEEP, _GLUE, _SPEND, _COMPARE = " each", " weigh", " keep", " glue", " spend", " compare"
+_SIGNS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "lteq": operator.le, "gt": operator.gt,
+    "gteq": operator.ge, "in": lambda a, b: a in b, "notin": lambda a, b: a not in b,
+}  # fmt: skip
 
 
 class _Rewriter(NodeTransformer):
     """Leads what Jinja2 has no hook for through filters."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+        steps = of_code(node.body)
         self.generic_visit(node)
+        if node.test is not None:  # asked for each item, also where the body is not reached
+            price = _spending(of_code([node.test]), node.test)
+            node.test = nodes.And(price, node.test, lineno=node.lineno, environment=node.environment)
         node.iter = _call(_EACH, node.iter)
-        return node
+        return _charged(node, steps)
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
+        steps = of_code(node.body)
+        self.generic_visit(node)
+        return _charged(node, steps + A_CALL)
+
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:  # noqa: N802
+        steps = of_code(node.body)
+        self.generic_visit(node)
+        return _charged(node, steps + A_CALL)
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
+        if any(operand.op in ("in", "notin") for operand in node.ops):  # the price depends on both sides
+            place: dict[str, Any] = {"lineno": node.lineno, "environment": node.environment}
+            signs = nodes.Const(tuple(operand.op for operand in node.ops), **place)
+            operands = nodes.List([operand.expr for operand in node.ops], **place)
+            return _call(_COMPARE, node.expr, signs, operands)
         node.expr = _through(_WEIGH, node.expr)
         for operand in node.ops:
             operand.expr = _through(_WEIGH, operand.expr)
@@ -237,8 +282,8 @@ class _Rewriter(NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
             node.node = _through(_WEIGH, node.node)
-        else:
-            node.arg = _through(_WEIGH, node.arg)
+            return _call(_KEEP, node)
+        node.arg = _through(_WEIGH, node.arg)
         return node
 
     def visit_Pair(self, node: nodes.Pair) -> nodes.Node:  # noqa: N802
@@ -251,9 +296,46 @@ def _through(name: str, node: nodes.Expr) -> nodes.Expr:
     return node if isinstance(node, nodes.Const) else _call(name, node)
 
 
-def _call(name: str, node: nodes.Node) -> nodes.Expr:
+def _call(name: str, node: nodes.Node, *args: nodes.Expr) -> nodes.Expr:
     value = cast(nodes.Expr, node)
-    return nodes.Filter(value, name, [], [], None, None, lineno=node.lineno, environment=node.environment)
+    return nodes.Filter(
+        value, name, list(args), [], None, None, lineno=node.lineno, environment=node.environment
+    )
+
+
+def _charged(node: Any, steps: int) -> nodes.Node:
+    """A piece of a template that may be run often, with its price at its beginning."""
+    if steps:
+        price = nodes.ExprStmt(_spending(steps, node), lineno=node.lineno, environment=node.environment)
+        node.body.insert(0, price)
+    return cast(nodes.Node, node)
+
+
+def _spending(steps: int, node: nodes.Node) -> nodes.Expr:
+    return _call(_SPEND, nodes.Const(steps, lineno=node.lineno, environment=node.environment))
+
+
+def _spend(steps: int) -> bool:
+    _BUDGET.get().step(steps)
+    return True
+
+
+def _compare(left: Any, signs: tuple[str, ...], operands: list[Any]) -> bool:
+    """`left in a`, `left == a in b` and so on, as Python chains them."""
+    budget = _BUDGET.get()
+    for sign, value in zip(signs, operands, strict=True):
+        right = budget.listed(value)
+        budget.weigh((left, right))
+        if isinstance(left, str) and isinstance(right, str):
+            budget.step(of_argument("find", right, [left]))
+        if not _SIGNS[sign](left, right):
+            return False
+        left = right
+    return True
+
+
+def _keep(value: Any) -> Any:
+    return _BUDGET.get().keep(value)
 
 
 def _each(value: Any) -> list[Any]:
@@ -306,9 +388,7 @@ def _weighed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         budget = _BUDGET.get()
         own = [budget.listed(arg) for arg in args[passed:]]
-        budget.weigh([own, kwargs])
-        if name in BY_CHARACTER and own and isinstance(own[0], str):
-            budget.step(len(own[0]))
+        budget.step(of_filter(name, budget.weigh([own, kwargs]), own, kwargs))
         if name in WIDE_FILTERS:
             check_widths((*own[1:], *kwargs.values()))
         if size is not None:

@@ -4,6 +4,10 @@ Owns the limits, the weighing of values, and for each operation whose result can
 goes in, how large it will be.  Where these are asked is `jinjabox`'s business.
 
 Weighing walks into lists, since a list of lists of lists is short and its text is not.
+
+A step is about a microsecond of this decade's machines, so the limit on steps is one on time that does not
+depend on the machine, nor on what else runs there: the same template with the same values is refused
+everywhere or nowhere.  What takes longer for each character than copying it does is charged by `jinjaprices`.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ from jinja2 import Undefined
 from jinja2.runtime import LoopContext
 from jinja2.utils import Namespace
 
-_MAX_INTEGER_BITS = 10_000
+_MAX_INTEGER_BITS = 1_024
 _MAX_WIDTH = 1_000  # of a field, an indentation, a batch
 _CHARACTERS_PER_STEP = 1024  # what takes as long as one item of a list
+_STEPS_PER_FIELD = 16  # of a format
+_ITEMS_PER_STEP = 2  # that weighing looks at
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _WIDE_FIELDS = {  # by the sign that begins a field: widths of four digits, or given by a value
     "%": re.compile(
@@ -41,6 +47,10 @@ class Limits:
     characters: int  # of any one value
     made: int  # characters of all values made on the way
     steps: int  # items visited, operations done
+
+
+# Of prompts and of chat templates alike: a text of 4 million tokens, 256 MB on the way, 2 seconds.
+LIMITS = Limits(characters=16 * 1024 * 1024, made=64 * 1024 * 1024, steps=3_000_000)
 
 
 class Budget:
@@ -65,6 +75,10 @@ class Budget:
 
     def weigh(self, value: object) -> int:
         """The size of a value and of all that it holds, in characters."""
+        if type(value) is str:  # most values are texts
+            self.step(1 + len(value) // _CHARACTERS_PER_STEP)
+            self.room(len(value))
+            return len(value) + 1
         size = items = 0
         rest: list[Any] = [value]
         while rest:
@@ -72,6 +86,8 @@ class Budget:
             items += 1
             if isinstance(item, str):
                 size += len(item)
+            elif isinstance(item, int):
+                check_integer(item.bit_length())
             elif isinstance(item, dict):
                 self.room(size + items + 2 * len(item))
                 rest.extend(item)
@@ -82,9 +98,9 @@ class Budget:
             elif isinstance(item, Namespace):
                 rest.append(item._Namespace__attrs)
             if items & 0xFF == 0:
-                self.step(0x100)
+                self.step(0x100 // _ITEMS_PER_STEP)
                 self.room(size + items)
-        self.step(1 + (items & 0xFF) + size // _CHARACTERS_PER_STEP)
+        self.step(1 + (items & 0xFF) // _ITEMS_PER_STEP + size // _CHARACTERS_PER_STEP)
         self.room(size + items)
         return size + items
 
@@ -113,6 +129,11 @@ class Budget:
 # ---------------------------------------------------------------- what is worked out before it is made
 
 
+def check_integer(bits: int) -> None:
+    if bits > _MAX_INTEGER_BITS:
+        raise OverBudgetError("a number in the template is too large")
+
+
 def check_widths(values: Iterable[object]) -> None:
     for value in values:
         if isinstance(value, int) and abs(value) > _MAX_WIDTH:
@@ -122,17 +143,17 @@ def check_widths(values: Iterable[object]) -> None:
 def check_format(budget: Budget, template: str, values: object, sign: str) -> None:
     if _WIDE_FIELDS[sign].search(template):
         raise OverBudgetError("a field in a format of the template is too wide")
-    budget.room(
-        len(template) + _MAX_WIDTH * template.count(sign) + template.count(sign) * budget.weigh(values)
-    )
+    fields = template.count(sign)
+    budget.step(_STEPS_PER_FIELD * fields)  # a float with a thousand digits takes that long
+    budget.room(len(template) + _MAX_WIDTH * fields + fields * budget.weigh(values))
 
 
 def check_operator(budget: Budget, operator: str, left: Any, right: Any) -> None:
-    budget.weigh((left, right))
+    if not (type(left) is type(right) is int):
+        budget.weigh((left, right))
     if isinstance(left, int) and isinstance(right, int):
         bits = {"*": left.bit_length() + right.bit_length(), "**": left.bit_length() * max(right, 0)}
-        if bits.get(operator, 0) > _MAX_INTEGER_BITS:
-            raise OverBudgetError("a number in the template is too large")
+        check_integer(bits.get(operator, 0))
     elif operator == "*":
         for many, times in ((left, right), (right, left)):
             if isinstance(many, str | list | tuple) and isinstance(times, int):
@@ -220,7 +241,3 @@ FILTER_SIZES: Mapping[str, Callable[..., int]] = {
     "wordwrap": _wrapped,
 }
 WIDE_FILTERS = frozenset({"batch", "center", "indent", "round", "slice"})
-BY_CHARACTER = frozenset({  # filters that take a text apart
-    "batch", "dictsort", "first", "groupby", "list", "map", "max", "min", "reject", "rejectattr", "reverse",
-    "select", "selectattr", "slice", "sort", "sum", "unique", "wordcount", "wordwrap",
-})  # fmt: skip

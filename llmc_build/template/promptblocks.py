@@ -41,11 +41,10 @@ from llmc_build.placeholder import (
     refuse_path,
 )
 from llmc_build.template.jinjabox import BoxedEnvironment, RenderError, explain, render, to_json
-from llmc_build.template.jinjabudget import Limits
+from llmc_build.template.jinjabudget import LIMITS
 from llmc_build.template.promptscope import Walk
 
-MAX_SOURCE = 4 * 1024 * 1024  # characters of a prompt with blocks
-LIMITS = Limits(characters=64 * 1024 * 1024, made=512 * 1024 * 1024, steps=20_000_000)
+MAX_SOURCE = 2 * 1024 * 1024  # characters of a prompt with blocks
 _BLOCK_HINT = "{% and {# begin Jinja2 code; for a literal one write {{ '{%' }} or {{ '{#' }}"
 _OWN = "|".join(FILTERS)
 _HEAD = re.compile(
@@ -88,8 +87,8 @@ class Blocks:
 def parse_blocks(source: str) -> Blocks:
     """Read a prompt as a Jinja2 template.  Raises TemplateError, JinjaSyntaxError."""
     if len(source) > MAX_SOURCE:
-        raise TemplateError(
-            [Problem(f"a prompt with Jinja2 blocks is longer than {MAX_SOURCE} characters", 0)]
+        raise JinjaSyntaxError(
+            [Problem(f"a prompt with Jinja2 blocks is longer than {MAX_SOURCE:,} characters", 0)]
         )
     text = _Text(source)
     walk = _walked(text, frozenset())
@@ -233,7 +232,7 @@ class _Text:
     def _tokens(self) -> Iterator[tuple[str, int, str]]:
         """Kind, offset and text of each token.  The lexer leaves out white space that a `-` takes away."""
         at = 0
-        for _, kind, value in _environment().lexer.tokeniter(self.normal, None):
+        for _, kind, value in _environment().pieces(self.normal):
             at = self.normal.index(value, at)
             yield kind, at, value
             at += len(value)

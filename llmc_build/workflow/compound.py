@@ -6,6 +6,7 @@ paths inside the workspace, environment, cache policy.  Kinds that are one scala
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -132,7 +133,9 @@ WAITS = Kind(read=_waits, schema=_list_schema(_WAIT_SCHEMA))
 # ---------------------------------------------------------------- paths
 
 _PATHS_WANTED = "a path or a list of paths"
-_PRIVATE = ".llmc"  # the folder of llmc itself
+_PRIVATE = {".llmc": "llmc keeps its own", ".git": "git keeps its own"}  # folders that no step writes into
+_MAX_NAME = 255  # bytes of a file's name, on every file system in use
+_MAX_PATH = 3_000  # bytes of a path, which comes behind the workspace's and may have 4,096 with it
 
 
 def _inputs(site: Site, field: str, node: Node) -> tuple[str, ...]:
@@ -144,15 +147,18 @@ def _inputs(site: Site, field: str, node: Node) -> tuple[str, ...]:
 
 def _outputs(site: Site, field: str, node: Node) -> tuple[str, ...]:
     first: dict[str, Node] = {}
+    named: dict[str, Node] = {}
     for entry in entries_of(site, field, node, _PATHS_WANTED):
         path = _path(site, field, entry, _PATHS_WANTED)
         problem = _output_problem(path, entry)
         if problem:
             site.fault(f'{site.called(field)} names files to be written: "{shown(path)}" {problem}', entry)
-        elif path in first:
-            facts = [("first", str(site.at(first[path].line, first[path].column)))]
+        elif folded(path) in named:
+            place = named[folded(path)]
+            facts = [("first", str(site.at(place.line, place.column)))]
             headline = f'{site.called(field)} names "{shown(path)}" twice'
             site.add(headline, entry.line, entry.column, facts=facts)
+        named.setdefault(folded(path), entry)
         first[path] = entry
     for path, entry in first.items():
         parents = (path[:end] for end, character in enumerate(path) if character == "/")
@@ -160,6 +166,11 @@ def _outputs(site: Site, field: str, node: Node) -> tuple[str, ...]:
             what = f'"{shown(above)}" can\'t be a file and the folder of "{shown(path)}"'
             site.fault(f"{site.called(field)}: {what}", entry)
     return tuple(first)
+
+
+def folded(path: str) -> str:
+    """The same for paths that some file systems take for one: they differ in case, or in how é is encoded."""
+    return path.lower() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
 
 
 def _path(site: Site, field: str, node: Node, wanted: str = "a path") -> str:
@@ -185,7 +196,14 @@ def _path_problem(text: str, parts: list[str]) -> tuple[str, str | None] | None:
         return "can't hold a value", "it must be known before anything runs"
     if any(character in text for character in "\n\r\t\0"):
         return "holds a character that paths don't have", "several paths are written as a list"
+    if len(text) > _MAX_NAME // 4 and _is_too_long(text, parts):
+        return f"is too long (a name has {_MAX_NAME} bytes at most, a path {_MAX_PATH:,})", None
     return None
+
+
+def _is_too_long(text: str, parts: list[str]) -> bool:
+    size = len(text.encode("utf-8", "surrogatepass"))
+    return size > _MAX_PATH or any(len(p.encode("utf-8", "surrogatepass")) > _MAX_NAME for p in parts)
 
 
 def _output_problem(path: str, node: Node) -> str | None:
@@ -193,8 +211,11 @@ def _output_problem(path: str, node: Node) -> str | None:
         return "is a pattern"
     if path == "." or (isinstance(node, Scalar) and node.text.endswith(("/", "/."))):
         return "is a folder"
-    if path.partition("/")[0].casefold() == _PRIVATE:
-        return f"lies in {_PRIVATE}, where llmc keeps its own"
+    folder = path.partition("/")[0].casefold()
+    if folder in _PRIVATE:
+        return f"lies in {folder}, where {_PRIVATE[folder]}"
+    if path.casefold() == "llmc.yaml":
+        return "is llmc's configuration, which is read before anything runs"
     return None
 
 

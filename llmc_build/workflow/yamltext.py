@@ -94,7 +94,7 @@ def _from_text(text: str, faults: Faults, first: int) -> str | None:
 def _from_bytes(data: bytes, faults: Faults, first: int) -> str | None:
     if not _small_enough(len(data), faults):
         return None
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or (b"\0" in (data[:1], data[1:2]) and len(data) > 1):
         faults.add("the file is encoded as UTF-16 or UTF-32", 1, 1, hint="save it as UTF-8")
         return None
     try:

@@ -66,7 +66,7 @@ class Model:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Model]:
-    made = Model(Settings(path=MODEL, context=512))
+    made = Model(Settings(path=MODEL, context=512, parallel=1))
     yield made
     made.engine.close()
 

@@ -208,7 +208,7 @@ def test_what_another_process_runs_is_waited_for_and_taken_over(tmp_path: Path, 
 
     def meanwhile() -> None:
         if next(rounds) == 2:  # in the middle of ours, the other process builds all that is not locked
-            space.build(theirs, second, interrupted=lambda: len(second.ran) >= 20)
+            space.build(theirs, second, interrupts=lambda: len(second.ran) >= 20)
 
     first.before = meanwhile
     states = space.build(ours, first)

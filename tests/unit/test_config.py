@@ -45,6 +45,7 @@ def test_without_anything_there_are_defaults(space: Path) -> None:
         retries=0,
         models={},
         subprocess=None,
+        memory=None,
     )
     assert found.jobs >= 1
 

@@ -96,7 +96,7 @@ def building(world: World, interrupted: Any, *, fail_fast: bool = False) -> Buil
         executor=world,  # type: ignore[arg-type]
         reporter=world,  # type: ignore[arg-type]
         logs=lambda target: "",
-        interrupted=interrupted,
+        interrupts=interrupted,
     )
     return Build(around)
 

@@ -18,6 +18,8 @@ from llmc_build.template import Ref, TemplateError
 CASES = Path(__file__).parent / "shell_cases"
 ACCEPTED: list[str] = yaml.safe_load((CASES / "accepted.yaml").read_text())
 REFUSED: list[list[str]] = yaml.safe_load((CASES / "refused.yaml").read_text())
+SINKS: list[dict[str, str]] = yaml.safe_load((CASES / "sinks.yaml").read_text())["cases"]
+ORDINARY: list[str | dict[str, str]] = yaml.safe_load((CASES / "ordinary.yaml").read_text())["cases"]
 
 
 def slots() -> object:
@@ -59,6 +61,30 @@ def test_ordinary_uses_are_accepted(source: str) -> None:
     """A lint that refuses honest scripts would be switched off in the user's mind."""
     assert "{{" not in rewritten(source, "bash").text
     assert "{{" not in rewritten(source, "sh").text
+
+
+def test_a_value_that_would_run_is_refused_in_every_script_known() -> None:
+    """`tests/faults/test_lint.py` sees that it would run."""
+    missed = []
+    for case in SINKS:
+        try:
+            rewritten(case["script"], case.get("shell", "sh"))
+        except TemplateError as error:
+            if all(problem.hint for problem in error.problems):
+                continue
+        missed.append(case["script"])
+    assert missed == []
+
+
+def test_no_ordinary_use_of_a_value_is_refused() -> None:
+    refused = {}
+    for case in ORDINARY:
+        script, shell = (case, "sh") if isinstance(case, str) else (case["script"], case.get("shell", "sh"))
+        try:
+            rewritten(script, shell)
+        except TemplateError as error:
+            refused[script] = str(error)
+    assert refused == {}
 
 
 @pytest.mark.parametrize(("shell", "source", "where", "message"), REFUSED)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import os
+import random
+import shlex
 import stat
+import subprocess
 import sys
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -494,9 +499,53 @@ def test_a_secret_is_found_in_base64_at_any_place(before: str, secret: str) -> N
     assert b"***" in Redactor([secret]).redact(encoded)
 
 
-def test_short_values_are_not_looked_for() -> None:
-    assert not Redactor(["abc", ""])
-    assert Redactor(["abc"]).redact(b"abc") == b"abc"
+def test_short_values_are_looked_for_as_words_only() -> None:
+    assert not Redactor(["a", ""])
+    assert Redactor(["abc"]).redact(b"abc abcd (abc) xabc abc") == b"*** abcd (***) xabc ***"
+
+
+@pytest.mark.parametrize("secret", ["hunter2-hunter2", "it's a \"$x`\\ <b>/é", "p@ss/w+rd?&=", "k" * 90])
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda value: base64.encodebytes(b"user:" + value),
+        lambda value: base64.urlsafe_b64encode(b"u" + value + b"!"),
+        lambda value: urllib.parse.quote_from_bytes(value, safe="").lower().encode(),
+        lambda value: json.dumps(value.decode()).replace("/", "\\/").encode(),
+        lambda value: (b"user:" + value).hex().encode(),
+        lambda value: (b"user:" + value).hex(" ").upper().encode(),
+        lambda value: html.escape(value.decode()).encode(),
+        lambda value: b"+ curl '" + value.replace(b"'", b"'\\''") + b"'",
+        lambda value: shlex.quote(value.decode()).encode(),
+        lambda value: subprocess.check_output(
+            ["bash", "-c", 'printf %q "$1"', "-", value], env={"LC_ALL": "C.UTF-8"}
+        ),
+        lambda value: subprocess.check_output(
+            ["bash", "-c", 'set -x; : "$V"', "-"], env={"V": value}, stderr=-2
+        ),
+        lambda value: subprocess.check_output(["bash", "-c", "declare -p V", "-"], env={"V": value}),
+    ],
+)
+def test_a_secret_is_found_as_tools_print_it(secret: str, encode: Callable[[bytes], bytes]) -> None:
+    printed = encode(secret.encode())
+    assert b"***" in Redactor([secret]).redact(printed), printed
+
+
+def test_of_secrets_that_overlap_nothing_is_left() -> None:
+    assert Redactor(["abcdef", "defghi"]).redact(b"-abcdefghi-") == b"-***-"
+    assert Redactor(["aaaa"]).redact(b"-aaaaaa-") == b"-***-"
+
+
+def test_pieces_are_redacted_as_the_whole_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(1)
+    for _ in range(300):
+        secrets = ["".join(chance.choices("ab1 /", k=chance.randint(2, 7))) for _ in range(3)]
+        text = "".join(chance.choices("ab1 /\n", k=chance.randint(0, 99))).encode()
+        monkeypatch.setattr("llmc_build.execute.redact._CHUNK", chance.choice([1, 2, 3, 7, 50]))
+        with open(tmp_path / "file", "w+b", buffering=0) as file:
+            file.write(text)
+            Redactor(secrets).redact_file(file.fileno())
+            assert (tmp_path / "file").read_bytes() == Redactor(secrets).redact(text), (secrets, text)
 
 
 def test_lines_of_a_key_are_found_one_by_one() -> None:

@@ -90,6 +90,31 @@ def ran(report: BuildReport) -> set[str]:
     return {target.target for target in report.targets if target.status is State.RAN}
 
 
+# ---------------------------------------------------------------- what is no snapshot
+
+
+@pytest.mark.parametrize("words", [(), ("-t", "b.second"), ("-t", "a*.*")])
+def test_a_snapshot_damaged_in_any_section_is_none_and_leaves_no_half_run(
+    workspace: Path, words: tuple[str, ...]
+) -> None:
+    path = next((workspace / ".llmc/state").glob("snapshot-*"))
+    whole = path.read_bytes()
+    found = form.Snapshot.read(str(path))
+    assert found is not None
+    for name, (offset, length, _) in found._where.items():
+        if length == 0:
+            continue
+        place = found._begin + offset + length // 2
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        before = sorted((workspace / ".llmc/runs").iterdir())
+        said = quick.build(["build", "workflow.yaml", *words], ENVIRON)
+        if said is None:
+            assert sorted((workspace / ".llmc/runs").iterdir()) == before, name
+            keeping._handed.clear()
+    path.write_bytes(whole)
+    assert is_up_to_date(*words)
+
+
 # ---------------------------------------------------------------- what is noticed
 
 

@@ -19,6 +19,7 @@ from llmc_build.model import ActionResult, Digest, OutputFile
 from llmc_build.store import INLINE, Record, Store
 from llmc_build.store.cas import Cas, digest_of
 from llmc_build.store.index import DiskIndex, IndexUnavailableError
+from llmc_build.store.opening import expunge
 from llmc_build.store.record import RecordError
 
 LARGE = b"large content\n" * 1000
@@ -341,21 +342,21 @@ def test_expunging_removes_the_store_and_nothing_else(store: Store, tmp_path: Pa
     outside.mkdir()
     (outside / "precious").write_text("kept")
     (store.root / "quarantine").symlink_to(outside)
-    assert Store.expunge(store.root)
+    assert expunge(store.root)
     assert [path.name for path in store.root.iterdir()] == ["README.md"]
     assert (outside / "precious").read_text() == "kept"
 
 
 def test_expunging_removes_the_folder_where_it_is_empty(store: Store) -> None:
     store.close()
-    assert Store.expunge(store.root)
+    assert expunge(store.root)
     assert not store.root.exists()
-    assert not Store.expunge(store.root)
+    assert not expunge(store.root)
 
 
 def test_only_a_store_is_expunged(tmp_path: Path) -> None:
     (tmp_path / "cas").mkdir()
     (tmp_path / "cas" / "my file").write_text("precious")
     with pytest.raises(StoreError, match="does not look like a store"):
-        Store.expunge(tmp_path)
+        expunge(tmp_path)
     assert (tmp_path / "cas" / "my file").exists()

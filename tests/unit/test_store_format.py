@@ -52,9 +52,9 @@ def test_another_program_can_read_a_store(tmp_path: Path) -> None:
     assert read_as_specified(tmp_path, "ab" * 32) == expected  # while it is in use
     store.close()
     assert read_as_specified(tmp_path, "ab" * 32) == expected
-    names = {"VERSION", "cas", "index", "lock", "tmp"}
+    names = {"VERSION", "cas", "index", "lock", "tmp", "uses"}
     assert {path.name for path in tmp_path.iterdir()} == names
-    assert all(f"`{name}" in README.read_text() for name in (*names, "quarantine/", "index.lock"))
+    assert all(f"`{name}" in README.read_text() for name in (*names, "quarantine/", "index.lock", "gc.lock"))
 
 
 def test_the_example_of_the_specification_is_a_record() -> None:

@@ -1,0 +1,233 @@
+"""Regular expressions of JSON Schema as GBNF.  Pure.
+
+Owns which patterns a grammar can follow, and how: the expression inside of a JSON string, where a quote, a
+backslash and control characters are written as escapes.  What it can't (look-around, back-references, word
+borders, anchors in the middle) gives None, and the finished answer is checked instead.  How a pattern is
+matched is `judge`'s business.
+
+Engines disagree on whether `\\d`, `\\w` and `\\s` go beyond ASCII.  So the grammar takes what all of them
+take: for `\\w` letters of ASCII, and for `\\W` no letter of any script.  `$` is the end of the text.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from llmc_build.constrain.literals import CHAR, char_class, in_string
+
+MAX_PATTERN = 2000  # characters
+MAX_REPEAT = 500  # beyond that a grammar does not count
+_DIGITS = [(0x30, 0x39)]
+_WORD = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
+_SPACES = [(0x09, 0x0D), (0x20, 0x20)]
+_CLASSES = {"d": _DIGITS, "w": _WORD, "s": _SPACES}
+_SINGLE = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11}
+_LAST = 0x10FFFF
+_BEYOND = (0x80, _LAST)  # of which engines disagree
+
+Ranges = list[tuple[int, int]]
+
+
+class _No(Exception):
+    """Not to be had in a grammar."""
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether a text has a match of a pattern, within ASCII and beyond.  May take very long."""
+    return all(expression.search(text) for expression in compiled(pattern))
+
+
+@functools.lru_cache(maxsize=256)
+def compiled(pattern: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """A pattern as engines read it, within ASCII and beyond.  Raises re.error."""
+    portable = _dollars(pattern)
+    return re.compile(portable, re.ASCII), re.compile(portable)
+
+
+def _dollars(pattern: str) -> str:
+    """`$` outside of sets means the end and nothing else, as in ECMAScript."""
+    out, at, inside = [], 0, False
+    while at < len(pattern):
+        char = pattern[at]
+        if char == "\\":
+            out.append(pattern[at : at + 2])
+            at += 2
+            continue
+        if char == "[" and not inside:
+            inside = True
+        elif char == "]":
+            inside = False
+        out.append(r"\Z" if char == "$" and not inside else char)
+        at += 1
+    return "".join(out)
+
+
+def string_grammar(pattern: str) -> str | None:
+    """GBNF for the inside of a JSON string that has a match of the pattern; None where there is none."""
+    if len(pattern) > MAX_PATTERN:
+        return None
+    try:
+        return _Reader(pattern).read()
+    except (_No, RecursionError):
+        return None
+
+
+class _Reader:
+    def __init__(self, pattern: str) -> None:
+        self._text = pattern
+        self._at = 0
+        self._count = 1  # alternatives of the whole pattern
+        self._classes = False  # whether the set being read has one of \\d \\w \\s
+
+    def read(self) -> str:
+        open_start, open_end = True, True
+        if self._text.startswith("^"):
+            self._at, open_start = 1, False
+        body = self._alternatives(top=True)
+        if self._peek() == "$" and self._at == len(self._text) - 1:
+            open_end = False
+        elif self._at < len(self._text):
+            raise _No
+        if self._count > 1 and not (open_start and open_end):
+            raise _No  # ^a|b$ anchors each alternative on one side only
+        parts = [f"{CHAR}*"] if open_start else []
+        parts.append(f"({body})")
+        return " ".join([*parts, f"{CHAR}*"] if open_end else parts)
+
+    def _alternatives(self, *, top: bool = False) -> str:
+        found = [self._sequence()]
+        while self._peek() == "|":
+            self._at += 1
+            found.append(self._sequence())
+        if top:
+            self._count = len(found)
+        return " | ".join(found)
+
+    def _sequence(self) -> str:
+        found = []
+        while (char := self._peek()) and char not in "|)":
+            if char == "$":
+                if self._at == len(self._text) - 1:
+                    break
+                raise _No
+            found.append(self._item() + self._repetition())
+        return " ".join(found) or '""'
+
+    def _item(self) -> str:
+        char = self._next()
+        if char == "(":
+            return self._group()
+        if char == "[":
+            return self._set()
+        if char == ".":
+            return char_class([(0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029)], negated=True)
+        if char == "\\":
+            ranges, negated = self._escape()
+            return char_class([*ranges, _BEYOND] if negated else ranges, negated)
+        if char in "*+?{^":
+            raise _No
+        return in_string(char)
+
+    def _group(self) -> str:
+        if self._peek() == "?":
+            self._at += 1
+            mark = self._next()
+            if mark == "<" and self._peek() not in ("=", "!"):  # a named group
+                end = self._text.find(">", self._at)
+                if end < 0:
+                    raise _No
+                self._at = end + 1
+            elif mark == "P" and self._peek() == "<":
+                self._at = self._text.find(">", self._at) + 1 or len(self._text)
+            elif mark != ":":
+                raise _No
+        body = self._alternatives()
+        if self._next() != ")":
+            raise _No
+        return f"({body})"
+
+    def _repetition(self) -> str:
+        char = self._peek()
+        if char in ("*", "+", "?") and char:
+            self._at += 1
+            found = char
+        elif match := re.compile(r"\{(\d{1,5})(,?)(\d{0,5})\}").match(self._text, self._at):
+            self._at = match.end()
+            low, comma, high = match.groups()
+            if int(low) > MAX_REPEAT or (high and int(high) > MAX_REPEAT):
+                raise _No
+            found = f"{{{low}{comma}{high}}}"
+        else:
+            return ""
+        if self._peek() == "?":  # lazy: the same texts
+            self._at += 1
+        elif self._peek() in ("*", "+", "{") and self._peek():
+            raise _No
+        return found
+
+    def _set(self) -> str:
+        negated = self._peek() == "^"
+        self._at += negated
+        ranges: Ranges = []
+        self._classes = False
+        first = True
+        while first or self._peek() != "]":
+            first = False
+            low = self._member()
+            if self._peek() == "-" and self._text[self._at + 1 : self._at + 2] not in ("]", ""):
+                self._at += 1
+                high = self._member()
+                if len(low) != 1 or len(high) != 1 or low[0][0] != low[0][1] or high[0][0] < low[0][0]:
+                    raise _No
+                low = [(low[0][0], high[0][1])]
+            ranges += low
+        self._at += 1
+        return char_class([*ranges, _BEYOND] if negated and self._classes else ranges, negated)
+
+    def _member(self) -> Ranges:
+        char = self._next()
+        if char != "\\":
+            return [(ord(char), ord(char))]
+        ranges, negated = self._escape()
+        return _others([*ranges, _BEYOND]) if negated else ranges
+
+    def _escape(self) -> tuple[Ranges, bool]:
+        """What an escape means: characters, or with True all others."""
+        char = self._next()
+        if char.lower() in _CLASSES:
+            self._classes = True
+            return _CLASSES[char.lower()], char.isupper()
+        if char in _SINGLE:
+            code = _SINGLE[char]
+        elif char in "xu":
+            digits = self._text[self._at : self._at + (2 if char == "x" else 4)]
+            if not re.fullmatch(r"[0-9a-fA-F]{2}|[0-9a-fA-F]{4}", digits):
+                raise _No
+            self._at += len(digits)
+            code = int(digits, 16)
+        elif char.isalnum():  # borders, back-references, properties, ...
+            raise _No
+        else:
+            code = ord(char)
+        return [(code, code)], False
+
+    def _peek(self) -> str:
+        return self._text[self._at : self._at + 1]
+
+    def _next(self) -> str:
+        char = self._peek()
+        if not char:
+            raise _No
+        self._at += 1
+        return char
+
+
+def _others(ranges: Ranges) -> Ranges:
+    """Every character that is in none of the ranges."""
+    found, low = [], 0
+    for start, end in sorted(ranges):
+        if start > low:
+            found.append((low, start - 1))
+        low = max(low, end + 1)
+    return [*found, (low, _LAST)] if low <= _LAST else found

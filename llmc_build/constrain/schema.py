@@ -1,0 +1,208 @@
+"""JSON Schemas checked before anything runs.  Pure.
+
+Owns what makes a schema unusable: it is none (by the meta-schema of its draft), it is too large, it refers to
+something outside of it or to itself without an end, a pattern of it can't be read, or nothing conforms
+to it.  What an answer is checked against is `judge`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from llmc_build.constrain import SchemaFault
+from llmc_build.constrain.pattern import MAX_PATTERN, compiled
+from llmc_build.constrain.references import MAX_DEPTH, ReferenceFault, target
+from llmc_build.errors import did_you_mean
+
+MAX_NODES = 20_000  # values in a schema, enums included
+MAX_SCHEMAS = 3_000  # mappings in it: the meta-schema takes a fraction of a millisecond for each
+MAX_BYTES = 1 << 20  # as JSON text
+_SHOWN = 20
+_DRAFTS = {
+    "http://json-schema.org/draft-04/schema": "draft 4",
+    "http://json-schema.org/draft-06/schema": "draft 6",
+    "http://json-schema.org/draft-07/schema": "draft 7",
+    "https://json-schema.org/draft/2019-09/schema": "2019-09",
+    "https://json-schema.org/draft/2020-12/schema": "2020-12",
+}
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+_ASIDE = frozenset({"enum", "const", "default", "examples"})  # whose values are data, not schemas
+_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+
+Path = tuple[str | int, ...]
+
+
+def faults_of(schema: object) -> list[SchemaFault]:
+    """Every fault of a schema; those that hide others come alone."""
+    if schema is False:
+        return [_fault((), "nothing conforms to the schema `false`")]
+    if not isinstance(schema, dict | bool):
+        return [_fault((), f"a schema is a mapping, not {_called(schema)}")]
+    too_large = _too_large(schema)
+    if too_large:
+        return [too_large]
+    return list(_checked(json.dumps(schema)))
+
+
+def _too_large(schema: object) -> SchemaFault | None:
+    """The first thing that is too much, or is no JSON; looked at before anything recurses into it."""
+    nodes = schemas = size = 0
+    todo: list[tuple[object, int, Path]] = [(schema, 0, ())]
+    while todo:
+        value, depth, path = todo.pop()
+        nodes += 1
+        schemas += isinstance(value, dict)
+        size += len(value) if isinstance(value, str) else 8
+        if depth > MAX_DEPTH:
+            return _fault(path[:8], f"the schema is nested more than {MAX_DEPTH} deep")
+        if nodes > MAX_NODES or schemas > MAX_SCHEMAS or size > MAX_BYTES:
+            limits = f"{MAX_NODES} values, {MAX_SCHEMAS} of them mappings, and {MAX_BYTES} bytes"
+            return _fault((), f"the schema is too large: the limit is {limits}")
+        if isinstance(value, dict):
+            for name, item in value.items():
+                if not isinstance(name, str):
+                    return _fault(path, f"{name!r} is no name: names in JSON are texts", "put it into quotes")
+                size += len(name)
+                todo.append((item, depth + 1, (*path, name)))
+        elif isinstance(value, list):
+            todo += [(item, depth + 1, (*path, i)) for i, item in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            return _fault(path, f"{value} is no JSON number")
+        elif isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1000:
+            return _fault(path, "a number of more than 300 digits")
+        elif not isinstance(value, str | int | float | None):
+            return _fault(path, f"{_called(value)} is no JSON value")
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def _checked(text: str) -> tuple[SchemaFault, ...]:
+    schema = json.loads(text)
+    return tuple(dict.fromkeys(_found(schema)))
+
+
+def _found(schema: Any) -> Iterator[SchemaFault]:
+    import jsonschema.exceptions
+
+    from llmc_build.constrain import judge
+
+    draft = schema.get("$schema") if isinstance(schema, dict) else None
+    if draft is not None and str(draft).rstrip("#") not in _DRAFTS:
+        yield _fault(("$schema",), f"{draft!r} is no draft that is known", f"known: {', '.join(_DRAFTS)}")
+        return
+    own = list(_own(schema, schema, ()))
+    yield from own
+    try:
+        broken = judge.validator(schema).META_SCHEMA
+        checker = type(judge.validator(schema))(broken, registry=judge.no_registry())
+        errors = list(_first(checker.iter_errors(schema), _SHOWN))
+    except (RecursionError, jsonschema.exceptions.UnknownType):
+        yield _fault((), "the schema can't be checked: it is too deep")
+        return
+    told = {fault.path for fault in own}
+    for error in errors:
+        path: Path = tuple(error.absolute_path)
+        if path not in told:
+            told.add(path)
+            yield _told(error, path)
+
+
+def _first(errors: Iterator[Any], count: int) -> Iterator[Any]:
+    for _, error in zip(range(count), errors, strict=False):
+        yield error
+
+
+def _told(error: Any, path: Path) -> SchemaFault:
+    """A fault by the meta-schema, in words that a person understands."""
+    value = error.instance
+    if path and path[-1] == "type":
+        kinds = value if isinstance(value, list) else [value]
+        wrong = next((kind for kind in kinds if kind not in _TYPES), value)
+        near = did_you_mean(wrong, _TYPES) if isinstance(wrong, str) else None
+        return _fault(
+            path, f"there is no type {json.dumps(wrong)[:60]}", near or f"types: {', '.join(_TYPES)}"
+        )
+    wanted = error.validator_value
+    if error.validator == "type":
+        kinds = [wanted] if isinstance(wanted, str) else list(wanted)
+        return _fault(path, f"must be {' or '.join(_A[kind] for kind in kinds)}, not {_called(value)}")
+    message = " ".join(str(error.message).split())
+    return _fault(path, message if len(message) <= 200 else message[:200] + "…")
+
+
+_A = {
+    "object": "a mapping", "array": "a list", "string": "a text", "boolean": "true or false", "null": "null",
+    "integer": "a whole number", "number": "a number",
+}  # fmt: skip
+
+
+def _own(root: object, schema: object, path: Path) -> Iterator[SchemaFault]:
+    """References and patterns, which the meta-schema says nothing of; in schemas, not in their data."""
+    if not isinstance(schema, dict):
+        return
+    if "$ref" in schema:
+        yield from _reference(root, schema["$ref"], (*path, "$ref"))
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str):
+        yield from _pattern(pattern, (*path, "pattern"))
+    if schema.get("enum") == []:
+        yield _fault((*path, "enum"), "nothing conforms to an enum without values")
+    for name, value in schema.items():
+        if name in _ASIDE:
+            continue
+        here = (*path, name)
+        if name in _NAMES and isinstance(value, dict):
+            for key, item in value.items():
+                if name == "patternProperties":
+                    yield from _pattern(key, (*here, key))
+                yield from _own(root, item, (*here, key))
+        elif isinstance(value, dict):
+            yield from _own(root, value, here)
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                yield from _own(root, item, (*here, i))
+
+
+def _reference(root: object, reference: object, path: Path) -> Iterator[SchemaFault]:
+    seen = []
+    while True:
+        try:
+            found = target(root, reference)
+        except ReferenceFault as error:
+            yield _fault(path, str(error), "references lead to places of the same schema: #/$defs/name")
+            return
+        seen.append(reference)
+        if not (isinstance(found, dict) and "$ref" in found):
+            return
+        reference = found["$ref"]
+        if reference in seen:
+            yield _fault(path, f"{reference!r} refers to itself")
+            return
+
+
+def _pattern(pattern: str, path: Path) -> Iterator[SchemaFault]:
+    if len(pattern) > MAX_PATTERN:
+        yield _fault(path, f"a pattern of {len(pattern)} characters, where {MAX_PATTERN} is the limit")
+        return
+    try:
+        compiled(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        yield _fault(path, f"the pattern can't be read: {' '.join(str(error).split()) or 'it is too deep'}")
+
+
+def _called(value: object) -> str:
+    if value is None:
+        return "nothing"
+    for kind, name in ((bool, "true or false"), (str, "a text"), (int | float, "a number"), (list, "a list")):
+        if isinstance(value, kind):
+            return name
+    return "a mapping" if isinstance(value, dict) else f"a {type(value).__name__}"
+
+
+def _fault(path: Path, message: str, hint: str | None = None) -> SchemaFault:
+    return SchemaFault(path=path, message=message, hint=hint)

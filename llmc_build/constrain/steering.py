@@ -1,0 +1,399 @@
+"""A JSON Schema as a grammar: what keeps a model on the way to an answer that conforms.  Pure.
+
+Owns the translation.  The grammar admits JSON only, and as much of the schema as a grammar can say: types,
+properties in the order of the schema, required ones, enums, bounds of whole numbers, lengths, patterns,
+formats, items, local references (recursive ones too), anyOf, oneOf and allOf.  What it can't say it leaves
+out, so it may admit too much; whoever uses it asks `judge` in the end.  In one case it admits less than the
+schema: an object that lists its properties gets no others unless `additionalProperties` asks for them,
+since a model that may invent keys does.
+
+A part that is too large or too strange for a grammar becomes `value`, any JSON.  If the whole grammar can't
+be used nevertheless, it is that of any JSON value.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmc_build.constrain import literals, merging
+from llmc_build.constrain.gbnf import read_grammar
+from llmc_build.constrain.literals import COMMON, VALUE, json_literal, literal
+from llmc_build.constrain.numbers import decimals, integers
+from llmc_build.constrain.pattern import string_grammar
+from llmc_build.constrain.references import ReferenceFault, target
+
+MAX_COUNT = 500  # of characters or items that a grammar counts
+MAX_CHOICES = 2000  # of an enum
+MAX_RULES = 5000
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_FORMATS = {
+    "date": 'year "-" month-day',
+    "time": "clock",
+    "date-time": 'year "-" month-day "T" clock',
+    "uuid": 'hex{8} "-" hex{4} "-" hex{4} "-" hex{4} "-" hex{12}',
+    "ipv4": 'byte "." byte "." byte "." byte',
+}
+_FORMAT_RULES = {
+    "year": "[0-9]{4}",
+    "month-day": '("01" | "03" | "05" | "07" | "08" | "10" | "12") "-" ("0" [1-9] | [12] [0-9] | "3" [01])'
+    ' | ("04" | "06" | "09" | "11") "-" ("0" [1-9] | [12] [0-9] | "30")'
+    ' | "02-" ("0" [1-9] | "1" [0-9] | "2" [0-8])',
+    "clock": '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})?'
+    ' ("Z" | [+-] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9])',
+    "byte": '"25" [0-5] | "2" [0-4] [0-9] | "1" [0-9] [0-9] | [1-9] [0-9] | [0-9]',
+}
+
+
+def steer(schema: object) -> str:
+    """The grammar for a schema that was checked; for None, of any JSON object or array."""
+    return _steer(json.dumps(schema))
+
+
+@functools.lru_cache(maxsize=256)
+def _steer(text: str) -> str:
+    schema = json.loads(text)
+    if schema is None:
+        return _complete({"root": "object | array"})
+    made = _Steering(schema)
+    try:
+        made.rules["root"] = made.visit(schema)
+    except (_TooMuch, RecursionError):
+        return _complete({"root": VALUE})
+    grammar = _complete(made.rules)
+    return grammar if not read_grammar(grammar)[1] else _complete({"root": VALUE})
+
+
+def _complete(rules: Mapping[str, str]) -> str:
+    """The rules with those that every JSON grammar may need; unused ones do no harm."""
+    return "".join(f"{name} ::= {body}\n" for name, body in {**rules, **COMMON, **_FORMAT_RULES}.items())
+
+
+class _TooMuch(Exception):
+    pass
+
+
+class _Steering:
+    def __init__(self, root: object) -> None:
+        self._root = root
+        self._known: dict[str, str] = {}  # a schema, as text -> the rule for it
+        self.rules: dict[str, str] = {}
+
+    def rule(self, schema: object) -> str:
+        """The name of a rule for a schema; equal schemas share one, which also ends recursion."""
+        if schema is True or schema == {}:
+            return VALUE
+        text = json.dumps(schema, sort_keys=False)
+        name = self._known.get(text)
+        if name is None:
+            name = self._known[text] = f"r{len(self._known)}"
+            if len(self._known) > MAX_RULES:
+                raise _TooMuch
+            self.rules[name] = self.visit(schema)
+        return name
+
+    def visit(self, schema: object) -> str:
+        """The body of a rule for a schema."""
+        if not isinstance(schema, dict):
+            return VALUE
+        if "$ref" in schema:
+            return self._reference(schema)
+        for keyword in ("allOf", "anyOf", "oneOf"):
+            if isinstance(schema.get(keyword), list) and schema[keyword]:
+                return self._combined(schema, keyword)
+        if "const" in schema:
+            return json_literal(schema["const"])
+        if isinstance(schema.get("enum"), list):
+            return self._enum(schema)
+        return " | ".join(self._type(kind, schema) for kind in _types_of(schema)) or VALUE
+
+    # ------------------------------------------------------------ combinations
+
+    def _reference(self, schema: dict[str, Any]) -> str:
+        try:
+            found = target(self._root, schema["$ref"])
+        except ReferenceFault:
+            return VALUE
+        rest = {name: value for name, value in schema.items() if name not in _REFERENCE_ASIDES}
+        if rest and isinstance(found, dict):
+            if "$ref" in found:
+                return self.rule(found)
+            return self.rule(merging.merged(rest, found))
+        return self.rule(found)
+
+    def _combined(self, schema: dict[str, Any], keyword: str) -> str:
+        rest = {name: value for name, value in schema.items() if name != keyword}
+        branches = [self._resolved(branch) for branch in schema[keyword]]
+        if keyword == "allOf":
+            return self.visit(functools.reduce(merging.merged, branches, rest))
+        merged = [merging.merged(rest, branch) for branch in branches]
+        return " | ".join(dict.fromkeys(self.rule(one) for one in merged if one is not False)) or VALUE
+
+    def _resolved(self, schema: object) -> object:
+        """A schema that can be merged with another: the one that a reference means."""
+        for _ in range(32):
+            if not (isinstance(schema, dict) and "$ref" in schema):
+                return schema
+            try:
+                schema = target(self._root, schema["$ref"])
+            except ReferenceFault:
+                return True
+        return True
+
+    def _enum(self, schema: dict[str, Any]) -> str:
+        kinds = _types_of(schema) if "type" in schema else _TYPES
+        fitting = [value for value in schema["enum"] if any(_is(value, kind) for kind in kinds)]
+        if not fitting or len(fitting) > MAX_CHOICES:
+            return VALUE
+        return " | ".join(dict.fromkeys(map(json_literal, fitting)))
+
+    # ------------------------------------------------------------ types
+
+    def _type(self, kind: str, schema: dict[str, Any]) -> str:
+        if kind == "object":
+            return self._object(schema)
+        if kind == "array":
+            return self._array(schema)
+        if kind == "string":
+            return self._string(schema)
+        if kind == "integer":
+            low, high = _bounds(schema)
+            return f"({integers(low, high) or 'integer'})"
+        if kind == "number":
+            return f"({decimals(*_limits(schema))})"
+        return kind
+
+    def _string(self, schema: dict[str, Any]) -> str:
+        if schema.get("format") in _FORMATS:
+            return rf'"\"" {_FORMATS[schema["format"]]} "\""'
+        if isinstance(schema.get("pattern"), str):
+            inside = string_grammar(schema["pattern"])
+            if inside is not None:
+                return rf'"\"" {inside} "\""'
+        counted = _counted(literals.CHAR, schema.get("minLength"), schema.get("maxLength"))
+        return rf'"\"" {counted} "\""'
+
+    def _array(self, schema: dict[str, Any]) -> str:
+        first = schema.get("prefixItems")
+        more: object = schema.get("items", True)
+        if first is None and isinstance(more, list):  # drafts before 2020
+            first, more = more, schema.get("additionalItems", True)
+        heads = [self.rule(item) for item in first] if isinstance(first, list) else []
+        low, high = _count(schema.get("minItems")) or 0, _count(schema.get("maxItems"))
+        if heads:
+            return self._tuple(heads, more, low, high)
+        if more is False or high == 0:
+            return '"[" ws "]"'
+        item = self.rule(more)
+        self.rules[f"{item}-next"] = f'ws "," ws {item}'
+        rest = _counted(f"{item}-next", max(0, low - 1), None if high is None else high - 1)
+        whole = f"{item} {rest}".strip()
+        return f'"[" ws {whole if low else f"({whole})?"} ws "]"'
+
+    def _tuple(self, heads: Sequence[str], more: object, low: int, high: int | None) -> str:
+        heads = heads if high is None else heads[:high]
+        if not heads:
+            return '"[" ws "]"'
+        if low == 0 and more is True:  # as many as are described: a model would not know where to end
+            low, more = len(heads), False
+        tail = ""
+        if more is not False and (high is None or high > len(heads)):
+            item = self.rule(more)
+            self.rules[f"{item}-next"] = f'ws "," ws {item}'
+            most = None if high is None else high - len(heads)
+            tail = _counted(f"{item}-next", max(0, low - len(heads)), most)
+        for at in range(len(heads) - 1, 0, -1):
+            tail = f'ws "," ws {heads[at]} {tail}'.rstrip()
+            if at >= low:
+                tail = f"({tail})?"
+        whole = f"{heads[0]} {tail}".rstrip()
+        return f'"[" ws {whole if low else f"({whole})?"} ws "]"'
+
+    # ------------------------------------------------------------ objects
+
+    def _object(self, schema: dict[str, Any]) -> str:
+        listed = schema.get("properties")
+        known = dict(listed) if isinstance(listed, dict) else {}
+        extra = schema.get("additionalProperties", schema.get("unevaluatedProperties", not known))
+        required = [name for name in schema.get("required", []) if isinstance(name, str)]
+        for name in required:
+            known.setdefault(name, extra if extra is not False else True)
+        names = [name for name in known if known[name] is not False]
+        if not names and extra is False:
+            return '"{" ws "}"'
+        members = {name: f'{json_literal(name)} ws ":" ws {self.rule(known[name])}' for name in names}
+        others = None if extra is False else self._others(extra, schema.get("propertyNames"), names)
+        if not names:
+            least, most = _count(schema.get("minProperties")) or 0, _count(schema.get("maxProperties"))
+            return _free(f"{others}", least, most)
+        return f'"{{" ws {self._members(members, set(required), others)} ws "}}"'
+
+    def _others(self, schema: object, names: object, taken: Sequence[str]) -> str:
+        """The rule for a member that is not listed; beside it stands one with a comma before."""
+        key = "string"
+        if isinstance(names, dict):
+            key = self.rule({"type": "string", **names})
+        elif taken:
+            key = self._new(rf'"\"" ({_other_than(sorted(taken))}) "\""')
+        member = self._new(f'{key} ws ":" ws {self.rule(schema)}')
+        self.rules[f"{member}-next"] = f'ws "," ws {member}'
+        return member
+
+    def _members(self, members: Mapping[str, str], required: set[str], others: str | None) -> str:
+        """Members in order.  Two chains of rules: nothing was written yet, or something was."""
+        after = f"{others}-next*" if others else '""'
+        begin = f"({others} {after})?" if others else '""'
+        for name in reversed(list(members)):
+            member = self._new(members[name])
+            following = f'ws "," ws {member}'
+            if name in required:
+                begin = f"{member} {after}"
+                after = f"{following} {after}"
+            else:
+                begin = f"{member} {after} | {begin}"
+                after = f"({following})? {after}"
+            begin, after = self._new(begin), self._new(after)
+        return begin
+
+    def _new(self, body: str) -> str:
+        name = f"m{len(self.rules)}"
+        if len(self.rules) > 4 * MAX_RULES:
+            raise _TooMuch
+        self.rules[name] = body
+        return name
+
+
+# ---------------------------------------------------------------- small things
+
+# What may stand beside $ref and says nothing about the value.
+_REFERENCE_ASIDES = frozenset(
+    {
+        "$ref",
+        "$defs",
+        "definitions",
+        "$schema",
+        "$id",
+        "$comment",
+        "title",
+        "description",
+        "default",
+        "examples",
+    }
+)
+_OBJECT = {
+    "properties",
+    "required",
+    "additionalProperties",
+    "propertyNames",
+    "patternProperties",
+    "minProperties",
+}
+_ARRAY = {"items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains"}
+_STRING = {"minLength", "maxLength", "pattern", "format"}
+_NUMBER = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+
+
+def _types_of(schema: Mapping[str, Any]) -> Sequence[str]:
+    """The types that a value may have, or should have where the schema says none."""
+    given = schema.get("type")
+    kinds = [given] if isinstance(given, str) else given if isinstance(given, list) else []
+    found = [kind for kind in _TYPES if kind in kinds and not (kind == "integer" and "number" in kinds)]
+    if found:
+        return found
+    for kind, words in (("object", _OBJECT), ("array", _ARRAY), ("string", _STRING), ("number", _NUMBER)):
+        if words & schema.keys():
+            return [kind]
+    return []
+
+
+def _is(value: object, kind: str) -> bool:
+    match kind:
+        case "object":
+            return isinstance(value, dict)
+        case "array":
+            return isinstance(value, list)
+        case "string":
+            return isinstance(value, str)
+        case "boolean":
+            return isinstance(value, bool)
+        case "null":
+            return value is None
+        case "integer":
+            return isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _bounds(schema: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """The least and the largest whole number that a schema admits."""
+    low: int | None = None
+    high: int | None = None
+    for name, value in _numbers(schema):
+        whole = int(value // 1)
+        match name:
+            case "minimum":
+                low = max(whole if whole == value else whole + 1, low if low is not None else -(10**30))
+            case "exclusiveMinimum":
+                low = max(whole + 1, low if low is not None else -(10**30))
+            case "maximum":
+                high = min(whole, high if high is not None else 10**30)
+            case "exclusiveMaximum":
+                high = min(whole - 1 if whole == value else whole, high if high is not None else 10**30)
+    return low, high
+
+
+def _limits(schema: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The bounds of a number; an exclusive one counts as inclusive, for the verdict sees to it."""
+    lows = [value for name, value in _numbers(schema) if name in ("minimum", "exclusiveMinimum")]
+    highs = [value for name, value in _numbers(schema) if name in ("maximum", "exclusiveMaximum")]
+    return max(lows, default=None), min(highs, default=None)
+
+
+def _numbers(schema: Mapping[str, Any]) -> list[tuple[str, float]]:
+    names = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+    return [
+        (name, schema[name])
+        for name in names
+        if isinstance(schema.get(name), int | float) and not isinstance(schema[name], bool)
+    ]
+
+
+def _count(value: object) -> int | None:
+    """A count of a schema; None where it has none."""
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _counted(item: str, low: object, high: object) -> str:
+    """An item between two numbers of times; numbers over the limit are left to the verdict."""
+    least, most = min(_count(low) or 0, MAX_COUNT), _count(high)
+    if most is None or most > MAX_COUNT:
+        return f"{item}*" if least == 0 else f"{item}{{{least},}}"
+    return f"{item}{{{least},{max(least, most)}}}" if most > 0 else ""
+
+
+def _free(member: str, least: int, most: int | None) -> str:
+    """An object of unlisted members."""
+    if most == 0:
+        return '"{" ws "}"'
+    rest = _counted(f"{member}-next", max(0, least - 1), None if most is None else most - 1)
+    whole = f"{member} {rest}".rstrip()
+    return f'"{{" ws {whole if least else f"({whole})?"} ws "}}"'
+
+
+def _other_than(names: Sequence[str]) -> str:
+    """The inside of a JSON string that is none of the names: where it leaves each of them."""
+    if len(names) > 64 or any(
+        len(name) > 64 or not name.isascii() or json.dumps(name)[1:-1] != name for name in names
+    ):
+        return f"{literals.CHAR}*"
+    heads = sorted({name[0] for name in names if name})
+    parts = []
+    for head in heads:
+        tails = [name[1:] for name in names if name and name[0] == head]
+        parts.append(f"{literal(head)} ({_other_than(tails)})")
+    codes = [(ord(head), ord(head)) for head in heads]
+    parts.append(f"{literals.char_class(codes, negated=True)} {literals.CHAR}*")
+    if "" not in names:
+        parts.append('""')
+    return " | ".join(parts)

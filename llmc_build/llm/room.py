@@ -1,0 +1,217 @@
+"""Places ("slots") in llama.cpp's memory for sequences, and the one call that computes.
+
+Owns a llama.cpp context: how it is opened, what a batch looks like, and how the state of a slot is taken out
+and put back.  Which sequence stands in which slot, and what is computed when, is `engine`'s.
+
+Theory of operation.  Every slot has a memory of its own ("stream"; `kv_unified` off), no flash attention is
+used, and a sequence's tokens lie in its memory in their order, from the first cell on: so what is computed
+for a token does not depend on what other slots hold.  Models whose layers look back on a window only
+("SWA") get a memory of full size too: in a ring the tokens of two sequences with one beginning would lie in
+different places.
+
+llama.cpp computes those sequences together whose slots are neighbours, in rising order; any other batch is
+taken apart without a word.  So callers give neighbours, in order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from llmc_build.llm.cores import usable_cores
+from llmc_build.llm.native import first_error, forget_errors, lib
+from llmc_build.llm.shape import CHUNK
+
+_FLASH_ATTENTION_OFF = 0
+_WORTH_A_THREAD = 128 * 1024 * 1024  # bytes of weights, times tokens
+_ALL = -1
+
+_WORD = 4  # bytes
+_HEAD = 3  # words that llama.cpp begins a state with: a magic number, the slot, the number of streams
+_MOST_SLOTS = 256
+_SLACK = _WORD * _MOST_SLOTS
+
+Bytes = npt.NDArray[np.uint8]
+Work = tuple[int, Items[int], int]  # slot, tokens, position of the first
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class State:
+    """What a slot holds, as llama.cpp writes it.
+
+    `data` has `size` bytes that matter, and then zeros: that stands for the empty streams of whatever room
+    it is put into.
+    """
+
+    data: Bytes
+    size: int
+
+    @property
+    def content(self) -> Bytes:
+        """The bytes that matter."""
+        return self.data[: self.size]
+
+    @classmethod
+    def blank(cls, size: int) -> State:
+        """A state whose `content` is still to be filled in."""
+        data = np.empty(size + _SLACK, np.uint8)
+        data[size:] = 0
+        return cls(data=data, size=size)
+
+
+class RoomError(Exception):
+    """There is no memory for so many tokens, or llama.cpp can't go on.  One line."""
+
+
+class Room:
+    """`width` slots of `cells` tokens each."""
+
+    def __init__(
+        self, model: object, *, width: int, cells: int, threads: int | None = None, unified: bool = False
+    ) -> None:
+        """`threads`: None: as many as are worth it.  Raises RoomError."""
+        params = lib.llama_context_default_params()
+        params.n_ctx = cells * width
+        params.n_seq_max = width
+        params.n_batch = params.n_ubatch = max(CHUNK, width)
+        params.kv_unified = unified
+        params.flash_attn_type = _FLASH_ATTENTION_OFF
+        params.swa_full = True
+        params.no_perf = True
+        forget_errors()
+        self._context = lib.llama_init_from_model(model, params)
+        if not self._context:
+            why = first_error() or "is there enough memory?"
+            raise RoomError(f"no context of {width} x {cells} tokens can be made: {why}")
+        self.width = width
+        self.cells = int(lib.llama_n_ctx_seq(self._context)) if not unified else cells
+        self.recurrent = bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
+        self.window = int(lib.llama_model_n_swa(model))
+        self.plain = not self.recurrent and not self.window and not unified
+        self.completes = bool(lib.llama_get_memory(self._context)) and not lib.llama_model_has_encoder(model)
+        self._memory = lib.llama_get_memory(self._context)
+        self._threads = threads
+        self._weights = int(lib.llama_model_size(model))
+        self._n_vocab = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
+        self._set_threads = 0
+        self._batch = lib.llama_batch_init(max(CHUNK, width), 0, 1)
+
+    @property
+    def handle(self) -> object:
+        """llama.cpp's context."""
+        return self._context
+
+    def close(self) -> None:
+        if self._context is not None:
+            lib.llama_batch_free(self._batch)
+            lib.llama_free(self._context)
+            self._context = None
+
+    # ------------------------------------------------------------ computing
+
+    def compute(self, work: Items[Work]) -> list[int]:
+        """Computes tokens at the ends of sequences; the row of each one's last token.  Raises RoomError."""
+        batch, row, rows = self._batch, 0, []
+        token, pos, count, slots, logits = batch.token, batch.pos, batch.n_seq_id, batch.seq_id, batch.logits
+        for slot, tokens, position in work:
+            for number in tokens:
+                token[row] = number
+                pos[row] = position
+                count[row] = 1
+                slots[row][0] = slot
+                logits[row] = 0
+                row += 1
+                position += 1
+            logits[row - 1] = 1
+            rows.append(row - 1)
+        batch.n_tokens = row
+        self._use_threads(row)
+        forget_errors()
+        code = int(lib.llama_decode(self._context, batch))
+        if code != 0:
+            why = first_error()
+            told = f"llama_decode gave {code}{f': {why}' if why else ''}"
+            raise RoomError(f"llama.cpp could not go on ({told})")
+        return rows
+
+    def logits(self, row: int) -> bytes:
+        """The logits of a row of the last call: float32, one for each token of the vocabulary."""
+        return ctypes.string_at(lib.llama_get_logits_ith(self._context, row), self._n_vocab * 4)
+
+    def threads_for(self, tokens: int) -> int:
+        """Threads that so many tokens in one call are worth.
+
+        In a small model, threads that compute one token would wait for each other longer than they compute.
+        Answers don't depend on it.
+        """
+        return self._threads or min(usable_cores(), 1 + self._weights * tokens // _WORTH_A_THREAD)
+
+    def _use_threads(self, tokens: int) -> None:
+        wanted = self.threads_for(tokens)
+        if wanted != self._set_threads:
+            lib.llama_set_n_threads(self._context, wanted, wanted)
+            self._set_threads = wanted
+
+    # ------------------------------------------------------------ what a slot holds
+
+    def clear(self, slot: int) -> None:
+        lib.llama_memory_seq_rm(self._memory, slot, _ALL, _ALL)
+
+    def cut(self, slot: int, length: int) -> bool:
+        """Forgets what comes after that many tokens; False where the model's memory can't be cut."""
+        if int(lib.llama_memory_seq_pos_max(self._memory, slot)) < length:
+            return True
+        return bool(lib.llama_memory_seq_rm(self._memory, slot, length, _ALL))
+
+    def copy(self, source: int, slot: int) -> None:
+        """Makes a slot hold what another one holds, every token in the same cell."""
+        self.clear(slot)
+        lib.llama_memory_seq_cp(self._memory, source, slot, _ALL, _ALL)
+
+    def saves(self, length: int) -> bool:
+        """Whether the state of so many tokens can be saved, and be put back to where it was."""
+        return not self.recurrent and (not self.window or length <= self.window)
+
+    def save(self, slot: int) -> State:
+        """What a slot holds; it must be something that `saves`."""
+        lib.llama_synchronize(self._context)
+        size = int(lib.llama_state_seq_get_size(self._context, slot))
+        data = np.empty(size + _SLACK, np.uint8)
+        data[size:] = 0
+        got = int(lib.llama_state_seq_get_data(self._context, _pointer(data), size, slot))
+        if got != size:
+            raise RoomError(f"llama.cpp gave {got} bytes of a state of {size}")
+        if not self.plain:
+            return State(data=data, size=size)
+        # The streams of other slots are empty and take a word each: those before ours are cut off.
+        words = data[: _WORD * (_HEAD + slot)].view(np.uint32)
+        magic, before = int(words[0]), words[_HEAD:].any()
+        after = _WORD * (self.width - 1 - slot)
+        if list(words[1:_HEAD]) != [slot, self.width] or before or data[size - after : size].any():
+            raise RoomError("llama.cpp writes states in a form that is not known")
+        data = data[_WORD * slot :]
+        data[: _WORD * _HEAD].view(np.uint32)[:] = (magic, 0, 1)
+        return State(data=data, size=size - _WORD * (self.width - 1))
+
+    def load(self, slot: int, state: State) -> bool:
+        """Puts a state into a slot, whatever that held; False, and the slot is empty, where it can't be."""
+        self.clear(slot)
+        length = state.size
+        if self.plain:
+            state.data[: _WORD * _HEAD].view(np.uint32)[1:] = (slot, self.width)
+            length += _WORD * (self.width - 1)
+        used = int(lib.llama_state_seq_set_data(self._context, _pointer(state.data), length, slot))
+        if self.plain:
+            state.data[: _WORD * _HEAD].view(np.uint32)[1:] = (0, 1)
+        if used != length:
+            self.clear(slot)
+            return False
+        return True
+
+
+def _pointer(data: Bytes) -> object:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

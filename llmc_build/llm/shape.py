@@ -1,0 +1,96 @@
+"""What an answer's bits depend on: the pieces of a prompt, and how many sequences go on together.  Pure.
+
+Owns the canonical pieces, what else is known to give the same bits, and how work is cut to it.  How that is
+found out for a model is `selftest`; who computes is `engine`.
+
+Theory of operation.  A model computes a token's logits by products of matrices, and the kernels for those
+take other paths by how many tokens are computed together.  Whether the paths give the same bits depends on
+the kernels for the model's kind of weights.  So there is one computation that defines the answer, and it
+depends on the prompt alone:
+
+- a prompt of n tokens is cut at every multiple of GRID that leaves at least TAIL tokens for the last piece;
+- the tokens of the answer are computed one by one.
+
+Everything else (larger pieces, beginnings that were computed for another prompt, several sequences
+together) is used as far as it was seen to give the same bits.  A beginning that ends at a multiple of GRID
+is always computed in the same pieces, whatever prompt it belongs to; so with nothing else known, that is
+where one may be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+GRID = 32  # tokens
+TAIL = 16  # tokens that the last piece has at least, where the prompt has as many
+CHUNK = 128  # tokens in one call at most; more is no faster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a model's prompts may be cut."""
+
+    merged: bool = False  # several pieces may be computed in one call
+    align: int = 0  # beginnings of any multiple of so many tokens may be taken from elsewhere; 0: none
+
+
+CANONICAL = Reading()
+FREE = Reading(merged=True, align=1)  # with no promise of equal bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How many sequences may go on together."""
+
+    costs: Mapping[int, float]  # width that keeps the bits -> what a step of that width costs, in seconds
+
+
+ALONE = Decoding(costs={1: 1.0})
+
+
+def usable(common: int, length: int, reading: Reading) -> int:
+    """How much of a beginning of `common` tokens a prompt of `length` may take from another."""
+    if not reading.align:
+        return 0
+    most = min(common, length - TAIL)
+    return max(0, most // reading.align * reading.align)
+
+
+def next_border(at: int, length: int, reading: Reading) -> int:
+    """Where the piece that begins at `at` ends."""
+    last = max(0, (length - TAIL) // GRID * GRID)  # the beginning of the last piece
+    if not reading.merged:
+        following = (at // GRID + 1) * GRID
+        return following if following <= last else length
+    if length - at <= CHUNK:
+        return length
+    return min((at + CHUNK) // GRID * GRID, last)
+
+
+def widths(active: int, decoding: Decoding) -> list[int]:
+    """How so many sequences are best taken apart into steps that keep the bits; the widest first."""
+    best: list[tuple[float, int]] = [(0.0, 0)]  # for each number: what it costs, and the last step's width
+    for number in range(1, active + 1):
+        best.append(
+            min((best[number - w][0] + cost, -w) for w, cost in decoding.costs.items() if w <= number)
+        )
+    found = []
+    while active > 0:
+        found.append(-best[active][1])
+        active -= found[-1]
+    return sorted(found, reverse=True)
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many items two sequences have in common from the beginning on.  Of one type, such as `array`."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while high - low > 1:  # equal up to `low`, not up to `high`
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,122 @@
+"""What is known of one model's bits by now, and when it is worth finding out more.
+
+Owns the decision to make a trial, its course, and what it has taught.  The trials themselves are
+`selftest`'s; what they teach is used by `engine`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+
+from llmc_build.llm.remembered import Remembered
+from llmc_build.llm.room import Room, RoomError
+from llmc_build.llm.selftest import Tokens, Trial, try_decoding, try_reading
+from llmc_build.llm.sequence import Sequence
+from llmc_build.llm.shape import ALONE, CANONICAL, FREE, Decoding, Reading, common_length
+from llmc_build.model import Json
+
+_CELLS = 512  # tokens of a slot in which a trial is made
+_WORTH = 400  # tokens that a trial must spare the sequences at hand: about what it computes itself
+
+
+class Trials:
+    def __init__(
+        self,
+        remembered: Remembered,
+        *,
+        parallel: int,
+        fast: bool,
+        room: Callable[[int, int], Room],
+        tokens: Tokens,
+    ) -> None:
+        """`room` opens a room for a trial: so many slots, of so many tokens."""
+        self._remembered = remembered
+        self._parallel = parallel
+        self._room = room
+        self._tokens = tokens
+        self._trial: Trial | None = None
+        known = remembered.known
+        self._reading: Reading | None = known.reading
+        self._decoding: Decoding | None = known.decoding if known.most >= parallel else None
+        if fast:
+            self._reading = FREE
+            self._decoding = Decoding(costs=dict.fromkeys(range(1, parallel + 1), 1.0))
+
+    @property
+    def reading(self) -> Reading:
+        """How prompts may be cut, by what is known."""
+        return self._reading or CANONICAL
+
+    @property
+    def decoding(self) -> Decoding:
+        """How many sequences may go on together, by what is known."""
+        return self._decoding or ALONE
+
+    @property
+    def may_reuse(self) -> bool:
+        """Whether beginnings can be of use, as far as is known."""
+        return self._reading is None or bool(self._reading.align)
+
+    def facts(self) -> dict[str, Json]:
+        found: dict[str, Json] = {}
+        if self._decoding is not None:
+            found["widths"] = [*sorted(self._decoding.costs)]
+        if self._reading is not None:
+            found["reuse_align"] = self._reading.align
+            found["merged"] = self._reading.merged
+        return found
+
+    def go_on(self, sequences: Items[Sequence], best: Callable[[array[int]], int]) -> bool:
+        """Makes a call of a trial that is worth its time for these sequences; False where none is.
+
+        `best`: how many tokens of a prompt are known already.
+        """
+        if self._trial is None:
+            self._trial = self._wanted(sequences, best)
+        if self._trial is None:
+            return False
+        try:
+            next(self._trial)
+        except StopIteration:
+            self._trial = None
+        except RoomError:  # no memory to try: what is not known is not used
+            self._trial = None
+            self._reading = self._reading or CANONICAL
+            self._decoding = self._decoding or ALONE
+        return True
+
+    def close(self) -> None:
+        """Ends a trial that is being made."""
+        if self._trial is not None:
+            self._trial.close()
+            self._trial = None
+
+    def _wanted(self, sequences: Items[Sequence], best: Callable[[array[int]], int]) -> Trial | None:
+        unread = [s for s in sequences if s.reading]
+        if self._reading is None and unread:
+            before: list[Sequence] = []
+            spared = 0
+            for sequence in unread:
+                if not sequence.begun:
+                    shared = [common_length(sequence.tokens, other.tokens) for other in before]
+                    spared += max(best(sequence.tokens), *shared, 0)
+                before.append(sequence)
+            if spared >= _WORTH:
+                return try_reading(self._open, self._tokens, self._learn_reading)
+        to_come = sum(s.max_tokens - s.generated for s in sequences)
+        if self._decoding is None and len(sequences) > 1 and not unread and to_come >= _WORTH:
+            return try_decoding(self._open, self._tokens, self._parallel, self._learn_decoding)
+        return None
+
+    def _open(self, width: int) -> Room:
+        return self._room(width, _CELLS)
+
+    def _learn_reading(self, reading: Reading) -> None:
+        self._reading = reading
+        self._remembered.learn(reading=reading)
+
+    def _learn_decoding(self, decoding: Decoding) -> None:
+        self._decoding = decoding
+        self._remembered.learn(decoding=decoding, most=self._parallel)

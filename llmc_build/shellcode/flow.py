@@ -1,0 +1,250 @@
+"""Follows values through a script: which variables, files and words hold one.  Pure.
+
+*Tainted* is what holds a value, or text made of one, at any point of the script: order does not matter.
+Beside that it is known which fixed texts a variable may hold, so that a command or a file that a variable
+names is found.
+
+Owns what is known, and how words are judged by it.  What commands do with their words is `lint`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+from llmc_build.shellcode import table
+from llmc_build.shellcode.tree import (
+    HOLE,
+    Assignment,
+    Expansion,
+    Found,
+    Hole,
+    Piece,
+    Sequence_,
+    Sub,
+    Text,
+    Word,
+)
+
+OF_PLACEHOLDER = "a value from a placeholder"
+_BRACE = re.compile(r"\$\{([!#]?)(\w+|[@*#?$!-])(.*)\}", re.DOTALL)
+_NAMED = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\{(\w+):?[-=]([\w./+-]+)\})", re.ASCII)
+_SHELL_VARIABLES = frozenset({"SHELL", "BASH"})
+_STREAMS = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd/1", "/dev/fd/2"})
+_TEXTS = 8  # fixed texts of one variable, or of one word, that are followed
+_FILE = "<file "  # before the name of a file, among the tainted names
+_KEYS = "<keys "  # before the name of an array, one of whose keys is a value
+_PROBLEMS = 100  # of one script
+
+_CHECKED = "compare it with what you expect first: case {{ x }} in a) ... ;; b) ... ;; esac"
+_SUBSCRIPT = "use a number or a fixed word as the subscript"
+PLAIN = "use a plain variable and its plain expansion"
+_EXPR = "let expr calculate: n=$(expr {{ x }} + 1)"
+
+
+class Flow(ABC):
+    """What is known of one script, growing until nothing more is found out."""
+
+    def __init__(self, paths: frozenset[int], tainted: Iterable[str] = ()) -> None:
+        self.found: dict[Found, None] = {}
+        self.paths = paths  # offsets of the placeholders with the filter `path`
+        self.tainted = set(tainted)
+        self.texts: dict[str, set[str]] = {}  # fixed texts that a variable may hold
+        self.evaluated: set[str] = set()  # variables declared as numbers or references
+        self.arrays: set[str] = set()
+        self.maps: set[str] = set()  # associative arrays, declared before everything else
+        self.function = ""  # the function that is being walked
+        self.stdin = False  # whether standard input is tainted here
+        # What is known of a word in this round, by identity; the word is kept so that it stays unique.
+        self.known: dict[int, tuple[Word, bool]] = {}
+
+    @abstractmethod
+    def sequence(self, tree: Sequence_, stdin: bool) -> bool:
+        """Judge commands; tells whether their output is tainted."""
+
+    @abstractmethod
+    def nested(self, code: str, word: Word, stdin: bool, given: bool = False) -> bool | None:
+        """Judge code that is given to another shell; None where it can't be read.
+
+        `given`: its positional parameters are tainted.
+        """
+
+    def refuse(self, message: str, at: Word | int, hint: str | None) -> None:
+        """Note a problem, at a word's first placeholder."""
+        if len(self.found) < _PROBLEMS:
+            offset = at if isinstance(at, int) else (at.holes[0] if at.holes else at.start)
+            self.found[Found(message=message, offset=offset, hint=hint)] = None
+
+    # ------------------------------------------------------------ variables
+
+    @property
+    def parameters(self) -> str:
+        """What stands for the positional parameters among the names."""
+        return f"@{self.function}"
+
+    def taint(self, name: str, at: Word | int) -> None:
+        if table.DANGEROUS_VARIABLE.fullmatch(name):
+            self.refuse(f"{name} is set from a placeholder, and its value decides what runs", at, _CHECKED)
+        elif name in self.evaluated:
+            self.refuse(f"{name} is declared as a number, so bash calculates what is assigned", at, PLAIN)
+        self.tainted.add(name)
+
+    def taint_file(self, word: Word) -> None:
+        """A value is written to the file that a word names."""
+        self.tainted |= {_FILE + name for name in self._names(word) if name not in _STREAMS}
+
+    def holds_value(self, word: Word) -> bool:
+        """Whether the word names a file that a value was written to."""
+        return any(_FILE + name in self.tainted for name in self._names(word))
+
+    def _names(self, word: Word) -> list[str]:
+        """How a word may name a file."""
+        spelled = [
+            piece.text if isinstance(piece, Text) else piece.text.replace("{", "").replace("}", "")
+            for piece in word.pieces
+            if isinstance(piece, Text) or (isinstance(piece, Expansion) and piece.text)
+        ]
+        names = {"".join(spelled), *self.texts_of(word)} if len(spelled) == len(word.pieces) else set()
+        return [name.removeprefix("./") for name in names]
+
+    def assign(self, assignment: Assignment) -> None:
+        """Take in `name=value`."""
+        name = assignment.name
+        if assignment.subscript and self.reaches(assignment.subscript):
+            if name in self.maps:
+                self.tainted.add(_KEYS + name)
+            else:
+                self.refuse(
+                    f"{OF_PLACEHOLDER} as a subscript, which bash calculates", assignment.start, _SUBSCRIPT
+                )
+        if assignment.is_array:
+            self.arrays.add(name)
+            for value in assignment.values:
+                self._element(name, value)
+        elif len(assignment.values) == 1:
+            self.learn(name, assignment.values[0])
+        if some([self.word(value) for value in assignment.values]):
+            self.taint(name, assignment.start)
+
+    def _element(self, name: str, word: Word) -> None:
+        """`[subscript]=value` among the elements of an array."""
+        if not word.unquoted.startswith("["):
+            return
+        for piece in word.pieces:
+            if isinstance(piece, Text) and "]" in piece.text:
+                return
+            if not isinstance(piece, Text) and self.piece(piece, word):
+                if name in self.maps:
+                    self.tainted.add(_KEYS + name)
+                else:
+                    self.refuse(f"{OF_PLACEHOLDER} as a subscript, which bash calculates", word, _SUBSCRIPT)
+
+    def learn(self, name: str, word: Word) -> None:
+        """A variable may hold the fixed texts of this word."""
+        known = self.texts.setdefault(name, set())
+        for text in self.texts_of(word):
+            if len(known) < _TEXTS:
+                known.add(text)
+
+    def texts_of(self, word: Word) -> list[str]:
+        """The fixed texts that a word may stand for; none where it is made of more than is known."""
+        found = [""]
+        for piece in word.pieces:
+            texts = self._texts_of(piece)
+            found = [before + text for before in found for text in texts][:_TEXTS]
+        return found
+
+    def _texts_of(self, piece: Piece) -> list[str]:
+        if isinstance(piece, Text):
+            return [piece.text]
+        if not isinstance(piece, Expansion) or not (named := _NAMED.fullmatch(piece.text)):
+            return []
+        name = named[1] or named[2] or named[3]
+        default = [named[4]] if named[4] else []
+        shell = ["sh"] if name in _SHELL_VARIABLES else []
+        return sorted({*self.texts.get(name, ()), *default, *shell})[:_TEXTS]
+
+    def reaches(self, text: str) -> bool:
+        """Whether arithmetic on a text comes to a value, over names that are the values of variables."""
+        seen: set[str] = set()
+        waiting = self._mentioned(text)
+        while waiting:
+            if waiting & self.tainted:
+                return True
+            seen |= waiting
+            texts = [fixed for name in waiting for fixed in self.texts.get(name, ())]
+            waiting = frozenset().union(*map(self._mentioned, texts)) - seen
+        return False
+
+    def mentions(self, text: str) -> bool:
+        """Whether a text names a variable that is tainted."""
+        return bool(self._mentioned(text) & self.tainted)
+
+    def _mentioned(self, text: str) -> frozenset[str]:
+        names = Expansion("", text).mentions
+        return names - {"@"} | {self.parameters} if "@" in names else names
+
+    # ------------------------------------------------------------ words: are they tainted?
+
+    def word(self, word: Word) -> bool:
+        """Whether a word holds a value."""
+        if id(word) not in self.known:
+            self.known[id(word)] = (word, some([self.piece(piece, word) for piece in word.pieces]))
+        return self.known[id(word)][1]
+
+    def only_paths(self, word: Word) -> bool:
+        """Whether all that is tainted of a word are paths that llmc made."""
+        return all(
+            isinstance(piece, Text) or (isinstance(piece, Hole) and piece.offset in self.paths)
+            for piece in word.pieces
+        )
+
+    def piece(self, piece: Piece, word: Word) -> bool:
+        if isinstance(piece, Text):
+            return False
+        if isinstance(piece, Sub):
+            return self.sequence(piece.body, self.stdin)
+        if not isinstance(piece, Expansion) or piece.kind == "fed":
+            return True
+        inner = some([self.piece(one, word) for one in piece.inner])
+        match piece.kind:
+            case "backquote":
+                output = self.nested(_unescaped(piece.text[1:-1]), word, self.stdin)
+                return self.mentions(piece.text) if output is None else output
+            case "brace":
+                return self._brace(piece.text, word) or inner
+            case "arithmetic" if HOLE not in piece.text and (inner or self.reaches(piece.text)):
+                self.refuse(f"{OF_PLACEHOLDER} in $((...)), which bash evaluates as code", word, _EXPR)
+        return inner or self.mentions(piece.text)
+
+    def _brace(self, text: str, word: Word) -> bool:
+        """Refuse the forms of `${...}` in which bash evaluates a value, and follow `${x:=value}`."""
+        match = _BRACE.fullmatch(text)
+        if match is None:
+            return self.mentions(text)
+        sign, name, rest = match.groups()
+        name = self.parameters if name.isdigit() or name in ("@", "*") else name
+        if sign == "!" and rest in ("[@]", "[*]"):
+            return _KEYS + name in self.tainted
+        evaluated = (
+            (sign == "!" and name in self.tainted)
+            or (rest.startswith("[") and name not in self.maps and self.reaches(rest.partition("]")[0]))
+            or (re.match(r"(?:\[[^\]]*\])?:(?![-=?+])", rest) and self.reaches(rest))
+            or (rest.startswith("@P") and name in self.tainted)
+        )
+        if evaluated:
+            self.refuse(f"{OF_PLACEHOLDER} in ${{...}}, in a form that bash evaluates", word, PLAIN)
+        if re.match(r":?=", rest) and self.mentions(rest):
+            self.taint(name, word)
+        return sign != "#" and self.mentions(text)
+
+
+def some(tainted: Sequence[bool]) -> bool:
+    """`any` over a list, since every member must have been walked."""
+    return True in tainted
+
+
+def _unescaped(code: str) -> str:
+    """What the shell between backquotes sees."""
+    return re.sub(r"\\([\\$`])", r"\1", code)

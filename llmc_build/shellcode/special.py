@@ -1,0 +1,180 @@
+"""What single commands do with a value: builtins that evaluate names, and git, make and parallel.  Pure.
+
+Owns the rules that no table can say.  What is common to all commands is `calls`'.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+
+from llmc_build.shellcode import table
+from llmc_build.shellcode.flow import OF_PLACEHOLDER, Flow
+from llmc_build.shellcode.options import (
+    ASSIGNED,
+    executed_by_find,
+    executed_by_git,
+    executed_by_parallel,
+)
+from llmc_build.shellcode.tree import Text, Word
+
+_DECLARING = frozenset({"declare", "typeset", "local", "export", "readonly"})
+_NAME_TESTS = frozenset({"-v", "-R"})
+_NUMBER_TESTS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-t"})
+_CALCULATING = frozenset({"shift", "ulimit"})  # in ksh and its kin
+_MAKEFILES = ("Makefile", "makefile", "GNUmakefile")
+_ANY = 1000  # more than a script has arguments
+FILE_RUNS = "write the program yourself, and let it read the value: from an argument, or from {{ x | path }}"
+
+
+class Special(Flow):
+    """A flow that knows what single commands do."""
+
+    def __init__(self, paths: frozenset[int], tainted: Iterable[str] = ()) -> None:
+        super().__init__(paths, tainted)
+        self.calculates = False  # whether a value is compared as a number, which some shells calculate
+        self.shifts: dict[str, int] = {}  # arguments that a function may shift away
+        self.exported: set[str] = set()
+
+    @abstractmethod
+    def run(self, words: list[Word], stdin: bool, *, carried: bool = False) -> bool:
+        """Judge a command; tells whether its output is tainted.  `carried`: its environment is."""
+
+    def special(self, name: str, command: Word, arguments: list[Word], stdin: bool) -> None:
+        tainted = any(self.word(word) for word in arguments)
+        match name:
+            case "alias":
+                message = "an alias changes how the rest of the script is read"
+                self.refuse(message, command, "write a function")
+            case "set" if tainted:
+                self.tainted.add(self.parameters)
+            case "shift":
+                self._shift(arguments)
+            case "getopts" if self.parameters in self.tainted:
+                self.tainted.add("OPTARG")
+            case "[" | "test":
+                self._test(arguments)
+            case "printf" if tainted and arguments[0].literal == "-v" and len(arguments) > 1:
+                self.taint(arguments[1].literal or "", arguments[1])
+            case "find":
+                for inner in executed_by_find(arguments):
+                    self.run(inner, stdin=False)
+            case "git":
+                self._git(arguments)
+            case "parallel":
+                self._parallel(command, arguments, stdin)
+            case "make" | "gmake":
+                self._make(command, arguments)
+            case _ if name in _DECLARING:
+                self._declare(name, arguments)
+        if name in _CALCULATING and tainted:
+            self.calculates = True
+
+    def _shift(self, arguments: list[Word]) -> None:
+        if self.function:
+            text = arguments[0].literal if arguments else "1"
+            count = int(text) if text and text.isdigit() and len(text) < 4 else _ANY
+            self.shifts[self.function] = self.shifts.get(self.function, 0) + count
+
+    def _test(self, words: Sequence[Word]) -> None:
+        """`[` and `test`: a name behind -v is evaluated, and a value could be the -v itself."""
+        tainted = [self.word(word) for word in words]
+        if any(word.literal in _NAME_TESTS for word in words) and True in tainted:
+            for word, is_tainted in zip(words, tainted, strict=True):
+                if is_tainted:
+                    message = f"{OF_PLACEHOLDER} in a test that bash evaluates"
+                    self.refuse(message, word, "compare with [ a -eq b ]")
+        for at, word in enumerate(words[1:]):
+            if tainted[at] and tainted[at + 1]:
+                message = "two values side by side in a test: the first could be an operator"
+                self.refuse(message, word, "write the operator: [ {{ x }} = {{ y }} ]")
+        if True in tainted and any(word.literal in _NUMBER_TESTS for word in words):
+            self.calculates = True
+
+    def _declare(self, name: str, arguments: list[Word]) -> None:
+        options = "".join(word.literal or "" for word in arguments if word.prefix.startswith("-"))
+        for word in arguments:
+            assigned = ASSIGNED.match(word.prefix)
+            variable = assigned[1] if assigned else word.prefix
+            listed = assigned is not None and "=(" in word.unquoted
+            if "i" in options or "n" in options:
+                self.evaluated.add(variable)
+            if "a" in options or "A" in options or listed:
+                self.arrays.add(variable)
+            if name == "export" or "x" in options:
+                self.exported.add(variable)
+            if assigned and not listed:
+                self._learn_assigned(variable, word, len(assigned[0]))
+            if "n" in options:
+                self._reference(variable, word)
+            if not self.word(word):
+                continue
+            if not assigned:
+                hint = "write: name={{ x }}"
+                self.refuse(f"a placeholder as the name of a variable for `{name}`", word, hint)
+                continue
+            if variable in self.arrays and not listed:
+                message = f"bash parses what `{name}` assigns to an array"
+                self.refuse(message, word, f"write: {variable}=({{{{ x }}}}), or choose another name")
+            self.taint(variable, word)
+
+    def _learn_assigned(self, variable: str, word: Word, skipped: int) -> None:
+        """The fixed text behind `name=` among the arguments of `export` and its like."""
+        if word.literal is not None:
+            text = Text(word.literal[skipped:], quoted=True)
+            self.learn(variable, Word(pieces=(text,), start=word.start, end=word.end))
+
+    def _reference(self, variable: str, word: Word) -> None:
+        """`declare -n name=other`: both hold what one of them holds."""
+        target = (word.literal or "").partition("=")[2]
+        if target in self.tainted:
+            self.tainted.add(variable)
+        elif target and variable in self.tainted:
+            self.tainted.add(target)
+
+    def _git(self, arguments: list[Word]) -> None:
+        for inner in executed_by_git(arguments):
+            if isinstance(inner, list):
+                self.run(inner, stdin=False)
+            elif self.word(inner):
+                message = "this argument of `git` is parsed as code, and a value is only ever data"
+                self.refuse(message, inner, hint("git"))
+
+    def _make(self, command: Word, arguments: list[Word]) -> None:
+        if self.tainted & self.exported:
+            self.carried_in("make", command)
+        if not any(
+            word.literal and word.literal.startswith(("-f", "--file", "--makefile")) for word in arguments
+        ):
+            for name in _MAKEFILES:
+                text = Word(pieces=(Text(name, quoted=True),), start=command.start, end=command.end)
+                if self.holds_value(text):
+                    self.refuse(f"`{name}` was written from a value, and `make` runs it", command, FILE_RUNS)
+
+    def carried_in(self, name: str, command: Word) -> None:
+        message = f"`{name}` expands the variables of its environment, and one holds a value"
+        self.refuse(message, command, hint(name))
+
+    def _parallel(self, command: Word, arguments: list[Word], stdin: bool) -> None:
+        template, given = executed_by_parallel(arguments)
+        tainted = stdin or any(self.word(word) for word in given)
+        code = [word for word in template if self.word(word)] or (
+            [command] if not template and tainted else []
+        )
+        for word in code:
+            message = "this argument of `parallel` is parsed as code, and a value is only ever data"
+            what = message if word is not command else "`parallel` runs what it is given, which is a value"
+            self.refuse(what, word, hint("parallel"))
+        if not code and template:
+            for text in self.texts_of(_joined(template)):
+                self.nested(text, command, stdin=False, given=tainted)
+
+
+def _joined(words: Sequence[Word]) -> Word:
+    """Words as one, with blanks between them."""
+    pieces = [piece for word in words for piece in (*word.pieces, Text(" ", quoted=True))]
+    return Word(pieces=tuple(pieces), start=words[0].start, end=words[-1].end)
+
+
+def hint(name: str) -> str:
+    return table.HINTS.get(name, table.DEFAULT_HINT)

@@ -1,0 +1,69 @@
+"""The folder of a store as a whole: its marker, and how it is begun and removed.
+
+Owns `VERSION`.  Not: what is in the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from llmc_build.errors import StoreError
+from llmc_build.store import files
+
+VERSION = b"llmc-store/1\n"
+
+# The marker goes last: what was not removed whole can be removed again.
+_CONTENTS = (
+    *("cas", "tmp", "quarantine", "snapshots", "index", "index.lock", "uses", "gc.lock"),
+    *("lock", "VERSION"),
+)
+
+
+class OtherVersionError(Exception):
+    """The folder holds a store of a format that this program does not know."""
+
+
+def prepare(root: Path) -> None:
+    """Make the folder and its marker.  Raises OSError, or OtherVersionError."""
+    if not root.is_dir():
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    marker = root / "VERSION"
+    found = files.read_regular(marker, 64)
+    if found is None or not found:
+        files.write_atomic(marker, VERSION, durable=True)
+    elif found != VERSION:
+        raise OtherVersionError(
+            f"{root} holds a store of another version, {found.decode('ascii', 'replace').strip()!r}"
+        )
+
+
+def is_store(root: Path) -> bool:
+    """Whether a folder is marked as a store, of whatever version."""
+    return (files.read_regular(root / "VERSION", 64) or b"").startswith(b"llmc-store/")
+
+
+def expunge(cache_dir: Path) -> bool:
+    """Remove a store, and its folder where nothing else is in it; False where there is none.
+
+    Raises StoreError for a folder that is no store, OSError where something can't be removed.
+    """
+    root = Path(os.path.abspath(cache_dir))
+    if not root.exists():
+        return False
+    if not is_store(root):
+        raise StoreError(f"{root} does not look like a store of llmc; nothing was removed")
+    with files.open_folder(root) as folder:
+        for name in _CONTENTS:
+            files.remove_tree(folder, name)
+    if not root.is_symlink():
+        with contextlib.suppress(OSError):
+            root.rmdir()
+    return True
+
+
+def spill_folder() -> Path:
+    """A name for the throwaway folder, which is made when something has to go there."""
+    base = os.environ.get("TMPDIR") or "/tmp"
+    return Path(os.path.abspath(base)) / f"llmc-spill-{os.getpid()}-{os.urandom(8).hex()}"
