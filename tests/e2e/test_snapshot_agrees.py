@@ -40,6 +40,7 @@ class Program:
         self.files = {f"src/{name}.txt": f"{name}{chance.randrange(3)}\n" for name in "abc"}
         self.environ = {**ENVIRON, "MODE": "0"}
         self.flows: dict[str, dict[str, dict[str, str]]] = {}
+        self.gone: dict[str, dict[str, dict[str, str]]] = {}
         self.comment = 0
         self.cut = 0  # workflows of the first file
         self.kinds = chance.choice([KINDS, CALM])
@@ -62,7 +63,21 @@ class Program:
     def edit(self) -> None:
         chance = self.chance
         kind = chance.choice(
-            ["file", "file", "add", "remove", "env", "comment", "flow", "gone", "order", "cut"] + ["step"] * 8
+            [
+                "file",
+                "file",
+                "add",
+                "remove",
+                "env",
+                "comment",
+                "flow",
+                "gone",
+                "back",
+                "back",
+                "order",
+                "cut",
+            ]
+            + ["step"] * 8
         )
         flow = chance.choice(list(self.flows))
         steps = self.flows[flow]
@@ -79,7 +94,9 @@ class Program:
         elif kind == "flow":
             self.add_flow()
         elif kind == "gone" and len(self.flows) > 1:
-            del self.flows[flow]
+            self.gone[flow] = self.flows.pop(flow)
+        elif kind == "back" and self.gone:
+            self.flows.update([self.gone.popitem()])
         elif kind == "order":
             items = list(self.flows.items())
             chance.shuffle(items)
@@ -98,7 +115,8 @@ class Program:
                 del steps[name]
             elif what == "rename":
                 self.serial += 1
-                self.flows[flow] = {(f"r{self.serial}" if k == name else k): v for k, v in steps.items()}
+                other = f"r{self.serial}" if "s0" in steps else "s0"
+                self.flows[flow] = {(other if k == name else k): v for k, v in steps.items()}
 
     def texts(self) -> tuple[str, str]:
         every = [(flow, name) for flow, steps in self.flows.items() for name in steps]
@@ -110,7 +128,8 @@ class Program:
             for name, step in steps.items():
                 before = order[: place[flow, name]]
                 if step["kind"] == "field":  # to reach into a large value would mend the store on the way
-                    before = [pair for pair in before if self.flows[pair[0]][pair[1]]["kind"] != "big"]
+                    fit = ["json"] if self.kinds is CALM else set(KINDS) - {"big"}
+                    before = [pair for pair in before if self.flows[pair[0]][pair[1]]["kind"] in fit]
                 read = before[int(step["reads"]) % len(before)] if before else None
                 lines.append(f"  - {{name: {name}, {self.body(step, f'{flow}_{name}', read)}}}")
             # `{{ w2.s0 }}` is step s0 of workflow w2, where that is there, and else a field of this constant
