@@ -28,7 +28,9 @@ KINDS = (
     + ["ttl", "variable", "variable", "json", "json", "json", "schema", "field", "field", "field"]
     + ["either", "either", "either"]
 )
-CALM = [kind for kind in KINDS if kind not in ("fail", "never", "ttl")]  # all of it ends well, and stays
+CALM = [
+    kind for kind in KINDS if kind not in ("fail", "never", "ttl", "schema")
+]  # all of it ends well, and stays
 
 
 class Program:
@@ -146,9 +148,8 @@ class Program:
         value = f"{{{{{read[0]}.{read[1]}}}}}" if read else "none"
         waits = f"needs: ['{read[0]}.{read[1]}']" if read else "needs: []"
         field = f"{{{{{read[0]}.{read[1]}.a[0]}}}}" if read else salt
-        either = 1 + int(step["reads"]) % int(
-            own.partition("_")[0][1:]
-        )  # a workflow before its own, or itself
+        mine = int(own.partition("_")[0][1:])
+        either = f"{{{{w{1 + int(step['reads']) % (mine - 1)}.s0}}}}" if mine > 1 else salt
         return {
             "value": f"command: 'echo {salt} {value}'",
             "const": f"command: 'printf \"%s\\\\n\" const # {salt}'",
@@ -168,7 +169,7 @@ class Program:
             "schema": "type: llm, model: m, prompt: x, if: 'false', schema: "
             f"{{properties: {{{'ab'[salt == '0']}: {{}}}}, additionalProperties: false}}",
             "field": f"command: 'echo {field}'",
-            "either": f"command: 'echo {{{{w{either}.s0}}}}'",
+            "either": f"command: 'echo {either}'",
             "variable": f"command: 'echo {salt} {value}', output: x{int(salt) % 2}",
         }[step["kind"]]
 
