@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from llmc_build.binder import Binder, Options
 from llmc_build.config import Config
@@ -47,9 +46,6 @@ from llmc_build.store import Store
 from llmc_build.store.runs import Runs
 from llmc_build.store.state import FileDigests
 from llmc_build.subgraph import Graph, SubGraph
-
-if TYPE_CHECKING:
-    pass
 
 MANY = 200  # targets in doubt: from here on, and from a quarter of all, everything is looked at
 
