@@ -20,7 +20,7 @@ from llmc_build.collecting import loading
 from llmc_build.errors import Fault, WorkflowError
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_and_release
-from llmc_build.workflow import Draft, schema_of_file, taken_in
+from llmc_build.workflow import Draft, grammar_faults, schema_of_file, taken_in
 
 if TYPE_CHECKING:
     from llmc_build.graph import ActionGraph
@@ -62,10 +62,10 @@ def _load(
     found, names_known = list(draft.faults), draft.names_known
     workflows = list(draft.workflows)
     del draft
-    prompts = {step.prompt_file for one in workflows for step in one.steps if step.prompt_file is not None}
+    taken = {source for one in workflows for step in one.steps for source in step.sources}
     program, faults = resolve_and_release(workflows, places=places)
     found += faults if names_known else ()
-    read = dict.fromkeys(prompts, "a prompt file")
+    read = dict.fromkeys(taken, "part of a step")
     read.update(dict.fromkeys((os.path.relpath(file, workspace) for file in files), "a workflow file"))
     found += outputs_that_are_read(program.targets.values(), read)
     if store is not None and store.is_relative_to(workspace):
@@ -230,6 +230,7 @@ def _with_text(step: Step, field: str, text: str, name: str, faults: list[Fault]
         places = {**step.places, "prompt": start}
         return dataclasses.replace(step, prompt=text, places=places, blocks={**step.blocks, "prompt": (1, 0)})
     if field == "grammar":
+        faults += grammar_faults(text, name)
         return dataclasses.replace(step, grammar=text)
     schema, problems = schema_of_file(text, name)
     faults += problems
