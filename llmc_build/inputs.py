@@ -17,6 +17,7 @@ from pathlib import Path
 
 from llmc_build.keys import Files
 from llmc_build.model import Action, Digest, TargetId
+from llmc_build.store import files
 from llmc_build.store.state import FileDigests
 
 _MAGIC = frozenset("*?[")
@@ -103,6 +104,8 @@ class Inputs:
         return [path for path, entry in files.items() if self._entry(path) != entry]
 
     def _visible(self, target: TargetId, path: str) -> bool:
+        if files.temp_owner(path.rpartition("/")[2]) is not None:
+            return False  # an output that another build is writing, or was, when it was killed
         writer = self._writers.get(path)
         if writer is not None and (writer == target or not self._after(target, writer)):
             return False

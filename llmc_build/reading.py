@@ -20,7 +20,7 @@ from llmc_build.collecting import loading
 from llmc_build.errors import Fault, WorkflowError
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_and_release
-from llmc_build.workflow import Draft
+from llmc_build.workflow import Draft, grammar_faults, schema_of_file, taken_in
 
 if TYPE_CHECKING:
     from llmc_build.graph import ActionGraph
@@ -62,10 +62,10 @@ def _load(
     found, names_known = list(draft.faults), draft.names_known
     workflows = list(draft.workflows)
     del draft
-    prompts = {step.prompt_file for one in workflows for step in one.steps if step.prompt_file is not None}
+    taken = {source for one in workflows for step in one.steps for source in step.sources}
     program, faults = resolve_and_release(workflows, places=places)
     found += faults if names_known else ()
-    read = dict.fromkeys(prompts, "a prompt file")
+    read = dict.fromkeys(taken, "part of a step")
     read.update(dict.fromkeys((os.path.relpath(file, workspace) for file in files), "a workflow file"))
     found += outputs_that_are_read(program.targets.values(), read)
     if store is not None and store.is_relative_to(workspace):
@@ -98,7 +98,7 @@ def read_piece(data: bytes, name: str, first_line: int, workspace: Path, seen: S
     """A document of a file that is called `name` in messages, with the texts of prompt files in place."""
     draft = workflow.read(data, name, first_line)
     faults = list(draft.faults)
-    workflows = tuple(_with_prompts(one, workspace, faults, seen) for one in draft.workflows)
+    workflows = tuple(_with_texts(one, workspace, faults, seen) for one in draft.workflows)
     return dataclasses.replace(draft, workflows=workflows, faults=tuple(faults))
 
 
@@ -121,7 +121,7 @@ def _read_all(
             faults.append(Fault(headline=f"{name}: holds no workflow", hint=hint))
         faults += draft.faults
         names_known &= draft.names_known
-        workflows += [_with_prompts(one, workspace, faults, seen) for one in draft.workflows]
+        workflows += [_with_texts(one, workspace, faults, seen) for one in draft.workflows]
     return Draft(workflows=tuple(workflows), faults=tuple(faults), names_known=names_known)
 
 
@@ -196,33 +196,42 @@ def shown(file: Path) -> str:
         return str(file)
 
 
-def _with_prompts(found: Workflow, workspace: Path, faults: list[Fault], seen: Seen | None) -> Workflow:
-    if all(step.prompt_file is None for step in found.steps):
+def _with_texts(found: Workflow, workspace: Path, faults: list[Fault], seen: Seen | None) -> Workflow:
+    """A workflow with the texts of the files that its steps take in."""
+    if not any(map(taken_in, found.steps)):
         return found
-    steps = tuple(_with_prompt(step, workspace, faults, seen) for step in found.steps)
+    steps = tuple(_with_files(step, workspace, faults, seen) for step in found.steps)
     return dataclasses.replace(found, steps=steps)
 
 
-def _with_prompt(step: Step, workspace: Path, faults: list[Fault], seen: Seen | None) -> Step:
-    if step.prompt_file is None:
-        return step
-    place = step.place("prompt_file")
-    path = workspace / step.prompt_file
-    try:
-        text = _read(path, seen).decode("utf-8")
-    except _Unreadable as error:
-        faults.append(Fault(headline=f"prompt_file {step.prompt_file}: {error}", location=place))
-        return step
-    except UnicodeDecodeError as error:
-        faults.append(
-            Fault(headline=f"prompt_file {step.prompt_file}: not UTF-8 at byte {error.start}", location=place)
-        )
-        return step
-    # faults in the text are shown at their place in the prompt file itself
-    start = dataclasses.replace(place, file=shown(path), line=1, column=1)
-    return dataclasses.replace(
-        step,
-        prompt=text,
-        places={**step.places, "prompt": start},
-        blocks={**step.blocks, "prompt": (1, 0)},
-    )
+def _with_files(step: Step, workspace: Path, faults: list[Fault], seen: Seen | None) -> Step:
+    for field, name in taken_in(step):
+        place = step.place(field)
+        try:
+            data = _read(workspace / name, seen)
+            text = data.decode("utf-8")
+        except _Unreadable as error:
+            hint = None if field != "grammar" else 'a grammar itself has a rule: root ::= "yes" | "no"'
+            faults.append(Fault(headline=f"{field} {name}: {error}", location=place, hint=hint))
+            continue
+        except UnicodeDecodeError as error:
+            headline = f"{field} {name}: not UTF-8 at byte {error.start}"
+            faults.append(Fault(headline=headline, location=place))
+            continue
+        step = _with_text(step, field, text, shown(workspace / name), faults)
+        step = dataclasses.replace(step, sources=(*step.sources, name))
+    return step
+
+
+def _with_text(step: Step, field: str, text: str, name: str, faults: list[Fault]) -> Step:
+    if field == "prompt_file":
+        # faults in the text are shown at their place in the prompt file itself
+        start = dataclasses.replace(step.place(field), file=name, line=1, column=1)
+        places = {**step.places, "prompt": start}
+        return dataclasses.replace(step, prompt=text, places=places, blocks={**step.blocks, "prompt": (1, 0)})
+    if field == "grammar":
+        faults += grammar_faults(text, name)
+        return dataclasses.replace(step, grammar=text)
+    schema, problems = schema_of_file(text, name)
+    faults += problems
+    return dataclasses.replace(step, schema=schema)

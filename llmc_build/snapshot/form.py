@@ -22,14 +22,15 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, TypedDict
 
-MAGIC = b"llmc-snapshot/1\n"
+MAGIC = b"llmc-snapshot/2\n"
 GOOD, SKIPPED, CHECK = 1, 2, 4  # flags of a target; see Snapshot.flags
 _KEY, _VALUE = 32, 40  # bytes: a hash; a hash and a size
 
 # path, stamp, SHA-256 in hex, whether the stamp is fresh
 Watched = tuple[str, list[int], str, bool]
-# file, first line, hash of the text, workflow, first target, targets, variable -> step, other workflows
-Document = tuple[int, int, str, str, int, int, dict[str, str], list[str]]
+# file, first line, hash of the text, workflow, first target, targets, variable -> step, other workflows that
+# it speaks of, step -> hash of the schema of its value
+Document = tuple[int, int, str, str, int, int, dict[str, str], list[str], dict[str, str]]
 
 
 class Facts(TypedDict):

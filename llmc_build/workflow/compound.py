@@ -220,7 +220,8 @@ def _output_problem(path: str, node: Node) -> str | None:
     return None
 
 
-def _one_path(site: Site, field: str, node: Node) -> str:
+def one_path(site: Site, field: str, node: Node) -> str:
+    """A file of the workspace."""
     return _path(site, field, node)
 
 
@@ -239,7 +240,7 @@ _OUTPUT_SCHEMA: Schema = {
 }
 INPUTS = Kind(read=_inputs, schema=_list_schema(_PATH_SCHEMA))
 OUTPUTS = Kind(read=_outputs, schema=_list_schema(_OUTPUT_SCHEMA))
-PATH = Kind(read=_one_path, schema=_PATH_SCHEMA)
+PATH = Kind(read=one_path, schema=_PATH_SCHEMA)
 
 
 # ---------------------------------------------------------------- mappings

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[2] / "llmc_build"
 LAYERS: list[set[str]] = [
     {"model"},
     {"errors", "terminal", "collecting"},
-    {"environment", "filters", "placeholder"},
+    {"environment", "filters", "jsonpath"},
+    {"placeholder"},
     {"template"},
     {"constrain"},
     {"workflow"},
@@ -23,18 +24,18 @@ LAYERS: list[set[str]] = [
     {"graph"},
     {"plan"},
     # ---- from here on, the world
-    {"config", "store", "execute", "llm", "snapshot"},
+    {"stopping", "config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
     {"report"},
-    {"replies", "binding", "orders", "binder", "record"},
+    {"replies", "binding", "orders", "answers", "samples", "binder", "record"},
     {"loop", "incremental"},
-    {"session"},
+    {"session", "doctor"},
     {"api"},
     {"cli", "quick", "__main__"},
 ]
-PURE = set().union(*LAYERS[:11])
+PURE = set().union(*LAYERS[:12])
 # Pure modules that live with the worldly ones they serve: the wire format of a protocol, chat templates.
-PURE_WITHIN = {"llm.openai", "llm.chat"}
+PURE_WITHIN = {"llm.openai", "llm.bodies", "llm.stream", "llm.chat"}
 WORLDLY = {
     "asyncio", "ctypes", "fcntl", "glob", "http", "io", "multiprocessing", "os", "pathlib", "random", "select",
     "selectors", "shutil", "signal", "socket", "sqlite3", "subprocess", "tempfile", "threading", "time",
