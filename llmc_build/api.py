@@ -76,22 +76,33 @@ def build(
     no_cache: bool = False,
     offline: bool = False,
     cache_dir: Path | None = None,
+    max_tokens_total: int | None = None,
+    max_cost: float | None = None,
     reporter: Reporter | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> BuildReport:
     """Builds workflows; what `llmc build` does.
 
     `files`: workflow files; none: those of llmc.yaml, else of the last build here, else workflow.yaml.
-    `targets`: patterns (`workflow.step`, `workflow`, globs); none: everything.  A step that fails is in the
-    report; raises WorkflowError, ConfigError, UsageError, NoSuchTarget, StoreError for what keeps the build
-    from starting.  In the main thread, SIGINT and SIGTERM end the build in order; the report says so.
+    `targets`: patterns (`workflow.step`, `workflow`, globs); none: everything.  `max_tokens_total`,
+    `max_cost`: what all requests to servers may come to, in tokens and in the unit of `prices` in llmc.yaml.
+    A step that fails is in the report; raises WorkflowError, ConfigError, UsageError, NoSuchTarget,
+    StoreError for what keeps the build from starting.  In the main thread, SIGINT and SIGTERM end the
+    build in order; the report says so.
     """
     from llmc_build.binder import Options
     from llmc_build.collecting import loaded
     from llmc_build.report import Silent
-    from llmc_build.session import Session, signals
+    from llmc_build.session import Session
+    from llmc_build.stopping import signals
 
-    flags = {"jobs": jobs, "retries": retries, "cache_dir": cache_dir}
+    flags = {
+        "jobs": jobs,
+        "retries": retries,
+        "cache_dir": cache_dir,
+        "max_tokens_total": max_tokens_total,
+        "max_cost": max_cost,
+    }
     config = _config(workspace, flags, environ)
     reporter = reporter or Silent()
     started = time.monotonic()
@@ -155,7 +166,7 @@ def _part(
         return None
     from llmc_build.incremental.partial import Partial, TooMuch
     from llmc_build.session import Work
-    from llmc_build.snapshot.form import Damaged
+    from llmc_build.snapshot.form import SENSELESS
     from llmc_build.snapshot.selection import selected
 
     try:
@@ -163,13 +174,7 @@ def _part(
         part = Partial(survey, paths, config.workspace)
         structure = part.structure
         wanted = selected(structure.paths, structure.producers, targets) if targets else None
-    except (
-        TooMuch,
-        Damaged,
-        ValueError,
-        KeyError,
-        IndexError,
-    ):  # what is wrong with it is found by looking at all
+    except (TooMuch, *SENSELESS):  # what is wrong with it is found by looking at all
         return None
     if targets and wanted is None:
         return None

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from llmc_build import keys, plan, replies
+from llmc_build import keys, plan, samples
+from llmc_build.answers import Answers, Verified
 from llmc_build.binding import Binding, Pending
 from llmc_build.environment import MissingSecret
 from llmc_build.execute.protocol import Done, Status, Task
 from llmc_build.inputs import InputError, Inputs
 from llmc_build.lanes import Lanes
 from llmc_build.model import (
-    ActionResult,
     Digest,
-    Json,
     Location,
     TargetId,
     ValueUse,
@@ -33,7 +33,8 @@ from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.outside import Outside
 from llmc_build.reads import Reads
 from llmc_build.resolve import Program
-from llmc_build.rules import BindError, rule
+from llmc_build.rules import BindError
+from llmc_build.samples import Sampled, Samples
 from llmc_build.store import Record, Store
 from llmc_build.template import ConditionError
 from llmc_build.traces import Traces
@@ -57,18 +58,6 @@ class Finding:
 
     key: str | None  # None: its condition is false, so that it has none
     value: str | None = None  # SHA-256 of the value that the store has for the key; None: it has none
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
-    """What `finish` made of a worker's answer."""
-
-    error: str | None = None
-    result: ActionResult | None = None
-    record: Record | None = None  # to be committed before the target is reported
-    warnings: tuple[str, ...] = ()
-    stderr_tail: str = ""
-    stats: Mapping[str, Json] = field(default_factory=dict)
 
 
 class Binder:
@@ -103,6 +92,18 @@ class Binder:
         self._options = options
         self._last_key = last_key
         self._clock = clock
+        self._answers = Answers(
+            program=program,
+            store=store,
+            inputs=inputs,
+            outputs=outputs,
+            reads=self._reads,
+            traces=self.traces,
+            warnings=self._binding.warnings,
+            dry_run=options.dry_run,
+            clock=clock,
+        )
+        self._samples = Samples(store, clock)
         self._leaders: dict[str, TargetId] = {}  # key -> the target whose action runs
         self._done: dict[str, TargetId] = {}  # key -> a target of this build that has its result
         self.pending: dict[TargetId, Pending] = {}  # what missed, as far as it is remembered, and what runs
@@ -142,11 +143,40 @@ class Binder:
             if isinstance(one, Pending):
                 try:
                     self.keys[target] = one.key.hash
-                    one = self._served(target, one, records) or self._miss(target, one)
+                    one = (
+                        self._served(target, one, records)
+                        or self._sampled(target, one)
+                        or self._miss(target, one)
+                    )
                 except PlacingError as error:
                     one = plan.Broken(error=str(error))
             verdicts.append(one)
         return verdicts
+
+    def _sampled(self, target: TargetId, pending: Pending) -> plan.Verdict | None:
+        """A verdict for a target of samples that the store has one by one; None: something must run."""
+        action = self._program.targets[target].action
+        if self._options.force or not pending.cached or not samples.count(action):
+            return None
+        sampled = self._samples.look(action, pending, partial(self._expired, target))
+        if sampled.missing:
+            return None
+        verified = self._whole(target, pending, sampled)
+        if verified.error is not None:
+            return plan.Broken(error=verified.error)
+        if verified.record is not None and not self._options.dry_run:
+            self._store.commit_soon(verified.record)
+        return plan.Hit(reason="its samples are in the store")
+
+    def _whole(self, target: TargetId, pending: Pending, sampled: Sampled) -> Verified:
+        """What a target comes to whose samples have all ended."""
+        if sampled.error is not None:
+            return Verified(error=sampled.error, stats=sampled.stats)
+        try:
+            result = self._samples.joined(sampled)
+        except ValueError as error:
+            return Verified(error=str(error), stats=sampled.stats)
+        return self._answers.placed(target, pending, result, stats=sampled.stats)
 
     def _lookup(self, found: Iterable[plan.Verdict | Pending], *, verify: bool) -> dict[str, Record]:
         """Records of what must not run here and now.  `verify` false: for `_take`, which sees to it."""
@@ -200,6 +230,8 @@ class Binder:
             return None
         if key in self._leaders:
             return plan.Same(leader=self._leaders[key])
+        if self._samples.runs_for(key) is not None:
+            return plan.Elsewhere(again_in_s=ELSEWHERE_S)
         twin = self._done.get(key)
         found = records.get(key)
         if found is None and twin is not None:
@@ -305,79 +337,80 @@ class Binder:
         """A hit where another process has stored the result since the target was checked."""
         found = records.get(pending.key.hash)
         if found is None or self._expired(target, found):
-            return None
+            return self._claim_samples(target, pending)
         verdict: plan.Verdict = plan.Hit(reason="in the store")
         try:
             if not self._take(target, found):
-                return None
+                return self._claim_samples(target, pending)
             self._done.setdefault(found.key, target)
         except PlacingError as error:
             verdict = plan.Broken(error=str(error))
         self._drop(target, found.key)
         return verdict
 
+    def _claim_samples(self, target: TargetId, pending: Pending) -> plan.Verdict | None:
+        """None where what is missing of a target's samples runs here now, if it has any."""
+        action = self._program.targets[target].action
+        if not samples.count(action):
+            return None
+        look = pending.cached and not self._options.force
+        sampled = self._samples.look(action, pending, partial(self._expired, target) if look else None)
+        if not sampled.missing:
+            verdict = self._sampled(target, pending)
+            if verdict is not None:
+                self._drop(target, pending.key.hash)
+                return verdict
+        if not self._samples.claim(target, sampled, locking=look, busy=self._leaders if look else {}):
+            self._drop(target, pending.key.hash)
+            return plan.Elsewhere(again_in_s=ELSEWHERE_S)
+        return None
+
     def _drop(self, target: TargetId, key: str) -> None:
         """A target that missed is not run now."""
+        self._samples.release(target)
         self.pending.pop(target, None)
         if self._leaders.get(key) == target:
             del self._leaders[key]
             self._store.unlock(key)
 
-    def task(self, target: TargetId, number: int, logs: str | Path) -> Task:
-        """The message for the worker that runs a target.  Raises BindError, MissingSecret."""
-        pending = self.pending[target]
-        pending.attempts += 1
-        return self._orders.task(self._program.targets[target].action, pending, number, logs)
+    def parts(self, target: TargetId) -> list[int]:
+        """What has to run for a claimed target: of samples those that are missing, else one task."""
+        sampled = self._samples.of(target)
+        return [0] if sampled is None else sampled.missing
 
-    def may_retry(self, target: TargetId, done: Done, retries: int) -> bool:
+    def _part(self, target: TargetId, part: int) -> Pending:
+        if (sampled := self._samples.of(target)) is not None:
+            return sampled.parts[part]
+        return self.pending[target]
+
+    def task(self, target: TargetId, number: int, logs: str | Path, part: int = 0) -> Task:
+        """The message for the worker that runs a target, or a part.  Raises BindError, MissingSecret."""
+        pending = self._part(target, part)
+        pending.attempts += 1
+        action, sampled = self._program.targets[target].action, self._samples.of(target)
+        if sampled is not None:
+            action, logs = sampled.task_action(part), f"{logs}/sample-{part}"
+        return self._orders.task(action, pending, number, logs)
+
+    def may_retry(self, target: TargetId, done: Done, retries: int, part: int = 0) -> bool:
         """Whether a failed attempt is to be made again."""
         own = self._program.targets[target].action.retries
-        return done.status not in (Status.OK, Status.CANCELLED) and self.pending[target].attempts <= max(
-            own, retries
-        )
+        if done.status in (Status.OK, Status.CANCELLED):
+            return False
+        return self._part(target, part).attempts <= max(own, retries)
 
-    def finish(self, target: TargetId, done: Done) -> Verified:
-        """What a worker's answer comes to.  The outputs of a good result are in place on return."""
-        pending = self.pending[target]
-        warnings = [*self.warnings.get(target, ()), *replies.texts(done.reply.get("warnings"))]
-        undeclared = replies.texts(done.reply.get("undeclared"))
-        if undeclared:
-            warnings.append(f"wrote {', '.join(undeclared)}: declare what is to be kept in `outputs`")
-        tail = str(done.reply.get("stderr_tail", ""))
-        if done.status is not Status.OK:
-            return Verified(
-                error=self._explain(target, done, tail), warnings=tuple(warnings), stderr_tail=tail
-            )
-        changed = self._inputs.changed(pending.files)
-        if changed:
-            warnings.append(f"{', '.join(changed)} changed while the step ran: its result is not kept")
-        result = replies.result(done, self._store)
-        try:
-            if self._outputs.place(target, result) is None:
-                return Verified(error="its result was lost from the store while it was put in place")
-        except PlacingError as error:
-            return Verified(error=str(error), warnings=tuple(warnings))
-        self._reads.values[target] = result.value
-        self.traces.gave(result)
-        kept = None
-        if pending.cached and not changed:
-            kept = Record(
-                key=pending.key.hash,
-                components=pending.key.components,
-                result=result,
-                created=self._clock(),
-                text=pending.key.text,
-            )
-        else:
-            self.traces.not_kept.add(target)
-        stats = done.reply.get("stats")
-        return Verified(
-            result=result,
-            record=kept,
-            warnings=tuple(warnings),
-            stderr_tail=tail,
-            stats=stats if isinstance(stats, dict) else {},
-        )
+    def finish(self, target: TargetId, done: Done, part: int = 0) -> tuple[Done, Verified] | None:
+        """What a worker's answer comes to, and the answer that speaks for the target; None: parts still run.
+
+        The outputs of a good result are in place on return.
+        """
+        if self._samples.of(target) is None:
+            return done, self._answers.finish(target, self.pending[target], done)
+        error = None if done.status is Status.OK else done.error or done.status.value
+        sampled = self._samples.ended(target, part, done, error)
+        if sampled.missing:
+            return None
+        return sampled.worst or done, self._whole(target, self.pending[target], sampled)
 
     def release(self, target: TargetId, *, kept: bool) -> None:
         """The action of a target is over and, where `kept`, its record is durable."""
@@ -385,15 +418,3 @@ class Binder:
         if kept:
             self._done.setdefault(key, target)
         self._drop(target, key)
-
-    def _explain(self, target: TargetId, done: Done, tail: str) -> str:
-        action = self._program.targets[target].action
-        error = done.error or done.status.value
-        if action.sandbox and rule(action.rule).lane == "shell":
-            given = self.pending[target].files
-            for word in replies.paths_in(tail):
-                known = word in action.outputs or any(p == word or p.startswith(f"{word}/") for p in given)
-                if not known and self._inputs.offers(target, word):
-                    hint = f"the step was not given {word} of the workspace: declare it in `inputs`"
-                    return f"{error}\nhint: {hint}"
-        return error

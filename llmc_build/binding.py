@@ -51,7 +51,7 @@ class Binding:
         if target.condition is None:
             return True
         reads, values = self._reads, target.condition_values
-        return target.condition.evaluate(lambda ref: reads.read(values[ref.names]))
+        return target.condition.evaluate(lambda ref: reads.read(values[ref.text]))
 
     def bind(self, action: Action) -> Pending:
         """Raises BindError, InputError."""
@@ -59,6 +59,7 @@ class Binding:
         bound = Bound(
             values={use.slot: reads.digest(use) for use in uses},
             read=lambda slot: reads.read(next(use for use in uses if use.slot == slot)),
+            skipped=[use.slot for use in uses if reads.is_skipped(use)] if action.rule != "shell" else (),
             platform=PLATFORM,
             model=self._lanes.model(action),
         )
@@ -69,5 +70,5 @@ class Binding:
         env = {name: self._environ.get(name) if value is None else value for name, value in action.env}
         key = keys.action_key(rule(action.rule), action, bound, files=found.files, env=env)
         enabled = action.cache.enabled
-        cached = action.sandbox if enabled is None else enabled
+        cached = bool(action.sandbox) if enabled is None else enabled
         return Pending(key=key, bound=bound, files=found.files, env=env, cached=cached)

@@ -7,9 +7,12 @@ configured model is made of is checked here; whether it is there is `llm.models`
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import math
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,7 @@ from llmc_build.errors import ConfigError, Fault
 from llmc_build.workflow.compound import INPUTS
 from llmc_build.workflow.kinds import ENV_NAME, FILLED, Kind, Site, number, text_of
 from llmc_build.workflow.nodes import Enough, Entry, Map, Node, Scalar, shown
-from llmc_build.workflow.yamltext import documents
+from llmc_build.workflow.yamltext import MAX_BYTES, documents
 
 FILE = "llmc.yaml"
 DEFAULT_CACHE_DIR = ".llmc/cache"
@@ -34,6 +37,7 @@ class ModelConfig:
     base_url: str | None = None  # of an OpenAI-compatible server
     api_key_env: str | None = None  # the environment variable that holds its key
     model: str | None = None  # what the server calls it
+    prices: tuple[float, float] | None = None  # of a million tokens of prompts, and of answers
     context: int | None = None  # tokens
     threads: int | None = None
     gpu_layers: int | None = None  # -1: all
@@ -55,6 +59,9 @@ class Config:
     models: Mapping[str, ModelConfig]
     subprocess: bool | None  # LLMC_SUBPROCESS; None: unset
     memory: int | None  # bytes that model workers may take together; None: by what is free
+    limits: Mapping[str, int]  # of shell steps, those that were set: output and log in bytes, processes
+    max_tokens_total: int | None = None  # of all requests of a build to servers
+    max_cost: float | None = None  # of them, in the unit of `prices`
 
 
 def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
@@ -85,7 +92,18 @@ def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, obj
         models=given.get("models", {}),
         subprocess=surroundings.get("subprocess"),
         memory=surroundings.get("memory", given.get("memory")),
+        max_tokens_total=_whole(flags.get("max_tokens_total")),
+        max_cost=_amount(flags.get("max_cost")),
+        limits=given.get("limits", {}),
     )
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _amount(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def find_file(start: Path) -> Path | None:
@@ -93,7 +111,7 @@ def find_file(start: Path) -> Path | None:
     try:
         folder = start.resolve(strict=True)
         found = (place / FILE for place in (folder, *folder.parents))
-        return next((file for file in found if file.is_file()), None)
+        return next((file for file in found if os.path.lexists(file)), None)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{start}: {(why or 'not a folder').lower()}") from None
@@ -131,12 +149,17 @@ _RETRIES = number(_RETRIES_WANTED, 0, 1000, whole=True)
 
 
 def _check_flags(flags: Mapping[str, object], faults: list[Fault]) -> None:
+    cost = flags.get("max_cost")
+    if cost is not None and not (isinstance(cost, int | float) and 0 <= cost < math.inf):
+        faults.append(Fault(headline=f"--max-cost must be a number of 0 or more, not {shown(str(cost))}"))
     for name, low, high, wanted in (
+        ("max_tokens_total", 0, 2**53, "a whole number of 0 or more"),
         ("jobs", 1, 10_000, _JOBS_WANTED),
         ("retries", 0, 1000, _RETRIES_WANTED),
     ):
         value = flags.get(name)
         if value is not None and not (type(value) is int and low <= value <= high):
+            name = name.replace("_", "-")
             faults.append(Fault(headline=f"--{name} must be {wanted}, not {shown(str(value))}"))
 
 
@@ -170,7 +193,7 @@ def _from_environ(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, 
 def _from_file(file: Path, faults: list[Fault]) -> dict[str, Any]:
     name = _called(file)
     try:
-        data = file.read_bytes()
+        data = _read(file)
     except OSError as error:
         faults.append(Fault(headline=f"{name}: {(error.strerror or str(error)).lower()}"))
         return {}
@@ -178,6 +201,18 @@ def _from_file(file: Path, faults: list[Fault]) -> dict[str, Any]:
     found = read_config(data, site)
     faults += dict.fromkeys(site.found)
     return {**found, "file_hash": hashlib.sha256(data).hexdigest()}
+
+
+def _read(file: Path) -> bytes:
+    """The bytes of a regular file, or as many as are too many; never blocks on a device or a pipe."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file")
+        with open(descriptor, "rb", closefd=False) as stream:
+            return stream.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def _called(file: Path) -> str:
@@ -305,6 +340,28 @@ def _memory(site: Site, field: str, node: Node) -> int | None:
     return size
 
 
+_PRICE = number("a number of 0 or more", 0)
+_PRICE_FIELDS = ("prompt", "completion")
+_PRICES_WANTED = "{prompt, completion}: what a million tokens cost"
+
+
+def _prices(site: Site, field: str, node: Node) -> tuple[float, float]:
+    if not isinstance(node, Map):
+        site.wrong(field, node, _PRICES_WANTED)
+        return 0.0, 0.0
+    found = _read_fields(site, node, dict.fromkeys(_PRICE_FIELDS, _PRICE))
+    if "prompt" not in found:
+        site.fault(f'{site.called(field)} has no "prompt"', node, _PRICES_WANTED)
+    return found.get("prompt") or 0.0, found.get("completion") or 0.0  # embeddings have no completion
+
+
+def _limits(site: Site, field: str, node: Node) -> dict[str, int]:
+    if isinstance(node, Map):
+        return _read_fields(site, node, _LIMIT_FIELDS)
+    site.wrong(field, node, f"a mapping of limits: {', '.join(_LIMIT_FIELDS)}")
+    return {}
+
+
 _COUNT = number("a whole number of 1 or more", 1, 2**31 - 1, whole=True)
 _LAYERS = number("a whole number of 0 or more, or all", -1, 2**31 - 1, whole=True)
 
@@ -314,17 +371,24 @@ _FIELDS: Mapping[str, Kind] = {
     "jobs": _JOBS,
     "retries": _RETRIES,
     "memory": Kind(read=_memory, schema={}),
+    "limits": Kind(read=_limits, schema={}),
     "models": Kind(read=_models, schema={}),
+}
+_LIMIT_FIELDS: Mapping[str, Kind] = {
+    "output": Kind(read=_memory, schema={}),
+    "log": Kind(read=_memory, schema={}),
+    "processes": number("a whole number from 16 to 4000000", 16, 4_000_000, whole=True),
 }
 _MODEL_FIELDS: Mapping[str, Kind] = {
     "path": FILLED,
     "base_url": Kind(read=_base_url, schema={}),
     "api_key_env": Kind(read=_api_key_env, schema={}),
     "model": FILLED,
+    "prices": Kind(read=_prices, schema={}),
     "context": _COUNT,
     "threads": number("a whole number from 1 to 1024", 1, 1024, whole=True),
     "gpu_layers": Kind(read=_gpu_layers, schema={}),
     "parallel": number("a whole number from 1 to 256", 1, 256, whole=True),
 }
-_REMOTE = frozenset({"base_url", "api_key_env", "model"})
+_REMOTE = frozenset({"base_url", "api_key_env", "model", "prices"})
 _LOCAL = frozenset({"context", "threads", "gpu_layers"})

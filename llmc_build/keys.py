@@ -62,6 +62,11 @@ def action_key(
     components.update(own)
     if len(components) != several:
         raise AssertionError(f"rule {action.rule} names components that every action has: {sorted(own)}")
+    return key_of(components)
+
+
+def key_of(components: dict[str, Json]) -> ActionKey:
+    """The key of these components."""
     text = _canonical(components)
     encoded = text.encode("utf-8", "surrogatepass")
     if not text.isascii() or "\x7f" in text:

@@ -31,8 +31,9 @@ class Lanes:
     """`store`: the folder of the CAS, which workers write into; `spill`: where they write when it is full.
 
     `memory`: bytes that model workers may take together (None: by what is free); `subprocess`:
-    LLMC_SUBPROCESS.
-    `kv_cache`: bytes of the store that computed beginnings of prompts may take; None: the worker's default.
+    LLMC_SUBPROCESS; `kv_cache`: bytes of the store that computed beginnings of prompts may take; None: the
+    worker's default; `budget`: of requests to servers, as `llm.budget.Ledger` has it;
+    `limits`: of shell steps, as llmc.yaml has them.
     """
 
     def __init__(
@@ -46,8 +47,11 @@ class Lanes:
         spill: Path | None = None,
         memory: int | None = None,
         subprocess: bool | None = None,
+        limits: Mapping[str, int] | None = None,
         kv_cache: int | None = None,
+        budget: Mapping[str, Json] | None = None,
     ) -> None:
+        self._limits: dict[str, Json] = {**(limits or {})}
         self._given = memory
         self._subprocess = subprocess
         self._models = models
@@ -55,6 +59,7 @@ class Lanes:
         self._digests = digests
         self._environ = environ
         self._store = store
+        self._budget = budget
         self._spill = None if spill is None else str(spill)
         self._kv_cache = kv_cache
         self._known: dict[tuple[str, str], ModelId | BindError] = {}
@@ -71,7 +76,7 @@ class Lanes:
 
     def model(self, action: Action) -> ModelId | None:
         """The model of an action, None for a rule without one.  Raises BindError, one line."""
-        kind = rule(action.rule).lane
+        kind = self.kind(action)
         if kind == "shell":
             return None
         reference = str(action.params.get("model") or "")
@@ -137,11 +142,18 @@ class Lanes:
             remote_name=name,
             # a server that llmc.yaml names gets the key that is meant for it, and no other
             api_key_env=config.api_key_env if config and config.base_url else DEFAULT_KEY,
+            prices=config.prices if config else None,
         )
+
+    def kind(self, action: Action) -> str:
+        """Which kind of worker runs an action: the rule's, or, of embeddings, what the model asks for."""
+        kind = rule(action.rule).lane
+        config = self._models.get(str(action.params.get("model") or "")) if action.rule == "embed" else None
+        return "http" if config is not None and config.path is None else kind
 
     def queue(self, action: Action, model: ModelId | None) -> str:
         """The plan's name for the queue of the action's lane."""
-        kind = rule(action.rule).lane
+        kind = self.kind(action)
         return f"{kind}:{model.hash}{self._owner(action)}" if model and model.hash else kind
 
     def _owner(self, action: Action) -> str:
@@ -150,7 +162,7 @@ class Lanes:
 
     def lane(self, action: Action, model: ModelId | None) -> Lane:
         """Raises BindError where the model can't be held in memory."""
-        kind, owner = rule(action.rule).lane, self._owner(action)
+        kind, owner = self.kind(action), self._owner(action)
         found = self._made.get((kind, model, owner))
         if found is None:
             found = self._made[kind, model, owner] = self._lane(kind, model, owner)
@@ -172,6 +184,10 @@ class Lanes:
             )
             name = f"{model.hash}:{model.context}:{model.gpu_layers}{owner}"
             return Lane(kind=kind, name=name, config=config)
+        if kind == "http" and self._budget is not None:
+            config["budget"] = dict(self._budget)
+        if kind == "shell":
+            config["limits"] = self._limits
         return Lane(kind=kind, config=config)
 
     def _share(self, model: ModelId) -> dict[str, Json]:

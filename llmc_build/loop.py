@@ -6,6 +6,7 @@ submitted, what workers answer is made durable and only then handed back to the 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmc_build import plan as p
-from llmc_build.binder import Binder, Verified
+from llmc_build.answers import Verified
+from llmc_build.binder import Binder
 from llmc_build.environment import MissingSecret
 from llmc_build.errors import InternalError
-from llmc_build.execute.protocol import Done, Executor, Lane, Status
+from llmc_build.execute.protocol import Done, Executor, Lane, Status, Task
 from llmc_build.model import State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.report import Reporter, TargetEvent
@@ -57,8 +59,8 @@ class Build:
     def __init__(self, around: Surroundings) -> None:
         self._a = around
         self._todo: deque[p.Command] = deque()
-        self._tasks: dict[int, TargetId] = {}  # of the executor
-        self._numbers: dict[TargetId, int] = {}
+        self._tasks: dict[int, tuple[TargetId, int]] = {}  # of the executor -> target, part of it
+        self._numbers: dict[TargetId, list[int]] = {}  # of the tasks of a target that run
         self._verified: dict[TargetId, Verified] = {}
         self._walls: dict[TargetId, float] = {}  # how long they ran, all attempts together
         self._lanes: dict[str, Lane] = {}  # the plan's name of a queue -> lane
@@ -131,8 +133,9 @@ class Build:
     def _do(self, command: p.Cancel | p.Ended) -> None:
         if isinstance(command, p.Ended):
             self._ended(command)
-        elif command.target in self._numbers:
-            self._a.executor.cancel(self._numbers[command.target], "the build was stopped")
+        else:
+            for number in list(self._numbers.get(command.target, ())):
+                self._a.executor.cancel(number, "the build was stopped")
 
     def _ended(self, end: p.Ended) -> None:
         a, target = self._a, end.target
@@ -189,46 +192,63 @@ class Build:
 
     def _submit(self, target: TargetId) -> Lane | None:
         """The lane that runs it now; None where it could not be started, which has failed it."""
-        self._count += 1
         try:
-            task = self._a.binder.task(target, self._count, self._a.logs(target))
+            tasks = [self._task(target, part) for part in self._a.binder.parts(target)]
         except (BindError, MissingSecret, OSError) as error:
             self._a.binder.release(target, kept=False)
-            why = f"its logs can't be written: {error}" if isinstance(error, OSError) else str(error)
-            self._finished(p.Finished(target=target, error=why))
+            self._finished(p.Finished(target=target, error=_why(error)))
             return None
-        self._tasks[task.id] = target
-        self._numbers[target] = task.id
+        for task in tasks:
+            self._start(target, task)
+        return tasks[0].lane
+
+    def _task(self, target: TargetId, part: int) -> Task:
+        self._count += 1
+        task = self._a.binder.task(target, self._count, self._a.logs(target), part)
+        self._tasks[task.id] = target, part
+        return task
+
+    def _start(self, target: TargetId, task: Task) -> None:
+        self._numbers.setdefault(target, []).append(task.id)
         self._a.executor.submit(task)
-        return task.lane
 
     def _begun(self, task: int) -> None:
         """Tasks are submitted before a worker is free for them."""
-        target = self._tasks[task]
+        target, _ = self._tasks[task]
         self._a.reporter.target(TargetEvent(target=target, state=State.RUNNING, reason=""))
 
     def _listen(self, timeout_s: float) -> None:
         """What the workers and the store say: a result is handed to the plan when it is durable."""
         a = self._a
         for key in a.store.committed(0.0 if a.executor.busy else timeout_s):
-            self._over(*self._committing.pop(key))
+            waiting = self._committing.pop(key, None)  # nobody waits for a sample by itself
+            if waiting is not None:
+                self._over(*waiting)
             timeout_s = 0.0
         if not a.executor.busy:
             if timeout_s > 0 and not a.store.committing:
                 a.sleep(timeout_s)  # only a clock can bring news
             return
         for item in a.executor.wait(timeout_s):
-            target = self._tasks.get(item.id)
-            if target is None:
+            known = self._tasks.get(item.id)
+            if known is None:
                 continue
+            target, part = known
             if isinstance(item, Done):
-                del self._tasks[item.id]
-                del self._numbers[target]
-                self._walls[target] = self._walls.get(target, 0.0) + item.wall_s
-                if not self._again(target, item):
-                    self._answered(target, item, a.binder.finish(target, item))
+                self._done(target, part, item)
             else:
                 a.reporter.progress(target, item.stats)
+
+    def _done(self, target: TargetId, part: int, done: Done) -> None:
+        del self._tasks[done.id]
+        self._numbers[target].remove(done.id)
+        self._walls[target] = self._walls.get(target, 0.0) + done.wall_s
+        if self._again(target, part, done):
+            return
+        found = self._a.binder.finish(target, done, part)
+        if found is not None:  # else other parts of it still run
+            del self._numbers[target]
+            self._answered(target, *found)
 
     def _answered(self, target: TargetId, done: Done, verified: Verified) -> None:
         if verified.record is None:
@@ -252,12 +272,20 @@ class Build:
     def _finished(self, event: p.Finished) -> None:
         self._todo.extend(self._a.plan.handle(event, self._a.clock()))
 
-    def _again(self, target: TargetId, done: Done) -> bool:
-        """Submits a failed target once more where it has attempts left."""
-        if self._stopping or not self._a.binder.may_retry(target, done, self._a.retries):
+    def _again(self, target: TargetId, part: int, done: Done) -> bool:
+        """Submits a failed target, or part of one, once more where it has attempts left."""
+        if self._stopping or not self._a.binder.may_retry(target, done, self._a.retries, part):
             return False
         self._a.reporter.note(f"{target}: {done.error}; trying again")
-        self._submit(target)
+        try:
+            self._start(target, self._task(target, part))
+        except (BindError, MissingSecret, OSError) as error:
+            # it ends as what it was, with this as the reason
+            done = dataclasses.replace(done, error=_why(error))
+            found = self._a.binder.finish(target, done, part)
+            if found is not None:
+                del self._numbers[target]
+                self._answered(target, *found)
         return True
 
     def _stuck(self) -> None:
@@ -273,3 +301,8 @@ class Build:
         deadline = self._a.plan.deadline
         limit = PATIENCE_S
         return limit if deadline is None else max(0.0, min(limit, deadline - self._a.clock()))
+
+
+def _why(error: Exception) -> str:
+    """Why a task could not be made."""
+    return f"its logs can't be written: {error}" if isinstance(error, OSError) else str(error)

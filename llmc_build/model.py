@@ -11,8 +11,10 @@ import enum
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar, dataclass_transform
+from typing import Literal, TypeAlias, TypeVar, dataclass_transform
 
+# What keeps a shell step to what it declared: a folder of its own (True), nothing, the system (bubblewrap).
+Sandbox: TypeAlias = "bool | Literal['strict']"
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 TargetId: TypeAlias = str  # "workflow.step"
 
@@ -100,20 +102,37 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One entry of `messages`: who says it, and the template of what is said."""
+
+    role: str  # "system", "user" or "assistant"
+    content: str
+
+
 @message
 class Step:
     """One step as written, checked field by field; its references are not yet resolved."""
 
     workflow: str
     name: str
-    rule: str  # "shell", "local_llm", "llm"
+    rule: str  # "shell", "local_llm", "llm", "embed"
     location: Location
     description: str = ""
     command: str | None = None
     shell: str = "sh"  # "sh" or "bash"
     prompt: str | None = None
     prompt_file: str | None = None  # its text replaces `prompt` when the file is read
+    messages: tuple[Turn, ...] = ()  # instead of `prompt`
     system: str | None = None
+    session: str | None = None  # the conversation of the workflow that the step goes on with
+    samples: int | None = None  # how many answers; None: one, which is the value itself
+    schema: Json = None  # an object, or the path of a file that it replaces when the file is read
+    grammar: str | None = None  # GBNF, or the path of a file that it replaces when the file is read
+    format: str | None = None  # "json"
+    texts: tuple[str, ...] = ()  # what is embedded
+    single: bool = True  # whether `text` was one text and no list
+    normalize: bool = True  # vectors of length 1
     model: str | None = None
     chat: bool | None = None  # None: where the model has a chat template
     sampling: Sampling = Sampling()
@@ -128,7 +147,8 @@ class Step:
     timeout_s: float | None = None
     retries: int = 0
     cache: CachePolicy = CachePolicy()
-    sandbox: bool = True
+    sandbox: Sandbox = True
+    sources: tuple[str, ...] = ()  # files whose text became part of the step, relative to the workspace
     places: Mapping[str, Location] = field(default_factory=dict)  # field -> where its value begins
     # For a block scalar (`|`), where a line of the text stands in the file: field -> (line of the
     # text's first line, columns of indentation).  Absent for flow scalars, whose lines may fold.
@@ -204,6 +224,7 @@ class ValueUse:
     name: str  # as written in the template; for messages and LLMC_<NAME>_FILE only
     producer: TargetId | None = None
     constant: str | None = None  # set where producer is None
+    path: tuple[str | int, ...] = ()  # into the value, which is JSON then; what it leads to is what is read
 
 
 @message
@@ -221,7 +242,7 @@ class Action:
     words: tuple[str, ...] = ()  # plain words of the command: declared where they name a file
     outputs: tuple[str, ...] = ()
     env: Env = ()
-    sandbox: bool = True
+    sandbox: Sandbox = True
     cache: CachePolicy = CachePolicy()
     secrets: Env = field(default=(), compare=False)
     target: TargetId = field(default="", compare=False)
@@ -327,6 +348,19 @@ class BuildReport:
         ended[State.SKIPPED] += self.skipped_before
         ended[State.CACHED] += others - self.skipped_before
         return {"total": len(self.targets), **{state.value: ended[state] for state in _COUNTED}}
+
+    @property
+    def usage(self) -> dict[str, Json]:
+        """What was asked of servers in this run; nothing where none was asked."""
+        asked = [t.stats for t in self.news if "tries" in t.stats]
+        if not asked:
+            return {}
+        total: dict[str, Json] = {
+            name: sum(n for stats in asked if isinstance(n := stats.get(key), int))
+            for name, key in (("requests", "tries"), ("prompt_tokens",) * 2, ("generated_tokens",) * 2)
+        }
+        costs = [cost for stats in asked if isinstance(cost := stats.get("cost"), int | float)]
+        return {**total, **({"cost": round(sum(costs), 12)} if costs else {})}
 
     @property
     def news(self) -> Sequence[TargetReport]:

@@ -3,8 +3,9 @@
 Owns the rules (DESIGN, "Values"): `{{ name }}` is the variable of the nearest earlier step of the workflow
 that sets it (in a `dataflow` workflow, of the one step that does), else a constant of `vars`;
 `{{ workflow.step }}` is any step's value.  Where no step has that name, the workflow's variable of that name
-will do, as in files of the original program; the last step that sets it counts.  What follows from a name is
-`resolve`'s.
+will do, as in files of the original program; the last step that sets it counts.  Where neither is there,
+`{{ a.b }}` is field b of the variable a, or else of the step a of the same workflow.  What follows from a
+name is `resolve`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from llmc_build.errors import Fault, did_you_mean
-from llmc_build.model import Location, Order, Step, TargetId, Workflow, message
+from llmc_build.model import Json, Location, Order, Step, TargetId, ValueUse, Workflow, message
 
 _NO_PLACES: Mapping[str, Location] = MappingProxyType({})
 
@@ -31,7 +32,8 @@ class Origin:
     column: int
     output: str | None
     condition: str | None
-    prompt_file: str | None
+    sources: tuple[str, ...]  # files whose text became part of it
+    schema: Json  # of its value, where that is known; else None
     files: Mapping[str, Location]  # where its `inputs` and `outputs` are written
 
     @property
@@ -57,9 +59,26 @@ def _origin(step: Step) -> Origin:
         column=step.location.column,
         output=step.output,
         condition=step.condition,
-        prompt_file=step.prompt_file,
+        sources=step.sources,
+        schema=schema_of_value(step) if step.rule != "shell" else None,
         files=files,
     )
+
+
+def schema_of_value(step: Step) -> Json:
+    """A JSON Schema of the values that a step can have; None where nothing is known."""
+    if step.rule == "embed":
+        vector: Json = {"type": "array", "items": {"type": "number"}}
+        return vector if step.single else _list_of(vector, len(step.texts))
+    own = step.schema if isinstance(step.schema, dict) else None
+    if step.samples is None:
+        return own
+    constrained = own is not None or step.format is not None
+    return _list_of(own if constrained else {"type": "string"}, step.samples)
+
+
+def _list_of(item: Json, count: int) -> Json:
+    return {"type": "array", "maxItems": count, **({} if item is None else {"items": item})}
 
 
 class Known(Protocol):
@@ -72,6 +91,14 @@ class Known(Protocol):
     def find(self, workflow: str, name: str) -> TargetId | None:
         """The step of that name, else the last step of the workflow that sets the variable of that name."""
         ...
+
+    def lacks_schema(self, target: TargetId) -> bool:
+        """Whether nothing is known of the value of a target of such a workflow."""
+        ...
+
+
+class Unread(Exception):
+    """A target whose document would have to be read."""
 
 
 class Names:
@@ -124,8 +151,27 @@ class Names:
         setters = self.setters[workflow].get(name)
         return setters[-1].id if setters else None
 
+    def schema(self, target: TargetId) -> Json:
+        """The schema of a step's value.  Raises Unread where only its document tells."""
+        workflow, _, step = target.partition(".")
+        steps = self.steps.get(workflow)
+        if steps is not None:
+            return steps[step].schema
+        if self.known is not None and not self.known.lacks_schema(target):
+            raise Unread(target)
+        return None
+
     def qualified(self) -> Iterator[str]:
         return (f"{workflow}.{step}" for workflow, steps in self.steps.items() for step in steps)
+
+
+@message
+class Spoken:
+    """What a step said in a session, for the steps that go on with it."""
+
+    target: TargetId
+    messages: Sequence[Mapping[str, Json]]  # as the rule gave them, with slots
+    uses: Mapping[str, ValueUse]  # slot -> value
 
 
 class View:
@@ -138,6 +184,7 @@ class View:
         self.setters = names.setters.get(workflow.name, {})
         self.earlier: dict[str, Origin] = {}  # variable -> the nearest earlier step that sets it
         self.current: Origin | None = None
+        self.sessions: dict[str, list[Spoken]] = {}  # session -> what its earlier steps said, in order
 
     def enter(self, step: Origin) -> None:
         self.current = step
@@ -145,6 +192,27 @@ class View:
     def leave(self, step: Origin) -> None:
         if step.output:
             self.earlier[step.output] = step
+
+    def field(self, name: str, field: str) -> TargetId | tuple[str] | Fault:
+        """What `{{ name.field }}` reaches into, there being no `name.field` itself; or what is wrong."""
+        found = self.variable(name)
+        own = self.names.steps.get(self.workflow.name, {}).get(name)
+        if not isinstance(found, Fault):
+            return found
+        if own is not None:
+            return Fault(headline=f"{self._who()} refers to its own value") if own is self.current else own.id
+        if name in self.setters:
+            return found
+        headline = f'{self._who()} refers to "{name}.{field}", which does not exist'
+        return Fault(headline=headline, hint=self.hint(name, field))
+
+    def entry(self, name: str) -> TargetId | tuple[str] | Fault:
+        """What `{{ name[0] }}` reaches into: a variable, or else a step of the workflow."""
+        found = self.variable(name)
+        own = self.names.steps.get(self.workflow.name, {}).get(name)
+        if isinstance(found, Fault) and own is not None and own is not self.current:
+            return own.id
+        return found
 
     def variable(self, name: str) -> TargetId | tuple[str] | Fault:
         """The step or the constant that a name means, or what is wrong with it (without a place)."""

@@ -42,6 +42,7 @@ class Orders:
             for variable in replies.objects(request["variables"]):
                 variable["content"] = self._reads.content(uses[str(variable["slot"])])
         else:
+            Path(logs).mkdir(mode=0o700, parents=True, exist_ok=True)  # of a sample: its own
             write_atomic(Path(logs, "action.json"), pending.key.text.encode())
         lane = self._lanes.lane(action, pending.bound.model)
         return Task(id=number, lane=lane, request=request, timeout_s=action.timeout_s)

@@ -1,15 +1,17 @@
-"""`{{ name }}`, `{{ workflow.step }}` and `{{ name | filter }}` in text.  Pure.
+"""`{{ name }}`, `{{ workflow.step }}`, `{{ step.items[0].name }}` and `{{ name | filter }}` in text.  Pure.
 
 Owns the grammar of a placeholder and the positions of all references of a text.  What a filter does to a
 value is in `filters`.  It knows neither what a name stands for (`resolve`) nor what surrounds it: shell
 scripts are `shellcode`'s, expressions `condition`'s, Jinja2 blocks `promptdoc`'s.
 
     placeholder := "{{" ws ( reference | quoted ) ws "}}"
-    reference   := ( variable | workflow "." step ) ( ws "|" ws filter )*
+    reference   := ( variable | workflow "." step ) path ( ws "|" ws filter )*
+    path        := ( "." field | "[" ws ( number | quoted ) ws "]" )*
     quoted      := "'" text without ' "'"  |  '"' text without " '"'
 
 A quoted placeholder is its own text, without escapes of any kind: `{{ '{{' }}` is how a literal `{{`
-is written.  A `}}` outside of a placeholder is text.  Where several readings are possible the one that
+is written.  `a.b` may be step b of workflow a, or field b of what a is: that is for `resolve` to tell.
+A `}}` outside of a placeholder is text.  Where several readings are possible the one that
 makes a whole placeholder is taken, so that the JSON text `{"a":{{x}}}` holds the placeholder `{{x}}`.
 """
 
@@ -20,23 +22,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from llmc_build.errors import did_you_mean
+from llmc_build.jsonpath import Path, text_of
 
 FILTERS = ("raw", "trim", "json", "path")  # in the only order in which they may follow each other
 ESCAPE_HINT = "for a literal {{ write {{ '{{' }}"
 FORM_HINT = f"write {{{{ name }}}} or {{{{ workflow.step }}}}; {ESCAPE_HINT}"
 
+PATH = r"""(?: [.] [A-Za-z0-9_-]++ | \[ \s*+ (?: -?[0-9]{1,9}+ | "[^"\n]*+" | '[^'\n]*+' ) \s*+ \] )*+"""
 # Possessive quantifiers: a hostile text costs one pass, since nothing is ever tried again.
 PLACEHOLDER = re.compile(
     r"""\{\{ \s*+
         (?: (?P<quote>['"]) (?P<literal> (?:(?!(?P=quote)).)*+ ) (?P=quote)
           | (?: (?P<one> [A-Za-z_][A-Za-z0-9_-]*+ ) (?! [.] )
               | (?P<workflow> [A-Za-z0-9_-]++ ) [.] (?P<step> [A-Za-z0-9_-]++ )
-            ) (?P<filters> (?: \s*+ \| \s*+ \w++ )*+ )
+            ) (?P<path> PATH ) (?P<filters> (?: \s*+ \| \s*+ \w++ )*+ )
         )
-        \s*+ \}\}""",
+        \s*+ \}\}""".replace("PATH", PATH),
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
+_PART = re.compile(
+    r"""[.] ([A-Za-z0-9_-]++) | (-?[0-9]++) (?= \s*+ \] ) | "([^"\n]*+)" | '([^'\n]*+)'""", re.X
+)
 _FILTER = re.compile(r"\w+", re.ASCII)
+_STEP = re.compile(r"[A-Za-z0-9_-]+")
 _BRACES = re.compile(r"\{\{+|\}\}")
 MAX_PLACEHOLDERS = 100_000  # in one text
 _MAX_PROBLEMS = 100  # of one text; what follows is not looked at
@@ -62,17 +70,18 @@ class TemplateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A reference to a value: ("variable",) or ("workflow", "step")."""
+    """A reference to a value: ("variable",) or ("workflow", "step"), or ("variable", "field")."""
 
     names: tuple[str, ...]
     filters: tuple[str, ...] = ()  # none: trailing newlines are dropped
     start: int = 0  # offset in the source of the first character: of "{{", or of a name in an expression
     end: int = 0  # offset behind the last character
+    path: Path = ()  # where in the value, which is JSON then
 
     @property
     def text(self) -> str:
-        """The reference as it is written, without filters: `workflow.step`."""
-        return ".".join(self.names)
+        """The reference as it is written, without filters: `workflow.step`, `name.items[0]`."""
+        return ".".join(self.names) + text_of(self.path) if self.path else ".".join(self.names)
 
 
 class PromptError(ValueError):
@@ -149,11 +158,29 @@ def refuse_path(refs: Iterable[Ref]) -> list[Problem]:
 
 
 def _read(match: re.Match[str], start: int, end: int) -> str | Ref:
-    quote, literal, one, workflow, step, filters = match.groups()
+    quote, literal, one, workflow, step, path, filters = match.groups()
     if quote:
         return str(literal)
     names = (one,) if one else (workflow, step)
-    return Ref(names, tuple(_FILTER.findall(filters)) if filters else (), start, end)
+    found = tuple(_FILTER.findall(filters)) if filters else ()
+    return reference(names, read_path(path), found, start, end) if path else Ref(names, found, start, end)
+
+
+def reference(
+    names: tuple[str, ...], path: Path, filters: tuple[str, ...] = (), start: int = 0, end: int = 0
+) -> Ref:
+    """A reference with a path; `a["b"]` is `a.b`, and what that means is not known here."""
+    if len(names) == 1 and path and isinstance(path[0], str) and _STEP.fullmatch(path[0]):
+        return Ref((*names, path[0]), filters, start, end, path[1:])
+    return Ref(names, filters, start, end, path)
+
+
+def read_path(text: str) -> Path:
+    """The parts of a path as it is written."""
+    return tuple(
+        int(found[2]) if found[2] else found[1] if found[1] is not None else found[3] or found[4] or ""
+        for found in _PART.finditer(text)
+    )
 
 
 def _filter_problems(ref: Ref, source: str) -> list[Problem]:
@@ -205,6 +232,4 @@ def _explain(text: str, at: int) -> Problem:
     quoted = text if len(text) <= _QUOTED else text[:_QUOTED] + "..."
     if not inside:
         return Problem("an empty placeholder `{{ }}`", at, FORM_HINT)
-    if re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2,}", inside):
-        return Problem(f'"{inside}" has too many parts', at, "a reference is `name` or `workflow.step`")
     return Problem(f"`{' '.join(quoted.split())}` is not a reference", at, FORM_HINT)

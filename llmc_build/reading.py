@@ -6,6 +6,7 @@ Owns reading: what the text means is `workflow`.  Faults of all files are raised
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import stat
@@ -19,7 +20,7 @@ from llmc_build.collecting import loading
 from llmc_build.errors import Fault, WorkflowError
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_and_release
-from llmc_build.workflow import Draft
+from llmc_build.workflow import Draft, schema_of_file, taken_in
 
 if TYPE_CHECKING:
     from llmc_build.graph import ActionGraph
@@ -97,7 +98,7 @@ def read_piece(data: bytes, name: str, first_line: int, workspace: Path, seen: S
     """A document of a file that is called `name` in messages, with the texts of prompt files in place."""
     draft = workflow.read(data, name, first_line)
     faults = list(draft.faults)
-    workflows = tuple(_with_prompts(one, workspace, faults, seen) for one in draft.workflows)
+    workflows = tuple(_with_texts(one, workspace, faults, seen) for one in draft.workflows)
     return dataclasses.replace(draft, workflows=workflows, faults=tuple(faults))
 
 
@@ -120,7 +121,7 @@ def _read_all(
             faults.append(Fault(headline=f"{name}: holds no workflow", hint=hint))
         faults += draft.faults
         names_known &= draft.names_known
-        workflows += [_with_prompts(one, workspace, faults, seen) for one in draft.workflows]
+        workflows += [_with_texts(one, workspace, faults, seen) for one in draft.workflows]
     return Draft(workflows=tuple(workflows), faults=tuple(faults), names_known=names_known)
 
 
@@ -142,23 +143,40 @@ def _read(file: Path, seen: Seen | None) -> bytes:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise _Unreadable(_why(error)) from None
-    with open(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise _Unreadable("is a folder")
-        if not stat.S_ISREG(status.st_mode):
-            raise _Unreadable("is not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise _Unreadable(f"is larger than {MAX_FILE_BYTES // 1024**2} MiB")
-        data = stream.read()
+    try:
+        data = _read_open(descriptor)
+    except OSError as error:  # what is a file by its status and none by its nature, as in /proc
+        raise _Unreadable(_why(error)) from None
+    finally:
+        os.close(descriptor)
     if seen is not None:
         seen[os.path.abspath(file)] = hashlib.sha256(data).hexdigest()
     return data
 
 
+def _read_open(descriptor: int) -> bytes:
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise _Unreadable("is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise _Unreadable("is not a regular file")
+    large = f"is larger than {MAX_FILE_BYTES // 1024**2} MiB"
+    if status.st_size > MAX_FILE_BYTES:
+        raise _Unreadable(large)
+    with open(descriptor, "rb", buffering=0, closefd=False) as stream:
+        found = bytearray()
+        while len(found) <= MAX_FILE_BYTES and (piece := stream.read(status.st_size + 1)):
+            found += piece
+    if len(found) > MAX_FILE_BYTES:  # it grew
+        raise _Unreadable(large)
+    return bytes(found)
+
+
 def _why(error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, OSError) and error.errno == errno.ENXIO:  # a socket, or a device without a driver
+        return "is not a regular file"
     return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
 
 
@@ -174,37 +192,45 @@ def shown(file: Path) -> str:
     """The path as the user would write it: relative to the current folder where it lies below it."""
     try:
         return str(file.resolve().relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, OSError, RuntimeError):  # elsewhere, or a circle of links
         return str(file)
 
 
-def _with_prompts(found: Workflow, workspace: Path, faults: list[Fault], seen: Seen | None) -> Workflow:
-    if all(step.prompt_file is None for step in found.steps):
+def _with_texts(found: Workflow, workspace: Path, faults: list[Fault], seen: Seen | None) -> Workflow:
+    """A workflow with the texts of the files that its steps take in."""
+    if not any(map(taken_in, found.steps)):
         return found
-    steps = tuple(_with_prompt(step, workspace, faults, seen) for step in found.steps)
+    steps = tuple(_with_files(step, workspace, faults, seen) for step in found.steps)
     return dataclasses.replace(found, steps=steps)
 
 
-def _with_prompt(step: Step, workspace: Path, faults: list[Fault], seen: Seen | None) -> Step:
-    if step.prompt_file is None:
-        return step
-    place = step.place("prompt_file")
-    path = workspace / step.prompt_file
-    try:
-        text = _read(path, seen).decode("utf-8")
-    except _Unreadable as error:
-        faults.append(Fault(headline=f"prompt_file {step.prompt_file}: {error}", location=place))
-        return step
-    except UnicodeDecodeError as error:
-        faults.append(
-            Fault(headline=f"prompt_file {step.prompt_file}: not UTF-8 at byte {error.start}", location=place)
-        )
-        return step
-    # faults in the text are shown at their place in the prompt file itself
-    start = dataclasses.replace(place, file=shown(path), line=1, column=1)
-    return dataclasses.replace(
-        step,
-        prompt=text,
-        places={**step.places, "prompt": start},
-        blocks={**step.blocks, "prompt": (1, 0)},
-    )
+def _with_files(step: Step, workspace: Path, faults: list[Fault], seen: Seen | None) -> Step:
+    for field, name in taken_in(step):
+        place = step.place(field)
+        try:
+            data = _read(workspace / name, seen)
+            text = data.decode("utf-8")
+        except _Unreadable as error:
+            hint = None if field != "grammar" else 'a grammar itself has a rule: root ::= "yes" | "no"'
+            faults.append(Fault(headline=f"{field} {name}: {error}", location=place, hint=hint))
+            continue
+        except UnicodeDecodeError as error:
+            headline = f"{field} {name}: not UTF-8 at byte {error.start}"
+            faults.append(Fault(headline=headline, location=place))
+            continue
+        step = _with_text(step, field, text, shown(workspace / name), faults)
+        step = dataclasses.replace(step, sources=(*step.sources, name))
+    return step
+
+
+def _with_text(step: Step, field: str, text: str, name: str, faults: list[Fault]) -> Step:
+    if field == "prompt_file":
+        # faults in the text are shown at their place in the prompt file itself
+        start = dataclasses.replace(step.place(field), file=name, line=1, column=1)
+        places = {**step.places, "prompt": start}
+        return dataclasses.replace(step, prompt=text, places=places, blocks={**step.blocks, "prompt": (1, 0)})
+    if field == "grammar":
+        return dataclasses.replace(step, grammar=text)
+    schema, problems = schema_of_file(text, name)
+    faults += problems
+    return dataclasses.replace(step, schema=schema)

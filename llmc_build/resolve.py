@@ -13,13 +13,16 @@ import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
+from typing import TypeAlias
 
 from llmc_build.claims import refuse_shared_outputs
 from llmc_build.errors import Fault, WorkflowError
+from llmc_build.jsonpath import Path, PathError, extract, why_not
 from llmc_build.model import (
     Action,
     Edge,
     EdgeKind,
+    Json,
     Location,
     Step,
     TargetId,
@@ -27,12 +30,16 @@ from llmc_build.model import (
     Workflow,
     message,
 )
-from llmc_build.names import Known, Names, Origin, View
+from llmc_build.names import Known, Names, Origin, Spoken, View
 from llmc_build.rules import rule
 from llmc_build.template import Condition, Ref, TemplateError, parse_condition
 
 _NO_MORE = (None, None)
-_NO_VALUES: Mapping[tuple[str, ...], ValueUse] = MappingProxyType({})
+_NO_VALUES: Mapping[str, ValueUse] = MappingProxyType({})
+_NOBODY: frozenset[str] = frozenset()
+
+
+_Meaning: TypeAlias = "TargetId | tuple[str]"  # a step, or the text of a constant
 
 
 @message
@@ -43,7 +50,9 @@ class Target:
     step: Origin
     action: Action
     condition: Condition | None = None
-    condition_values: Mapping[tuple[str, ...], ValueUse] = field(default_factory=dict)  # by names of a Ref
+    condition_values: Mapping[str, ValueUse] = field(default_factory=dict)  # by the text of a Ref
+    # Workflows that do not have what it refers to, so that it means something else: `a` of `{{ a.b }}`.
+    absent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +157,14 @@ def _resolved(
 
 def _target(step: Step, origin: Origin, view: View, faults: list[Fault], edges: Edges) -> Target:
     """The target of a step; its edges are added to those found so far."""
-    action = rule(step.rule).lower(step, _Scope(step, view, faults, edges))
+    scope = _Scope(step, view, faults, edges)
+    action = rule(step.rule).lower(step, scope)
+    absent = scope.absent
     condition, condition_values = None, _NO_VALUES
     if step.condition is not None:
-        condition, condition_values = _condition(step, step.condition, _Scope(step, view, faults, edges))
+        scope = _Scope(step, view, faults, edges)
+        condition, condition_values = _condition(step, step.condition, scope)
+        absent |= scope.absent
     for wait in step.waits:
         producer = view.step(wait.target, "waits for", wait.location, step, faults)
         if producer:
@@ -166,19 +179,26 @@ def _target(step: Step, origin: Origin, view: View, faults: list[Fault], edges: 
         action=action,
         condition=condition,
         condition_values=condition_values,
+        absent=absent,
     )
 
 
-def _condition(
-    step: Step, text: str, scope: _Scope
-) -> tuple[Condition | None, Mapping[tuple[str, ...], ValueUse]]:
+def _condition(step: Step, text: str, scope: _Scope) -> tuple[Condition | None, Mapping[str, ValueUse]]:
     condition = None
-    slots: dict[tuple[str, ...], str] = {}
+    slots: dict[str, str] = {}
     with scope.reading("if", text):
         condition = parse_condition(text)
-        slots = {ref.names: scope.slot(ref) for ref in condition.refs}
+        slots = {ref.text: scope.slot(ref) for ref in condition.refs}
     uses = {use.slot: use for use in scope.values()}
-    return condition, {names: uses[slot] for names, slot in slots.items() if slot in uses}
+    return condition, {text: uses[slot] for text, slot in slots.items() if slot in uses}
+
+
+def _why_not(constant: str, path: Path) -> str | None:
+    try:
+        extract(constant.encode("utf-8", "surrogateescape"), path)
+    except PathError as error:
+        return str(error)
+    return None
 
 
 @functools.cache
@@ -190,50 +210,102 @@ def _slot(number: int) -> str:
 class _Scope:
     """`rules.Scope` for one step: gives out slots and notes the edges."""
 
-    __slots__ = ("_edges", "_faults", "_field", "_source", "_step", "_told", "_uses", "_view")
+    __slots__ = ("_edges", "_faults", "_field", "_source", "_step", "_told", "_uses", "_view", "absent")
 
     def __init__(self, step: Step, view: View, faults: list[Fault], edges: Edges) -> None:
         self._step = step
         self._view = view
         self._faults = faults
         self._edges = edges
-        self._uses: dict[TargetId | tuple[str], ValueUse] = {}  # id of a step, or the text of a constant
+        self._uses: dict[tuple[_Meaning, Path], ValueUse] = {}
         self._field = self._source = ""
         self._told: set[Location] | None = None  # places of unknown names: a rule may ask for one twice
+        self.absent = _NOBODY
 
     def slot(self, ref: Ref) -> str:
-        means = self._means(ref)
+        path = ref.path
+        if len(ref.names) == 1:
+            view = self._view
+            means = view.entry(ref.names[0]) if path else view.variable(ref.names[0])
+        else:
+            means, path = self._of_two(ref)
+        if path and not isinstance(means, Fault):
+            means = self._unreachable(ref, means, path) or means
         if isinstance(means, Fault):
             self._tell(means, ref)
             return "v0"
-        use = self._uses.get(means)
-        if use is not None:
-            return use.slot
+        use = self._uses.get((means, path))
+        return use.slot if use is not None else self._add(means, path, ref.text, ref.start)
+
+    def _add(self, means: _Meaning, path: Path, name: str, start: int) -> str:
+        """A new slot for a value."""
         slot = _slot(len(self._uses))
         if isinstance(means, str):
-            name = ref.text
             # a name that is the producer's own is not kept twice
-            self._uses[means] = ValueUse(slot=slot, name=means if name == means else name, producer=means)
-            place = self._place(ref.start) if self._view.names.places else None
+            name = means if name == means else name
+            use = ValueUse(slot=slot, name=name, producer=means, path=path)
+            place = self._place(start) if self._view.names.places else None
             self._edges.add(means, self._step.id, EdgeKind.DATA, place)
         else:
-            self._uses[means] = ValueUse(slot=slot, name=ref.text, constant=means[0])
+            use = ValueUse(slot=slot, name=name, constant=means[0], path=path)
+        self._uses[means, path] = use
         return slot
 
-    def _means(self, ref: Ref) -> TargetId | tuple[str] | Fault:
-        """A step, the text of a constant, or what is wrong with the name (without a place)."""
-        if len(ref.names) == 1:
-            return self._view.variable(ref.names[0])
+    def _of_two(self, ref: Ref) -> tuple[_Meaning | Fault, Path]:
+        """What `{{ a.b }}` means: step b of workflow a, or field b of what a is."""
         workflow, name = ref.names
         found = self._view.names.find(workflow, name)
         if found is None:
-            return Fault(
-                headline=f'step "{self._step.name}" refers to "{ref.text}", which does not exist',
-                hint=self._view.hint(workflow, name),
-            )
+            self.absent |= {workflow}
+            return self._view.field(workflow, name), (name, *ref.path)
         if found == self._step.id:
-            return Fault(headline=f'step "{self._step.name}" refers to its own value')
-        return found
+            return Fault(headline=f'step "{self._step.name}" refers to its own value'), ref.path
+        return found, ref.path
+
+    def _unreachable(self, ref: Ref, means: _Meaning, path: Path) -> Fault | None:
+        """What is wrong with a path that can be known not to lead anywhere."""
+        facts: tuple[tuple[str, str], ...] = ()
+        if isinstance(means, str):
+            schema = self._view.names.schema(means)
+            why = None if schema is None else why_not(schema, path)
+            facts = (("value of", means),)
+        else:
+            why = _why_not(means[0], path)
+        if why is None:
+            return None
+        return Fault(headline=f'step "{self._step.name}" refers to "{ref.text}", but {why}', facts=facts)
+
+    # ------------------------------------------------------------ sessions
+
+    def earlier(self) -> Sequence[tuple[TargetId, Sequence[Mapping[str, Json]], str]]:
+        """What the steps before it in its session said: step, its messages, the slot of its answer."""
+        return [
+            (spoken.target, self._taken_over(spoken), self._again(spoken.target, (), spoken.target))
+            for spoken in self._view.sessions.get(self._step.session or "", ())
+        ]
+
+    def _taken_over(self, spoken: Spoken) -> list[Mapping[str, Json]]:
+        slots: dict[Json, Json] = {}
+        for slot, use in spoken.uses.items():
+            means = (use.constant or "",) if use.producer is None else use.producer
+            slots[slot] = self._again(means, use.path, use.name)
+        return [
+            {**one, "slots": [slots.get(slot, slot) for slot in found]}
+            for one in spoken.messages
+            if isinstance(found := one["slots"], list)
+        ]
+
+    def _again(self, means: _Meaning, path: Path, name: str) -> str:
+        use = self._uses.get((means, path))
+        return use.slot if use is not None else self._add(means, path, name, 0)
+
+    def said(self, messages: Sequence[Mapping[str, Json]]) -> None:
+        """What the step says itself, once all of it is read: for those that go on with its session."""
+        if self._step.session is not None:
+            read = {slot for one in messages if isinstance(one["slots"], list) for slot in one["slots"]}
+            uses = {use.slot: use for use in self.values() if use.slot in read}
+            spoken = Spoken(target=self._step.id, messages=messages, uses=uses)
+            self._view.sessions.setdefault(self._step.session, []).append(spoken)
 
     def _tell(self, fault: Fault, ref: Ref) -> None:
         place = self._place(ref.start)

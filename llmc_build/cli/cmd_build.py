@@ -51,6 +51,18 @@ if TYPE_CHECKING:
 @click.option("--no-cache", is_flag=True, help="Neither read the store nor write to it.")
 @click.option("--offline", is_flag=True, help="What is not in the store is an error (exit 5).")
 @click.option("--cache-dir", type=click.Path(path_type=Path), metavar="DIR", help="The store.")
+@click.option(
+    "--max-tokens-total",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Ask servers for N tokens at most, prompts and answers together.",
+)
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Spend X at servers at most, by the prices in llmc.yaml.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print failures and the last line only.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the report as one JSON object on standard output."

@@ -16,9 +16,11 @@ import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from llmc_build import reading
 from llmc_build.model import Edge, TargetId, Workflow
+from llmc_build.names import Unread, schema_of_value
 from llmc_build.resolve import Program, Target, resolve_all
 from llmc_build.snapshot.form import Document
 from llmc_build.snapshot.structure import (
@@ -28,6 +30,7 @@ from llmc_build.snapshot.structure import (
     names,
     of_snapshot,
     producers_of,
+    schema_hash,
 )
 from llmc_build.snapshot.survey import Survey
 from llmc_build.workflow.split import split
@@ -142,11 +145,11 @@ class Partial:
             ]
             self._read_missing()
 
-    def _offered(self, workflow: str) -> tuple[list[str], dict[str, str]]:
-        """What a workflow offered to others: its steps and its variables."""
+    def _offered(self, workflow: str) -> _Offer:
+        """What a workflow offered to others."""
         document = self._old.documents[self._old.by_workflow[workflow]]
         paths = self._old.paths[document[4] : document[4] + document[5]]
-        return [path.partition("/")[2] for path in paths], document[6]
+        return [path.partition("/")[2] for path in paths], document[6], document[8]
 
     def _parsed(self, pieces: Collection[Piece]) -> dict[Piece, Workflow]:
         found: dict[Piece, Workflow] = {}
@@ -184,7 +187,10 @@ class Partial:
         self, workflows: Collection[Workflow], structure: Structure, others: Collection[str]
     ) -> None:
         """Resolves workflows against each other and some others."""
-        program, faults = resolve_all(list(workflows), _Others(structure, others))
+        try:
+            program, faults = resolve_all(list(workflows), _Others(structure, others))
+        except Unread as target:
+            raise TooMuch(f"a field of {target}") from None
         if faults:
             raise TooMuch("a fault")
         self._targets.update(program.targets)
@@ -211,7 +217,7 @@ class Partial:
             else:
                 document = old.documents[number]
                 first, count = document[4], document[5]
-                own = (document[3], len(paths), count, document[6], document[7])
+                own = (document[3], len(paths), count, document[6], document[7], document[8])
                 paths += old.paths[first : first + count]
                 was.extend(range(first, first + count))
             documents.append((*piece, *own))
@@ -290,6 +296,9 @@ class _Others:
     def find(self, workflow: str, name: str) -> TargetId | None:
         return self._structure.find(workflow, name) if workflow in self._names else None
 
+    def lacks_schema(self, target: TargetId) -> bool:
+        return self._structure.lacks_schema(target)
+
 
 def _runs(
     documents: Sequence[Document], read: Collection[str], was: array[int]
@@ -315,8 +324,16 @@ def piece_hash(piece: bytes) -> str:
     return hashlib.sha256(piece).hexdigest()[:32]
 
 
-def _offer(workflow: Workflow) -> tuple[list[str], dict[str, str]]:
-    return [s.name for s in workflow.steps], {s.output: s.name for s in workflow.steps if s.output}
+_Offer: TypeAlias = tuple[list[str], dict[str, str], dict[str, str]]  # steps, variables, hashes of schemas
+
+
+def _offer(workflow: Workflow) -> _Offer:
+    schemas = {s.name: schema_of_value(s) for s in workflow.steps if s.rule != "shell"}
+    return (
+        [s.name for s in workflow.steps],
+        {s.output: s.name for s in workflow.steps if s.output},
+        {name: schema_hash(schema) for name, schema in schemas.items() if schema is not None},
+    )
 
 
 def _or_none(number: int | None) -> int:

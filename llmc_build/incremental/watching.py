@@ -89,7 +89,7 @@ class Watching:
         return {path: sorted(numbers) for path, numbers in found.items()}
 
     def prompts(self) -> dict[str, list[int]]:
-        """Prompt file -> documents that hold its text."""
+        """Prompt file, or another whose text is part of a step -> documents that hold its text."""
         e = self.e
         read = {target.step.workflow for target in e.program.targets.values()}
         found: dict[str, set[int]] = {}
@@ -100,8 +100,8 @@ class Watching:
                     if name in self.structure.by_workflow:
                         found.setdefault(path, set()).add(self.structure.by_workflow[name])
         for target in e.program.targets.values():
-            if target.step.prompt_file is not None:
-                path = os.path.abspath(e.workspace / target.step.prompt_file)
+            for source in target.step.sources:
+                path = os.path.abspath(e.workspace / source)
                 found.setdefault(path, set()).add(self.structure.by_workflow[target.step.workflow])
         return {path: sorted(numbers) for path, numbers in found.items()}
 

@@ -20,7 +20,7 @@ def serve(channel: Channel, config: Mapping[str, Json]) -> None:
     """Answers requests until the channel closes.
 
     config: "cas", the store's folder; and, all optional, "tries" (5), "backoff_s" (0.5, the longest first
-    wait), "try_s" (600, after which a try is given up), "connect_s" (10).
+    wait), "try_s" (600, after which a try is given up), "connect_s" (10), "budget" (see `budget.Ledger`).
     """
     try:
         from llmc_build.llm import lane, wire

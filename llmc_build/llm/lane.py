@@ -15,20 +15,23 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import json
+import math
 import os
 import time
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 
 from llmc_build.execute.channel import Channel, ChannelClosed, Message
 from llmc_build.execute.protocol import pack_content
+from llmc_build.llm.budget import Ledger
 from llmc_build.llm.openai import Answer, Failure, Limiter, Patience, clean
-from llmc_build.llm.talk import Ask, Conversation, Gate, Log
+from llmc_build.llm.talk import Ask, Conversation, Gate, Known, Log
 from llmc_build.model import Json
 from llmc_build.store.cas import Cas
 
@@ -44,6 +47,7 @@ class Settings:
     patience: Patience
     try_s: float  # a try that has given no whole answer by then is given up
     connect_s: float
+    ledger: Ledger
 
     @classmethod
     def of(cls, config: Mapping[str, Json]) -> Settings:
@@ -56,6 +60,7 @@ class Settings:
             ),
             try_s=_number(config, "try_s", 600.0),
             connect_s=_number(config, "connect_s", 10.0),
+            ledger=Ledger.of(config.get("budget")),
         )
 
 
@@ -64,8 +69,22 @@ def _number(config: Mapping[str, Json], name: str, default: float) -> float:
     return float(value) if isinstance(value, int | float) else default
 
 
-def _end(status: str, error: str) -> dict[str, Json]:
-    return {"status": status, "error": error, "reply": {}}
+def _end(status: str, error: str, stats: dict[str, Json] | None = None) -> dict[str, Json]:
+    return {"status": status, "error": error, "reply": {"stats": stats} if stats else {}}
+
+
+def _vectors(text: str, embed: Json) -> str:
+    """The value of a step of type embed: one vector, or a list of them."""
+    vectors = json.loads(text)
+    asked = embed if isinstance(embed, dict) else {}
+    if asked.get("normalize") is not False:
+        vectors = [_unit(vector) for vector in vectors]
+    return json.dumps(vectors[0] if asked.get("single") is not False else vectors)
+
+
+def _unit(vector: list[float]) -> list[float]:
+    length = math.sqrt(math.fsum(x * x for x in vector))
+    return [x / length for x in vector] if length else vector
 
 
 class Lane:
@@ -75,7 +94,8 @@ class Lane:
         self._channel = channel
         self._settings = settings
         self._client = client
-        self._gates: dict[str, Gate] = {}
+        self._servers: dict[str, Known] = {}
+        self._ledger = settings.ledger
         self._tasks: dict[int, asyncio.Task[dict[str, Json]]] = {}
         self._closed = asyncio.Event()
         self._cas: Cas | None = None  # opened for the first answer that needs it
@@ -151,19 +171,17 @@ class Lane:
             async with asyncio.timeout(None) as limit:
                 answer = await conversation.answer(limit, timeout_s)
         except TimeoutError:
-            return _end(
-                "timeout", f"{ask.server} gave no answer within {timeout_s:g} s (try {conversation.tried})"
-            )
+            text = f"{ask.server} gave no answer within {timeout_s:g} s (try {conversation.tried})"
+            return _end("timeout", text, conversation.stats)
         except Failure as failure:
-            return _end("failed", failure.text)
+            return _end("failed", failure.text, conversation.stats)
+        if ask.texts is not None:
+            answer = replace(answer, text=_vectors(answer.text, request.get("embed")))
         log.write("stdout", answer.text)
-        stats: dict[str, Json] = {
-            "prompt_tokens": answer.prompt_tokens,
-            "generated_tokens": answer.generated_tokens,
-            "finish": answer.finish,
-            "tries": conversation.tried,
-            "wall_s": time.monotonic() - begun,
-        }
+        wall_s = time.monotonic() - begun
+        stats: dict[str, Json] = {**conversation.stats, "finish": answer.finish, "wall_s": wall_s}
+        if answer.generated_tokens and ask.texts is None:
+            stats["tokens_per_s"] = round(answer.generated_tokens / max(wall_s, 1e-6), 3)
         try:
             reply = await self._reply(answer, stats)
         except OSError as error:
@@ -174,12 +192,18 @@ class Lane:
         return Conversation(
             ask,
             client=self._client,
-            gate=self._gates.setdefault(ask.base_url, Gate(Limiter(most=CAPACITY))),
+            known=self._known(ask.base_url),
+            ledger=self._ledger,
             patience=self._settings.patience,
             try_s=self._settings.try_s,
             log=log,
             progress=lambda stats: self._send({"op": "progress", "id": number, "stats": stats}),
         )
+
+    def _known(self, base_url: str) -> Known:
+        if base_url not in self._servers:
+            self._servers[base_url] = Known(Gate(Limiter(most=CAPACITY)))
+        return self._servers[base_url]
 
     async def _reply(self, answer: Answer, stats: dict[str, Json]) -> dict[str, Json]:
         # On a thread: making a large answer durable waits for the disk.

@@ -1,7 +1,8 @@
 """What is said to an OpenAI-compatible server, and what its answers mean.  Pure.
 
-Owns addresses, request bodies, the reading of replies and refusals, how long to wait before the next
-try, and how many requests a server gets at a time.  Sockets, clocks and tasks are `http` and `wire`.
+Owns addresses, the reading of replies and refusals, how long to wait before the next try, and how many
+requests a server gets at a time.  Request bodies are `bodies`, answers that come in pieces `stream`;
+sockets, clocks and tasks are `http` and `wire`.
 
 Everything a server sends is data from outside: a reply is checked field by field, and a text of the
 server's enters a message of llmc only through `clean`, which removes control characters and the API key
@@ -14,6 +15,7 @@ llama.cpp, vLLM and other servers share are relied on.
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,15 +23,12 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit, urlunsplit
 
-from llmc_build.model import Json
-
 ENGINE = "openai-chat/1"  # enters keys: raise it when the same request would be sent differently
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 MAX_REPLY = 64 << 20  # bytes of a reply
 MAX_REFUSAL = 64 << 10  # bytes read of the body of a refusal
 MAX_TEXT = 300  # characters of a server's text inside a message
 
-_SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
 _SHORTEST_SECRET = 6  # shorter values are placeholders ("none", "x") and would garble every message
 _SURELY_SECRET = 16  # from here on a key can't stand in an honest answer by chance
 
@@ -45,6 +44,8 @@ class Failure(Exception):
         self.retryable = retryable
         self.overloaded = overloaded  # the server has too much to do: send it fewer at a time
         self.asked_s = asked_s  # seconds the server asks to wait (Retry-After)
+        self.unsent = False  # the request never reached the server
+        self.status: int | None = None  # of a refusal
 
 
 class GiveUp(Exception):
@@ -59,6 +60,7 @@ class Answer:
     finish: str  # "stop", "length", or the server's own word
     prompt_tokens: int | None = None
     generated_tokens: int | None = None
+    is_counted: bool = False  # the generated tokens are the pieces that came: the server did not tell
 
 
 # ---------------------------------------------------------------- asking
@@ -100,23 +102,7 @@ def path(*, chat: bool) -> str:
     return "/chat/completions" if chat else "/completions"
 
 
-def encode_body(
-    *, model: str, messages: Json, prompt: str | None, chat: bool, sampling: Mapping[str, Json]
-) -> bytes:
-    """The request's body.  Equal requests give equal bytes; what is not set is not sent.
-
-    `top_k`, `min_p` and `repeat_penalty` are extensions: OpenAI itself refuses them.
-    """
-    body: dict[str, Json] = {"model": model, "stream": False}
-    if chat:
-        body["messages"] = messages
-    else:
-        body["prompt"] = prompt or ""
-    for name in _SAMPLING:
-        value = sampling.get(name)
-        if value is not None and value != []:
-            body[name] = value
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+EMBEDDINGS = "/embeddings"
 
 
 # ---------------------------------------------------------------- reading
@@ -135,7 +121,7 @@ def read_reply(data: bytes, *, chat: bool, secret: str | None = None) -> Answer:
     if not isinstance(body, dict):
         raise _shape("it is no object")
     if body.get("error") is not None:
-        raise Failure(f"answered with an error: {_message(data, secret)}", retryable=False)
+        raise server_error(data, secret)
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise _shape("choices[0] is missing")
@@ -150,8 +136,8 @@ def read_reply(data: bytes, *, chat: bool, secret: str | None = None) -> Answer:
     return Answer(
         text=text,
         finish=clean(finish or "stop", secret, limit=40),
-        prompt_tokens=_count(counts.get("prompt_tokens")),
-        generated_tokens=_count(counts.get("completion_tokens")),
+        prompt_tokens=count(counts.get("prompt_tokens")),
+        generated_tokens=count(counts.get("completion_tokens")),
     )
 
 
@@ -170,11 +156,47 @@ def _text(choice: Mapping[str, object], *, chat: bool) -> str:
     return found
 
 
+def server_error(data: bytes, secret: str | None) -> Failure:
+    """What an error inside of a 2xx reply means."""
+    return Failure(f"answered with an error: {_message(data, secret)}", retryable=False)
+
+
+def read_embeddings(
+    data: bytes, wanted: int, *, secret: str | None = None
+) -> tuple[list[list[float]], int | None]:
+    """The vectors in the body of a 2xx reply, in order, and the tokens of the texts.  Raises Failure."""
+    try:
+        body = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise Failure("sent a reply that isn't whole JSON", retryable=True) from None
+    if isinstance(body, dict) and body.get("error") is not None:
+        raise server_error(data, secret)
+    entries = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(entries, list) or len(entries) != wanted:
+        raise Failure(f"sent a reply that is not {wanted} embeddings", retryable=False)
+    found: dict[int, list[float]] = {}
+    for place, entry in enumerate(entries):
+        index = entry.get("index", place) if isinstance(entry, dict) else None
+        vector = entry.get("embedding") if isinstance(entry, dict) else None
+        if not isinstance(index, int) or not isinstance(vector, list) or not vector:
+            raise Failure("sent a reply with an entry that is no embedding", retryable=False)
+        numbers = [float(x) for x in vector if isinstance(x, int | float) and not isinstance(x, bool)]
+        if len(numbers) != len(vector) or not all(map(math.isfinite, numbers)):
+            raise Failure("sent an embedding that does not consist of numbers", retryable=False)
+        found[index] = numbers
+    if sorted(found) != list(range(wanted)):
+        raise Failure("sent embeddings that don't belong to the texts", retryable=False)
+    usage = body.get("usage")
+    return [found[i] for i in range(wanted)], count(
+        usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    )
+
+
 def _shape(what: str) -> Failure:
     return Failure(f"sent a reply that is no completion: {what}", retryable=False)
 
 
-def _count(value: object) -> int | None:
+def count(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53:
         return value
     return None
@@ -199,6 +221,14 @@ def refusal(
         where = f" to {clean(location, secret)}" if location else ""
         hint = "llmc follows no redirect: set base_url to the right address"
         return Failure(f"answered {status}, a redirect{where}; {hint}", retryable=False)
+    failure = _refusal(status, body, now, asked, retry_after, secret)
+    failure.status = status
+    return failure
+
+
+def _refusal(
+    status: int, body: bytes, now: float, asked: str, retry_after: str | None, secret: str | None
+) -> Failure:
     message = _message(body, secret)
     wrong_path = f" for {asked}" if asked and status in (404, 405) else ""
     text = f"answered {status}{wrong_path}" + (f": {message}" if message else "")

@@ -14,50 +14,56 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
-from llmc_build.llm import openai, wire
+from llmc_build.llm import bodies, openai, wire
+from llmc_build.llm.bodies import Form, relaxed
+from llmc_build.llm.budget import Amount, Charge, Ledger, OverBudget, Prices, at_most, cost_of, prices_of
 from llmc_build.llm.openai import Answer, Failure, GiveUp, Limiter, Patience
+from llmc_build.llm.stream import Stream
+from llmc_build.llm.verify import why_wrong
 from llmc_build.model import Json
+
+_PROGRESS_S = 0.2  # at most so often does a request report its progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A request as it will be sent."""
+    """What is asked of whom."""
 
     base_url: str
+    model: str
     chat: bool
-    body: bytes
-    shown: str  # the messages or the prompt, for the log
+    messages: Json
+    prompt: str | None
+    sampling: Mapping[str, Json]
+    output: Json  # what the answer must be
+    texts: list[str] | None  # what is to be embedded; None: an answer is wanted
+    prices: Prices | None
     key_name: str | None  # name of the variable that holds the API key
     key: str | None = field(repr=False)
 
     @classmethod
     def of(cls, request: Mapping[str, Json], environ: Mapping[str, str]) -> Ask:
         """Raises ValueError, one line, where the request or the key can't be used."""
-        chat, prompt, sampling = (
-            request.get("chat") is not False,
-            request.get("prompt"),
-            request.get("sampling"),
-        )
-        messages = request.get("messages")
+        prompt, sampling, embed = request.get("prompt"), request.get("sampling"), request.get("embed")
+        texts = embed.get("texts") if isinstance(embed, dict) else None
         name = request.get("api_key_env")
         key_name = name if isinstance(name, str) and name else None
         return cls(
             base_url=openai.normal_base_url(str(request.get("base_url"))),
-            chat=chat,
-            body=openai.encode_body(
-                model=str(request.get("model")),
-                messages=messages,
-                prompt=prompt if isinstance(prompt, str) else None,
-                chat=chat,
-                sampling=sampling if isinstance(sampling, dict) else {},
-            ),
-            shown=json.dumps(messages, indent=1, ensure_ascii=False) if chat else str(prompt or ""),
+            model=str(request.get("model")),
+            chat=request.get("chat") is not False,
+            messages=request.get("messages"),
+            prompt=prompt if isinstance(prompt, str) else None,
+            sampling=sampling if isinstance(sampling, dict) else {},
+            output=request.get("output"),
+            texts=[str(text) for text in texts] if isinstance(texts, list) else None,
+            prices=prices_of(request.get("prices")),
             key_name=key_name,
             key=_key(key_name, environ),
         )
@@ -67,8 +73,44 @@ class Ask:
         return openai.server_name(self.base_url)
 
     @property
+    def url(self) -> str:
+        return self.base_url + (openai.EMBEDDINGS if self.texts is not None else openai.path(chat=self.chat))
+
+    @property
+    def shown(self) -> str:
+        """What is asked, for the log."""
+        if self.texts is not None:
+            return json.dumps(self.texts, indent=1, ensure_ascii=False)
+        return json.dumps(self.messages, indent=1, ensure_ascii=False) if self.chat else self.prompt or ""
+
+    @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def body(self, form: Form) -> bytes:
+        if self.texts is not None:
+            return bodies.embeddings(model=self.model, texts=self.texts)
+        return bodies.completion(
+            model=self.model,
+            messages=self.messages,
+            prompt=self.prompt,
+            chat=self.chat,
+            sampling=self.sampling,
+            output=self.output,
+            form=form,
+        )
+
+    def at_most(self) -> Amount:
+        """The most that asking once can come to."""
+        if self.texts is not None:
+            return at_most(self.texts, 0, self.prices)
+        most = self.sampling.get("max_tokens")
+        texts = [self.prompt or ""]
+        if self.chat and isinstance(self.messages, list):
+            texts = [str(one.get("content")) for one in self.messages if isinstance(one, dict)]
+        if self.output is not None:
+            texts.append(json.dumps(self.output))  # some servers tell the model of it
+        return at_most(texts, most if isinstance(most, int) else 0, self.prices)
 
 
 def _key(name: str | None, environ: Mapping[str, str]) -> str | None:
@@ -150,6 +192,26 @@ class Log:
 # ---------------------------------------------------------------- tries
 
 
+class Known:
+    """What is known of a server, for all requests to it."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.form = Form()
+        self.tells_usage: bool | None = None  # whether its streams end with the usage; None: not seen yet
+        self._first = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, *, usage_matters: bool) -> AsyncIterator[None]:
+        """Where usage matters, one request goes first, and shows whether streams tell it."""
+        if usage_matters and self.tells_usage is None:
+            async with self._first:
+                if self.tells_usage is None:
+                    yield
+                    return
+        yield
+
+
 class Conversation:
     """The tries of one request."""
 
@@ -158,7 +220,8 @@ class Conversation:
         ask: Ask,
         *,
         client: httpx.AsyncClient,
-        gate: Gate,
+        known: Known,
+        ledger: Ledger,
         patience: Patience,
         try_s: float,
         log: Log,
@@ -166,12 +229,30 @@ class Conversation:
     ) -> None:
         self._ask = ask
         self._client = client
-        self._gate = gate
+        self._known = known
+        self._ledger = ledger
         self._patience = patience
         self._try_s = try_s
         self._log = log
         self._progress = progress
+        self._told_s = 0.0  # when progress was last told, monotonic
+        self._held = ""  # the end of what came of the answer, which is not in the log yet
         self.tried = 0  # tries begun
+        self.prompt_tokens: int | None = None  # of all tries that told
+        self.generated_tokens: int | None = None
+
+    @property
+    def stats(self) -> dict[str, Json]:
+        """What the request came to by now."""
+        found: dict[str, Json] = {
+            "prompt_tokens": self.prompt_tokens,
+            "generated_tokens": self.generated_tokens,
+            "tries": self.tried,
+        }
+        if self._ask.prices is not None and self.prompt_tokens is not None:
+            cost = cost_of(self.prompt_tokens, self.generated_tokens or 0, self._ask.prices)
+            found["cost"] = round(cost, 12)
+        return found
 
     async def answer(self, limit: asyncio.Timeout, timeout_s: float | None) -> Answer:
         """The answer.  Raises Failure with a whole sentence.
@@ -180,23 +261,43 @@ class Conversation:
         """
         while True:
             try:
-                async with self._gate.slot() as slot:
-                    if timeout_s is not None and limit.when() is None:
-                        limit.reschedule(_now() + timeout_s)
-                    return await self._try(slot)
+                return await self._in_turn(limit, timeout_s)
             except Failure as failure:
                 end = limit.when()
                 wait_s = self._wait_s(failure, None if end is None else end - _now())
             self._progress({"tries": self.tried, "wait_s": wait_s})
             await asyncio.sleep(wait_s)
 
-    async def _try(self, slot: Slot) -> Answer:
+    async def _in_turn(self, limit: asyncio.Timeout, timeout_s: float | None) -> Answer:
+        ask, ledger = self._ask, self._ledger
+        if ledger.has_price and ask.prices is None:
+            text = f"was not asked: --max-cost needs `prices` of the model {ask.model} in llmc.yaml"
+            raise Failure(text, retryable=False)
+        async with (
+            self._known.turn(usage_matters=self._usage_matters),
+            self._known.gate.slot() as slot,
+        ):
+            if timeout_s is not None and limit.when() is None:
+                limit.reschedule(_now() + timeout_s)
+            try:
+                async with ledger.reserved(ask.at_most()) as charge:
+                    return await self._try(slot, charge)
+            except OverBudget as error:
+                raise Failure(f"was not asked: {error}", retryable=False) from None
+
+    @property
+    def _usage_matters(self) -> bool:
+        return self._ask.texts is None and (self._ask.prices is not None or self._ledger.is_limited)
+
+    async def _try(self, slot: Slot, charge: Charge) -> Answer:
         self.tried += 1
         try:
             async with asyncio.timeout(self._try_s) as limit:
-                answer = await self._once()
+                answer = await self._once(charge)
         except Failure as failure:
             slot.overloaded = failure.overloaded
+            if failure.unsent or failure.status is not None:
+                charge.spent = Amount()
             raise
         except TimeoutError:
             slot.overloaded = True
@@ -208,19 +309,51 @@ class Conversation:
             self._note("ended by the step's timeout or by the build")
             raise
         slot.answered = True
+        why = None if self._ask.texts is not None else why_wrong(answer.text, self._ask.output)
+        if why is not None:
+            cut = "; it was cut off at `max_tokens`" if answer.finish == "length" else ""
+            raise Failure(f"gave an answer that is not what was asked for: {why}{cut}", retryable=False)
         self._note(f"answered, finish {answer.finish}")
         return answer
 
-    async def _once(self) -> Answer:
+    async def _once(self, charge: Charge) -> Answer:
+        """One answer, in whichever form the server takes the request."""
+        while True:
+            form = self._known.form
+            if self._usage_matters and self._known.tells_usage is False:
+                form = replace(form, stream=False)
+            try:
+                return await self._asked(form, charge)
+            except Failure as failure:
+                other = (
+                    relaxed(form, failure.text, self._ask.output) if failure.status in (400, 422) else None
+                )
+                if other is None:
+                    raise
+                self._note(f"{failure.text}; asking otherwise")
+                if self._known.form == form:
+                    self._known.form = other
+
+    async def _asked(self, form: Form, charge: Charge) -> Answer:
         ask = self._ask
-        url = ask.base_url + openai.path(chat=ask.chat)
-        reply = await wire.post(self._client, url, body=ask.body, headers=ask.headers, secret=ask.key)
+        self._held = ""
+        if ask.texts is None:
+            self._log.write("stdout", "")
+        stream = Stream(chat=ask.chat, secret=ask.key, on_text=self._heard)
+        reply = await wire.post(
+            self._client,
+            ask.url,
+            body=ask.body(form),
+            headers=ask.headers,
+            secret=ask.key,
+            feed=stream.feed if ask.texts is None else None,
+        )
         if not 200 <= reply.status < 300:
             failure = openai.refusal(
                 reply.status,
                 reply.body,
                 now=time.time(),
-                asked=urlsplit(url).path,
+                asked=urlsplit(ask.url).path,
                 retry_after=reply.retry_after,
                 location=reply.location,
                 secret=ask.key,
@@ -228,10 +361,40 @@ class Conversation:
             if reply.status in (401, 403) and ask.key_name and not ask.key:
                 failure.text += f" (the environment variable {ask.key_name} is not set)"
             raise failure
-        answer = openai.read_reply(reply.body, chat=ask.chat, secret=ask.key)
+        if ask.texts is not None:
+            vectors, tokens = openai.read_embeddings(reply.body, len(ask.texts), secret=ask.key)
+            answer = Answer(text=json.dumps(vectors), finish="stop", prompt_tokens=tokens, generated_tokens=0)
+        elif reply.is_stream:
+            answer = stream.answer()
+            self._known.tells_usage = not answer.is_counted and answer.prompt_tokens is not None
+        else:
+            answer = openai.read_reply(reply.body, chat=ask.chat, secret=ask.key)
+        self._account(answer, charge)
         if openai.gives_away(answer.text, ask.key):
             raise Failure("repeated the API key in its answer, which is therefore not kept", retryable=False)
         return answer
+
+    def _account(self, answer: Answer, charge: Charge) -> None:
+        prompt, generated = answer.prompt_tokens, answer.generated_tokens
+        if prompt is not None:
+            self.prompt_tokens = (self.prompt_tokens or 0) + prompt
+        if generated is not None:
+            self.generated_tokens = (self.generated_tokens or 0) + generated
+        if prompt is not None and generated is not None and not answer.is_counted:
+            cost = cost_of(prompt, generated, self._ask.prices)
+            charge.spent = Amount(tokens=prompt + generated, cost=cost)
+
+    def _heard(self, text: str, pieces: int) -> None:
+        """A piece of the answer: it goes into the log, but never a part of the API key."""
+        held = openai.redact(self._held + text, self._ask.key)
+        keep = len(self._ask.key or "")
+        shown, self._held = (held[:-keep], held[-keep:]) if keep else (held, "")
+        if shown:
+            self._log.write("stdout", shown, more=True)
+        now = _now()
+        if now - self._told_s >= _PROGRESS_S:
+            self._told_s = now
+            self._progress({"tokens": pieces})
 
     def _wait_s(self, failure: Failure, left_s: float | None) -> float:
         """How long to wait before the next try.  Raises the last Failure when there is none."""

@@ -6,7 +6,7 @@ is `http`.  The one module that imports httpx, so that `http` can say what to in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -15,7 +15,7 @@ from llmc_build import __version__
 from llmc_build.llm.openai import MAX_REFUSAL, MAX_REPLY, Failure, clean
 
 _HEADERS = {
-    "Accept": "application/json",
+    "Accept": "application/json, text/event-stream",
     # A compressed reply could unfold to any size, so none is asked for and none is taken.
     "Accept-Encoding": "identity",
     "User-Agent": f"llmc/{__version__}",
@@ -33,6 +33,7 @@ class Reply:
 
     status: int
     body: bytes
+    is_stream: bool  # its body went, as it came, to whoever reads pieces
     retry_after: str | None
     location: str | None
 
@@ -56,16 +57,28 @@ def make_client(*, connect_s: float) -> httpx.AsyncClient:
 
 
 async def post(
-    client: httpx.AsyncClient, url: str, *, body: bytes, headers: Mapping[str, str], secret: str | None
+    client: httpx.AsyncClient,
+    url: str,
+    *,
+    body: bytes,
+    headers: Mapping[str, str],
+    secret: str | None,
+    feed: Callable[[bytes], None] | None = None,
 ) -> Reply:
-    """Sends `body` and reads the whole reply.  Raises Failure, whose text never holds `secret`."""
+    """Sends `body` and reads the whole reply.  Raises Failure, whose text never holds `secret`.
+
+    `feed` is given the bytes of a reply that comes as a stream of events, as they come.
+    """
     try:
         async with client.stream(
             "POST", url, content=body, headers={"Content-Type": "application/json", **headers}
         ) as response:
+            kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            is_stream = feed is not None and response.is_success and kind == "text/event-stream"
             return Reply(
                 status=response.status_code,
-                body=await _body(response),
+                body=await _body(response, feed if is_stream else None),
+                is_stream=is_stream,
                 retry_after=response.headers.get("Retry-After"),
                 location=response.headers.get("Location"),
             )
@@ -73,13 +86,19 @@ async def post(
         raise _failure(error, secret) from None
 
 
-async def _body(response: httpx.Response) -> bytes:
-    """A refusal's beginning, or a whole reply; more than `MAX_REPLY` of that is a Failure."""
+async def _body(response: httpx.Response, feed: Callable[[bytes], None] | None) -> bytes:
+    """A refusal's beginning, or a whole reply; more than `MAX_REPLY` of that is a Failure.
+
+    What `feed` is given is not returned, and its size is for whoever reads it to limit.
+    """
     coding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if response.is_success and coding not in ("", "identity"):
         raise Failure(f"sent a compressed reply ({clean(coding, limit=40)}) unasked", retryable=False)
     found = bytearray()
     async for chunk in response.aiter_raw():
+        if feed is not None:
+            feed(chunk)
+            continue
         found += chunk
         if not response.is_success and len(found) >= MAX_REFUSAL:
             return bytes(found[:MAX_REFUSAL])
@@ -93,7 +112,13 @@ def _failure(error: httpx.TransportError | httpx.InvalidURL, secret: str | None)
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return Failure(f"can't be asked: {why}", retryable=False)
     if isinstance(error, httpx.ConnectTimeout):
-        return Failure("took too long to accept a connection", retryable=True, overloaded=True)
+        return _unsent(Failure("took too long to accept a connection", retryable=True, overloaded=True))
     if isinstance(error, httpx.ConnectError | httpx.ProxyError):
-        return Failure(f"could not be reached: {why}", retryable="CERTIFICATE_VERIFY_FAILED" not in why)
+        retryable = "CERTIFICATE_VERIFY_FAILED" not in why
+        return _unsent(Failure(f"could not be reached: {why}", retryable=retryable))
     return Failure(f"broke off the connection: {why}", retryable=True)
+
+
+def _unsent(failure: Failure) -> Failure:
+    failure.unsent = True
+    return failure

@@ -123,6 +123,7 @@ def head(report: BuildReport) -> dict[str, Any]:
         "exit_code": report.exit_code,
         "wall_s": report.wall_s,
         "counts": report.counts,
+        **({"usage": usage} if (usage := report.usage) else {}),
     }
 
 
@@ -137,6 +138,7 @@ def target_json(target: TargetReport) -> dict[str, Any]:
         "wall_s": target.wall_s,
         "error": target.error,
         "caused_by": target.caused_by,
+        **({"stats": dict(target.stats)} if target.stats else {}),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from llmc_build.model import BuildReport, State
+from llmc_build.model import BuildReport, Json, State
 from llmc_build.terminal import up_to_date
 
 SHOWN_FAILURES = 20  # shown in full at the end of a build; the others are in run.json
@@ -89,6 +89,16 @@ def progress(ended: Mapping[State, int], total: int) -> str:
     count = sum(ended.values())
     listed = ", ".join(f"{ended[state]} {state.value}" for state in State if state in ended)
     return f"[{count:>{len(str(total))}}/{total}] {listed}".rstrip()
+
+
+def usage(found: Mapping[str, Json]) -> str:
+    """What was asked of servers: `servers: 3 requests, 1200 + 340 tokens, cost 0.0012`."""
+    cost = found.get("cost")
+    price = f", cost {cost:.6g}" if isinstance(cost, int | float) else ""
+    requests = "1 request" if found.get("requests") == 1 else f"{found.get('requests')} requests"
+    return (
+        f"servers: {requests}, {found.get('prompt_tokens')} + {found.get('generated_tokens')} tokens{price}"
+    )
 
 
 def last_line(report: BuildReport) -> str:

@@ -7,13 +7,13 @@ the message for the worker that runs it (`request`).  All three are pure; what r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from llmc_build.model import Action, Digest, Json, Step, ValueUse
+from llmc_build.model import Action, Digest, Json, Step, TargetId, ValueUse
 
 if TYPE_CHECKING:
     from llmc_build.template import Ref
@@ -37,6 +37,17 @@ class Scope(Protocol):
         """
         ...
 
+    def earlier(self) -> Sequence[tuple[TargetId, Sequence[Mapping[str, Json]], str]]:
+        """What the steps before it in its session said: the step, its messages, the slot of its answer.
+
+        The messages are as those steps gave them to `said`, their "slots" being those of this scope.
+        """
+        ...
+
+    def said(self, messages: Sequence[Mapping[str, Json]]) -> None:
+        """What the step says in its session, each message with the list of its "slots"."""
+        ...
+
     def values(self) -> tuple[ValueUse, ...]:
         """The values used so far, in order of slots."""
         ...
@@ -53,6 +64,8 @@ class ModelId:
     base_url: str | None = None
     remote_name: str | None = None  # the server's name for the model
     api_key_env: str | None = None  # name of a variable; never in a key
+    # of a million tokens of a prompt and of an answer; never in a key
+    prices: tuple[float, float] | None = None
     context: int | None = None  # tokens; a setting of the model in llmc.yaml
     threads: int | None = None
     gpu_layers: int | None = None
@@ -63,8 +76,9 @@ class ModelId:
 class Bound:
     """An action's surroundings at the moment it is checked; all it reads is known."""
 
-    values: Mapping[str, Digest] = field(default_factory=dict)  # slot -> digest of the whole value
-    read: Callable[[str], bytes]  # slot -> the whole value
+    values: Mapping[str, Digest] = field(default_factory=dict)  # slot -> digest of what is read of the value
+    read: Callable[[str], bytes]  # slot -> what is read of the value
+    skipped: Collection[str] = ()  # slots of values of steps that were skipped
     platform: str = ""  # "linux-x86_64"
     model: ModelId | None = None
 
@@ -99,6 +113,7 @@ RULES: Mapping[str, tuple[str, str]] = {  # rule -> (module, class)
     "shell": ("llmc_build.rules.shell", "Shell"),
     "local_llm": ("llmc_build.rules.local_llm", "LocalLlm"),
     "llm": ("llmc_build.rules.llm", "Llm"),
+    "embed": ("llmc_build.rules.embed", "Embed"),
 }
 _made: dict[str, Rule] = {}
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from llmc_build.llm.openai import ENGINE, normal_base_url
 from llmc_build.model import Action, Json, Step
 from llmc_build.rules import BindError, Bound, ModelId, Scope, action_of
-from llmc_build.rules.prompting import as_json, messages_of, prompt_params
+from llmc_build.rules.prompting import as_json, messages_of, prompt_params, samples_component
 
 
 class Llm:
     name = "llm"
-    version = 1
+    version = 2
     lane = "http"
 
     def lower(self, step: Step, scope: Scope) -> Action:
@@ -30,7 +30,9 @@ class Llm:
             "messages": as_json(messages_of(action, bound)),
             "chat": _chat(action),
             "sampling": action.params["sampling"],
-            "endpoint": {"base_url": _base_url(model), "model": model.remote_name},
+            "output": action.params["output"],
+            **samples_component(action),
+            "endpoint": {"base_url": base_url_of(model), "model": model.remote_name},
             "engine": ENGINE,
         }
 
@@ -39,13 +41,15 @@ class Llm:
         messages = messages_of(action, bound)
         chat = _chat(action)
         return {
-            "base_url": _base_url(model),
+            "base_url": base_url_of(model),
             "model": model.remote_name,
             "api_key_env": model.api_key_env,
+            "prices": list(model.prices) if model.prices is not None else None,
             "messages": as_json(messages),
             "prompt": None if chat else "\n\n".join(message["content"] for message in messages),
             "chat": chat,
             "sampling": action.params["sampling"],
+            "output": action.params["output"],
         }
 
 
@@ -59,7 +63,8 @@ def _server(bound: Bound) -> ModelId:
     return bound.model
 
 
-def _base_url(model: ModelId) -> str:
+def base_url_of(model: ModelId) -> str:
+    """The address of a server.  Raises BindError."""
     try:
         return normal_base_url(model.base_url or "")
     except ValueError as error:

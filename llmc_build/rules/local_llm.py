@@ -10,15 +10,15 @@ and the layers on a GPU where there is one.  It has neither threads nor width: t
 from __future__ import annotations
 
 from llmc_build.model import Action, Json, Step
-from llmc_build.rules import BindError, Bound, ModelId, Scope, action_of
-from llmc_build.rules.prompting import as_json, messages_of, prompt_params
+from llmc_build.rules import BindError, Bound, Scope, action_of
+from llmc_build.rules.prompting import as_json, messages_of, prompt_params, samples_component
 
 _NO_GPU = " cpu"  # how the engine's name ends where llama.cpp has no other backend
 
 
 class LocalLlm:
     name = "local_llm"
-    version = 1  # also of how `llm.prompts` and `llm.sampler` turn a request into an answer
+    version = 2  # also of how `llm.prompts` and `llm.sampler` turn a request into an answer
     lane = "model"
 
     def lower(self, step: Step, scope: Scope) -> Action:
@@ -26,15 +26,13 @@ class LocalLlm:
         return action_of(self, step, scope, params)
 
     def bind(self, action: Action, bound: Bound) -> dict[str, Json]:
-        model = _file(bound)
         return {
             "messages": as_json(messages_of(action, bound)),
             "chat": action.params["chat"],
             "sampling": action.params["sampling"],
-            "model": model.hash,
-            "engine": model.engine,
-            "context": model.context,
-            "gpu_layers": None if model.engine.endswith(_NO_GPU) else model.gpu_layers,
+            "output": action.params["output"],
+            **samples_component(action),
+            **file_components(self.name, bound),
         }
 
     def request(self, action: Action, bound: Bound) -> dict[str, Json]:
@@ -42,10 +40,18 @@ class LocalLlm:
             "messages": as_json(messages_of(action, bound)),
             "chat": action.params["chat"],
             "sampling": action.params["sampling"],
+            "output": action.params["output"],
         }
 
 
-def _file(bound: Bound) -> ModelId:
-    if bound.model is None or bound.model.hash is None:
-        raise BindError("a step of type `local_llm` needs a model file: name one in `model`")
-    return bound.model
+def file_components(rule: str, bound: Bound) -> dict[str, Json]:
+    """What of a model file and its engine enters a key.  Raises BindError."""
+    model = bound.model
+    if model is None or model.hash is None:
+        raise BindError(f"a step of type `{rule}` needs a model file: name one in `model`")
+    return {
+        "model": model.hash,
+        "engine": model.engine,
+        "context": model.context,
+        "gpu_layers": None if model.engine.endswith(_NO_GPU) else model.gpu_layers,
+    }

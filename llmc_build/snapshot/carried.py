@@ -24,7 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from llmc_build.snapshot import survey as world
-from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED, Damaged, Facts, Snapshot, Watched, number_bytes
+from llmc_build.snapshot.form import (
+    CHECK,
+    GOOD,
+    SENSELESS,
+    SKIPPED,
+    Facts,
+    Snapshot,
+    Watched,
+    number_bytes,
+)
 from llmc_build.snapshot.stamps import Stamp, look
 
 FOLDER = "snapshots"
@@ -101,7 +110,7 @@ def arrived(
         found.check()
         _check(found)
         return _here(found, workspace, config, cache_dir, own_cache_dir, hidden)
-    except (Damaged, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+    except SENSELESS:
         return None
 
 
@@ -271,14 +280,15 @@ def _check(found: Snapshot) -> None:
 def _check_documents(found: Snapshot, count: int) -> None:
     end = 0
     workflows = set()
-    for file, line, content, workflow, first, length, variables, others in found.documents:
+    for file, line, content, workflow, first, length, variables, others, schemas in found.documents:
         _insist(0 <= file < len(found.facts["files"]) and line > 0 and len(content) == 32 and length > 0)
         _insist(first == end and workflow not in workflows)
         prefix = f"{workflow}/"
         end += length
         _insist(end <= count and all(path.startswith(prefix) for path in found.paths[first:end]))
         steps = {path.removeprefix(prefix) for path in found.paths[first:end]}
-        _insist(steps.issuperset(variables.values()) and all(type(name) is str for name in others))
+        _insist(steps.issuperset(variables.values()) and steps.issuperset(schemas))
+        _insist(all(type(name) is str for name in [*others, *schemas.values()]))
         workflows.add(workflow)
     _insist(end == count)
 

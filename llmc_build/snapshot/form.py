@@ -22,14 +22,15 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, TypedDict
 
-MAGIC = b"llmc-snapshot/1\n"
+MAGIC = b"llmc-snapshot/2\n"
 GOOD, SKIPPED, CHECK = 1, 2, 4  # flags of a target; see Snapshot.flags
 _KEY, _VALUE = 32, 40  # bytes: a hash; a hash and a size
 
 # path, stamp, SHA-256 in hex, whether the stamp is fresh
 Watched = tuple[str, list[int], str, bool]
-# file, first line, hash of the text, workflow, first target, targets, variable -> step, other workflows
-Document = tuple[int, int, str, str, int, int, dict[str, str], list[str]]
+# file, first line, hash of the text, workflow, first target, targets, variable -> step, other workflows that
+# it speaks of, step -> hash of the schema of its value
+Document = tuple[int, int, str, str, int, int, dict[str, str], list[str], dict[str, str]]
 
 
 class Facts(TypedDict):
@@ -51,6 +52,10 @@ class Facts(TypedDict):
 
 class Damaged(ValueError):
     """Not as it was written."""
+
+
+# What comes of a snapshot whose checksums hold and whose content makes no sense.
+SENSELESS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class Snapshot:
@@ -91,7 +96,7 @@ class Snapshot:
             document = json.loads(head)
             found.facts, found._where = document["facts"], document["sections"]
             found._begin = start + length
-        except (OSError, ValueError, KeyError, RecursionError):
+        except (OSError, *SENSELESS):
             return None
         return found
 
@@ -115,6 +120,8 @@ class Snapshot:
             if self._fd is None or name not in self._where:
                 raise Damaged(name)
             offset, length, crc = self._where[name]
+            if not 0 <= length <= os.fstat(self._fd).st_size:
+                raise Damaged(name)
             data = os.pread(self._fd, length, self._begin + offset)
             while 0 < len(data) < length:  # Linux reads at most 2 GiB at a time
                 more = os.pread(self._fd, length - len(data), self._begin + offset + len(data))

@@ -7,6 +7,8 @@ are numbered in the order of the files; names are made only when they are asked 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 from llmc_build.snapshot.form import Document, Snapshot, closure, turned
 
 if TYPE_CHECKING:
+    from llmc_build.model import Json
     from llmc_build.resolve import Program
 
 
@@ -72,6 +75,11 @@ class Structure:
             return f"{workflow}.{name}"
         step = self.documents[document][6].get(name)
         return None if step is None else f"{workflow}.{step}"
+
+    def lacks_schema(self, target: str) -> bool:
+        """Whether nothing is known of the value of a target that is there."""
+        workflow, _, step = target.partition(".")
+        return step not in self.documents[self.by_workflow[workflow]][8]
 
     def in_order(self) -> list[int]:
         """All targets, each after those that it comes after."""
@@ -148,11 +156,21 @@ def producers_of(program: Program) -> dict[str, set[str]]:
 
 def names(
     program: Program, targets: Sequence[str], into: Mapping[str, set[str]]
-) -> tuple[dict[str, str], list[str]]:
-    """Which variables the steps of a workflow set, and of which other workflows they speak."""
-    steps = [program.targets[target].step for target in targets]
+) -> tuple[dict[str, str], list[str], dict[str, str]]:
+    """Which variables the steps of a workflow set, of which other workflows they speak, whether these are
+    there or not, and which steps have a schema for their values.
+    """
+    found = [program.targets[target] for target in targets]
+    steps = [target.step for target in found]
     speaks = {p.partition(".")[0] for target in targets for p in into.get(target, ())}
-    return {s.output: s.name for s in steps if s.output}, sorted(speaks - {steps[0].workflow})
+    speaks.update(*(target.absent for target in found if target.absent))
+    schemas = {s.name: schema_hash(s.schema) for s in steps if s.schema is not None}
+    return {s.output: s.name for s in steps if s.output}, sorted(speaks - {steps[0].workflow}), schemas
+
+
+def schema_hash(schema: Json) -> str:
+    """What identifies the schema of a step's value."""
+    return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def declared(program: Program) -> dict[str, str]:

@@ -163,7 +163,7 @@ class _Reader:
         moved = tuple(
             part
             if isinstance(part, str)
-            else Ref(part.names, part.filters, part.start + start, part.end + start)
+            else Ref(part.names, part.filters, part.start + start, part.end + start, part.path)
             for part in template.parts
         )
         text = Text(Template(template.source, moved, template.spans))

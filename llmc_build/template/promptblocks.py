@@ -28,7 +28,18 @@ from dataclasses import dataclass, field
 
 from jinja2 import Template, TemplateSyntaxError, nodes
 
-from llmc_build.placeholder import FILTERS, PLACEHOLDER, Problem, PromptError, Ref, TemplateError, refuse_path
+from llmc_build.placeholder import (
+    FILTERS,
+    PATH,
+    PLACEHOLDER,
+    Problem,
+    PromptError,
+    Ref,
+    TemplateError,
+    read_path,
+    reference,
+    refuse_path,
+)
 from llmc_build.template.jinjabox import BoxedEnvironment, RenderError, explain, render, to_json
 from llmc_build.template.jinjabudget import LIMITS
 from llmc_build.template.promptscope import Walk
@@ -38,8 +49,9 @@ _BLOCK_HINT = "{% and {# begin Jinja2 code; for a literal one write {{ '{%' }} o
 _OWN = "|".join(FILTERS)
 _HEAD = re.compile(
     rf"""\s*+ (?P<ref>
-        (?: [A-Za-z_][A-Za-z0-9_-]*+ (?![.]) | [A-Za-z0-9_-]++ [.] [A-Za-z0-9_-]++ )
-        (?: \s*+ \| \s*+ (?:{_OWN}) \b (?!\s*\() )*+
+        (?P<names> [A-Za-z_][A-Za-z0-9_-]*+ (?![.]) | [A-Za-z0-9_-]++ [.] [A-Za-z0-9_-]++ )
+        (?P<path> {PATH} )
+        (?P<filters> (?: \s*+ \| \s*+ (?:{_OWN}) \b (?!\s*\() )*+ )
       ) \s*+ (?= \| | \Z )""",
     re.VERBOSE | re.ASCII,
 )
@@ -236,7 +248,7 @@ class _Text:
             return
         match = _HEAD.match(text)
         if match:
-            names, *filters = (part.strip() for part in match["ref"].split("|"))
-            ref = Ref(tuple(names.split(".")), tuple(filters), *whole)
+            filters = tuple(part.strip() for part in match["filters"].split("|")[1:])
+            ref = reference(tuple(match["names"].split(".")), read_path(match["path"]), filters, *whole)
             at = inner + match.start("ref"), inner + match.end("ref")
             self.heads.append(_Head(name=name, start=at[0], end=at[1], ref=ref))

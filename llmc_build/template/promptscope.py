@@ -3,7 +3,8 @@
 Owns the scopes of Jinja2's statements and what a free name means in a prompt:
 
     x               the variable x
-    x.y, x['y']     the value of step y of workflow x
+    x.y, x['y']     the value of step y of workflow x, or field y of what x is
+    x.y[0].z        what that path leads to in a value, which is JSON then
     x.upper()       a method of the text of variable x
     range(3)        one of Jinja2's few functions
 
@@ -16,13 +17,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from jinja2 import nodes
 
 from llmc_build.errors import did_you_mean
-from llmc_build.placeholder import PLACEHOLDER, Problem, Ref
+from llmc_build.jsonpath import Path
+from llmc_build.placeholder import PLACEHOLDER, Problem, Ref, reference
 from llmc_build.template.jinjabox import TEXT_METHODS, BoxedEnvironment
 
 _REFUSED: Mapping[type[nodes.Node], str] = {
@@ -37,6 +39,18 @@ _SPECIAL = frozenset(
 )  # names that Jinja2 gives a meaning
 _FIRST_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _STEP_NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
+
+def _part(node: nodes.Getattr | nodes.Getitem) -> str | int | None:
+    """What a node reaches for: a name, or the number of an entry; None: it is not known before it runs."""
+    if isinstance(node, nodes.Getattr):
+        return node.attr
+    key = node.arg
+    sign = -1 if isinstance(key, nodes.Neg) else 1
+    value = getattr(key.node if isinstance(key, nodes.Neg) else key, "value", None)
+    if type(value) is int:
+        return sign * value
+    return value if isinstance(value, str) and sign == 1 else None
 
 
 @dataclass(slots=True)
@@ -186,8 +200,8 @@ class Walk:
         if ref is None:
             if node.name in scope.bound:
                 return node
-            return self._refer(node, (node.name,))
-        own = self._spelled(ref.names) if not ref.filters else None
+            return self._refer(node, (node.name,), ())
+        own = self._spelled(ref.names) if not ref.filters and not ref.path else None
         first = _FIRST_NAME.match(ref.names[0])
         if first and first[0] in scope.bound | scope.maybe and not (own and own not in scope.bound):
             self.bound_heads.add(node.name)
@@ -195,11 +209,11 @@ class Walk:
         self.found.append((own or node.name, ref))
         return self._named(own or node.name, node)
 
-    def _refer(self, node: nodes.Name, names: tuple[str, ...]) -> nodes.Node:
-        name = self._spelled(names) or f"{self._prefix}_{len(self.found)}"
+    def _refer(self, node: nodes.Name, names: tuple[str, ...], path: Path) -> nodes.Node:
+        name = (self._spelled(names) if not path else None) or f"{self._prefix}_{len(self.found)}"
         start = self._place(node.lineno, node.name)
-        end = start + (len(".".join(names)) if len(names) > 1 else len(node.name))
-        self.found.append((name, Ref(names, (), start, end)))
+        ref = reference(names, path, (), start)
+        self.found.append((name, replace(ref, end=start + len(ref.text))))
         return self._named(name, node)
 
     def _spelled(self, names: tuple[str, ...]) -> str | None:
@@ -217,23 +231,22 @@ class Walk:
             and node.name not in self._references
         )
 
-    def _getattr(self, node: nodes.Getattr, scope: _Scope) -> nodes.Node:
-        if self._is_free(node.node, scope):
-            inner = cast(nodes.Name, node.node)
-            return self._refer(inner, (inner.name, node.attr))
-        if isinstance(node.node, nodes.Getattr) and self._is_free(node.node.node, scope):
-            step = node.node
-            name = cast(nodes.Name, step.node).name
-            message = f'"{name}.{step.attr}.{node.attr}" has too many parts'
-            self._problem(message, step, name, "a reference is `name` or `workflow.step`")
-        return self._children(node, scope)
-
-    def _getitem(self, node: nodes.Getitem, scope: _Scope) -> nodes.Node:
-        key = node.arg.value if isinstance(node.arg, nodes.Const) else None
-        if isinstance(key, str) and _STEP_NAME.fullmatch(key) and self._is_free(node.node, scope):
-            inner = cast(nodes.Name, node.node)
-            return self._refer(inner, (inner.name, key))
-        return self._children(node, scope)
+    def _inside(self, node: nodes.Getattr | nodes.Getitem, scope: _Scope) -> nodes.Node:
+        """`x.y[0]`: with a free name at its root it is a reference, whole; else Jinja2's affair."""
+        path: list[str | int] = []
+        root: nodes.Node = node
+        while isinstance(root, nodes.Getattr | nodes.Getitem):
+            part = _part(root)
+            if part is None:
+                return self._children(node, scope)
+            path.insert(0, part)
+            root = root.node
+        if not self._is_free(root, scope):
+            return self._children(node, scope)
+        name = cast(nodes.Name, root)
+        if isinstance(path[0], str) and _STEP_NAME.fullmatch(path[0]):
+            return self._refer(name, (name.name, path[0]), tuple(path[1:]))
+        return self._refer(name, (name.name,), tuple(path))
 
     def _call(self, node: nodes.Call, scope: _Scope) -> nodes.Node:
         called = node.node
@@ -274,7 +287,7 @@ class Walk:
         """A placeholder in quotes, as conditions have it, would be compared letter by letter."""
         match = PLACEHOLDER.search(node.value) if isinstance(node.value, str) else None
         if match and not match["quote"]:
-            name = match["one"] or f"{match['workflow']}.{match['step']}"
+            name = (match["one"] or f"{match['workflow']}.{match['step']}") + match["path"]
             problem = f"`{match[0]}` stands in quotes inside of Jinja2 code, where it is no placeholder"
             self.problems.append(Problem(problem, self._place(node.lineno, node.value), f"write {name}"))
         return node
@@ -292,8 +305,8 @@ _HANDLERS: Mapping[type[nodes.Node], Callable[[Walk, Any, _Scope], nodes.Node]] 
     nodes.Filter: Walk._filter,
     nodes.FilterBlock: Walk._filter_block,
     nodes.For: Walk._for,
-    nodes.Getattr: Walk._getattr,
-    nodes.Getitem: Walk._getitem,
+    nodes.Getattr: Walk._inside,
+    nodes.Getitem: Walk._inside,
     nodes.If: Walk._if,
     nodes.Macro: Walk._macro,
     nodes.Name: Walk._name,

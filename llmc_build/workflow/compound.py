@@ -179,6 +179,7 @@ def _path(site: Site, field: str, node: Node, wanted: str = "a path") -> str:
     if not isinstance(node, Scalar) or node.is_null:
         return text
     parts = [part for part in text.split("/") if part not in ("", ".")]
+    parts = [part for part, before in zip(parts, ["", *parts], strict=False) if not part == before == "**"]
     problem = _path_problem(text, parts)
     if problem:
         site.fault(f'{site.called(field)} {problem[0]}: "{shown(text)}"', node, problem[1])
@@ -219,7 +220,8 @@ def _output_problem(path: str, node: Node) -> str | None:
     return None
 
 
-def _one_path(site: Site, field: str, node: Node) -> str:
+def one_path(site: Site, field: str, node: Node) -> str:
+    """A file of the workspace."""
     return _path(site, field, node)
 
 
@@ -238,7 +240,7 @@ _OUTPUT_SCHEMA: Schema = {
 }
 INPUTS = Kind(read=_inputs, schema=_list_schema(_PATH_SCHEMA))
 OUTPUTS = Kind(read=_outputs, schema=_list_schema(_OUTPUT_SCHEMA))
-PATH = Kind(read=_one_path, schema=_PATH_SCHEMA)
+PATH = Kind(read=one_path, schema=_PATH_SCHEMA)
 
 
 # ---------------------------------------------------------------- mappings

@@ -20,6 +20,7 @@ from llmc_build.workflow.compound import (
     TEXTS,
     WAITS,
 )
+from llmc_build.workflow.inference import EMBEDDED, FORMAT, GRAMMAR, MESSAGES, SCHEMA, SESSION
 from llmc_build.workflow.kinds import (
     BOOLEAN,
     CONDITION,
@@ -30,6 +31,7 @@ from llmc_build.workflow.kinds import (
     OPTIONAL_TEXT,
     OPTIONAL_VARIABLE,
     REMARK,
+    SANDBOX,
     Kind,
     number,
     one_of,
@@ -37,7 +39,9 @@ from llmc_build.workflow.kinds import (
 
 SHELL = frozenset({"shell"})
 MODEL = frozenset({"local_llm", "llm"})
-RULES = SHELL | MODEL
+EMBED = frozenset({"embed"})
+RULES = SHELL | MODEL | EMBED
+ORDER = ("shell", "local_llm", "llm", "embed")  # of the rules, in messages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +74,7 @@ def _sampling(name: str, kind: Kind, doc: str, default: Json = None) -> Field:
 _COUNT = number("a whole number of 1 or more", 1, 2**31 - 1, whole=True)
 _SEED = number("a whole number from 0 to 4294967295", 0, 2**32 - 1, whole=True)
 _RETRIES = number("a whole number from 0 to 1000", 0, 1000, whole=True)
+_SAMPLES = number("a whole number from 1 to 10000", 1, 10_000, whole=True, optional=True)
 _SHARE = number("a number from 0 to 1", 0, 1, optional=True)
 _TOP_K = number("a whole number of 0 or more", 0, 2**31 - 1, whole=True, optional=True)
 _POSITIVE = number("a number of 0 or more", 0)
@@ -82,9 +87,9 @@ STEP = _table(
     ),
     Field(
         name="type",
-        kind=one_of("shell", "local_llm", "llm"),
+        kind=one_of(*ORDER),
         to="rule",
-        doc="What the step is. Left out: command means shell, prompt means llm.",
+        doc="What the step is. Left out: command means shell, prompt means llm, text means embed.",
     ),
     Field(name="description", kind=REMARK, default="", doc="For people; changes nothing."),
     Field(
@@ -119,6 +124,13 @@ STEP = _table(
         doc="A file that holds the prompt, relative to the workspace.",
     ),
     Field(
+        name="messages",
+        kind=MESSAGES,
+        rules=MODEL,
+        placed=True,
+        doc="Instead of prompt: a list of {role, content}; roles are system, user and assistant.",
+    ),
+    Field(
         name="system",
         kind=OPTIONAL_TEXT,
         rules=MODEL,
@@ -127,9 +139,59 @@ STEP = _table(
         doc="The system message that stands before the prompt.",
     ),
     Field(
+        name="session",
+        kind=SESSION,
+        rules=MODEL,
+        placed=True,
+        doc="Name of a conversation: the steps of the workflow with that name continue it, in their order.",
+    ),
+    Field(
+        name="samples",
+        kind=_SAMPLES,
+        rules=MODEL,
+        placed=True,
+        doc="How many answers are wanted, with the seeds seed, seed + 1, ...; the value is a JSON list.",
+    ),
+    Field(
+        name="schema",
+        kind=SCHEMA,
+        rules=MODEL,
+        placed=True,
+        doc="A JSON Schema that the answer conforms to, or a file of the workspace that holds it.",
+    ),
+    Field(
+        name="format",
+        kind=FORMAT,
+        rules=MODEL,
+        placed=True,
+        doc="json: the answer is a JSON value.",
+    ),
+    Field(
+        name="grammar",
+        kind=GRAMMAR,
+        rules=MODEL,
+        placed=True,
+        doc="A grammar (GBNF) that the answer conforms to, or a file of the workspace that holds it.",
+    ),
+    Field(
+        name="text",
+        kind=EMBEDDED,
+        to="texts",
+        rules=EMBED,
+        placed=True,
+        doc="The text to embed, or a list of texts; may hold what a prompt may hold.",
+    ),
+    Field(
+        name="normalize",
+        kind=BOOLEAN,
+        rules=EMBED,
+        default=True,
+        doc="Whether vectors are scaled to length 1.",
+    ),
+    Field(
         name="model",
         kind=OPTIONAL_TEXT,
-        rules=MODEL,
+        rules=MODEL | EMBED,
         placed=True,
         doc="The model: a GGUF file, pkg:module/file.gguf, hf:owner/repo/file.gguf, "
         "or a name of models: in llmc.yaml.",
@@ -236,11 +298,12 @@ STEP = _table(
     ),
     Field(
         name="sandbox",
-        kind=BOOLEAN,
+        kind=SANDBOX,
         rules=SHELL,
         default=True,
         doc="True: the step runs in a fresh folder that holds its inputs only. "
-        "False: in the workspace, and is not cached unless cache says so.",
+        "False: in the workspace, and is not cached unless cache says so. "
+        "strict: it sees nothing but the system and its inputs, and no network (Linux with bubblewrap).",
     ),
 )
 
@@ -269,9 +332,9 @@ WORKFLOW = _table(
 )
 
 NOT_IN_DEFAULTS = frozenset({"name"})
-
-LATER = frozenset({"schema", "grammar", "messages", "format"})  # of the language, and not of this version
-LATER_HINT = "this version of llmc does not have it yet"
+PROMPTS = ("prompt", "prompt_file", "messages")  # what a model is asked: one of them
+CONSTRAINTS = ("schema", "format", "grammar")  # what an answer must be
+EITHER = (PROMPTS, CONSTRAINTS)  # one at most; a step's own replaces whichever of them the defaults have
 
 SYNONYMS = {  # words of other tools, and ours
     "run": "command",
@@ -284,6 +347,11 @@ SYNONYMS = {  # words of other tools, and ours
     "environment": "env",
     "id": "name",
     "retry": "retries",
+    "texts": "text",
+    "input": "text",
+    "json_schema": "schema",
+    "response_format": "schema",
+    "n": "samples",
     "max_length": "max_tokens",
     "n_predict": "max_tokens",
     "wait": "wait_for",
@@ -292,4 +360,4 @@ SYNONYMS = {  # words of other tools, and ours
 
 def accepting(field: str) -> str:
     """The step types that accept a field, for messages."""
-    return " and ".join(sorted(STEP[field].rules, key=("shell", "local_llm", "llm").index))
+    return " and ".join(sorted(STEP[field].rules, key=ORDER.index))

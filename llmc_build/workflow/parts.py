@@ -5,16 +5,18 @@ Owns how defaults and a step's own fields add up.  What the values may be is `ki
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from llmc_build.model import Env, Location, Need, Sampling, Step, Wait
+from llmc_build.model import Env, Location, Need, Sampling, Step, Turn, Wait
 from llmc_build.workflow.fields import Field
+from llmc_build.workflow.inference import Embedded, Piece
 from llmc_build.workflow.kinds import Site
 from llmc_build.workflow.nodes import Map, Node, Scalar
 
 _MERGED = ("env", "secrets")  # fields whose names add up; every other field of a step replaces the default
+_LISTED = ("messages", "text")  # fields that hold several texts, each with a place of its own
 _SAMPLING = Sampling()
 _NO_PLACES: Mapping[str, Location] = MappingProxyType({})
 _NO_BLOCKS: Mapping[str, tuple[int, int]] = MappingProxyType({})
@@ -55,6 +57,21 @@ class Values:
                 self.blocks[name] = node.block
             elif self.blocks:
                 self.blocks.pop(name, None)
+        if name in _LISTED:
+            self._place_pieces(name, value.pieces if isinstance(value, Embedded) else value)
+
+    def _place_pieces(self, name: str, pieces: Sequence[Piece]) -> None:
+        """Each text of a list has a place of its own, under the name `piece_name` gives it."""
+        self._forget_pieces(name)
+        for i, piece in enumerate(pieces):
+            self.spots[piece_name(name, i)] = (piece.line, piece.column)
+            if piece.block is not None:
+                self.blocks[piece_name(name, i)] = piece.block
+
+    def _forget_pieces(self, name: str) -> None:
+        for places in (self.spots, self.blocks):
+            for key in [key for key in places if key.startswith(f"{name}[")]:
+                del places[key]
 
     def drop(self, field: Field) -> None:
         """Forgets a field, and the default that it replaced."""
@@ -62,6 +79,8 @@ class Values:
         self.sampling.pop(field.attribute, None)
         self.spots.pop(field.name, None)
         self.blocks.pop(field.name, None)
+        if field.name in _LISTED:
+            self._forget_pieces(field.name)
 
     def step(
         self, site: Site, *, workflow: str, name: str, rule: str, waits: tuple[Wait, ...], node: Map
@@ -75,6 +94,11 @@ class Values:
             plain["needs"] = tuple(
                 [Need(target=need.name, location=site.at(need.line, need.column)) for need in plain["needs"]]
             )
+        if "messages" in plain:
+            plain["messages"] = tuple([Turn(role=p.role, content=p.text) for p in plain["messages"]])
+        if "texts" in plain:
+            found: Embedded = plain["texts"]
+            plain["texts"], plain["single"] = tuple([p.text for p in found.pieces]), found.single
         return Step(
             workflow=workflow,
             name=name,
@@ -90,6 +114,11 @@ class Values:
 
 def _sorted(names: dict[str, str | None]) -> Env:
     return tuple(sorted(names.items()))
+
+
+def piece_name(field: str, i: int) -> str:
+    """What the place of the i-th text of a field is kept under."""
+    return f"{field}[{i}]"
 
 
 class _Places(Mapping[str, Location]):

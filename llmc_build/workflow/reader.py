@@ -19,17 +19,15 @@ from typing import Any
 from llmc_build.errors import Fault, WorkflowError, did_you_mean
 from llmc_build.model import Order, Step, Wait, Workflow
 from llmc_build.workflow import fields
+from llmc_build.workflow.asking import Asking
 from llmc_build.workflow.compound import Target
-from llmc_build.workflow.fields import RULES, STEP, WORKFLOW, Field
+from llmc_build.workflow.fields import EITHER, PROMPTS, RULES, STEP, WORKFLOW, Field
 from llmc_build.workflow.kinds import Site, described
 from llmc_build.workflow.nodes import Enough, Entry, Map, Node, Scalar, Seq, shown
 from llmc_build.workflow.parts import Values
 from llmc_build.workflow.yamltext import documents
 
-_PROMPTS = ("prompt", "prompt_file")  # one or the other
-_DECISIVE = ("command", *_PROMPTS)  # what decides the rule of a step without a type
-_NONE: frozenset[str] = frozenset()
-_ASKING = (*_PROMPTS, "messages")  # what makes a step without a type a model step
+_DECISIVE = ("command", *PROMPTS, "text")  # what decides the rule of a step without a type
 
 
 def parse(data: bytes | str, file: str) -> tuple[Workflow, ...]:
@@ -180,8 +178,14 @@ class _Reader:
             for rule in field.rules:
                 self.bases[rule].put(field, value, value_node)
         self.default_fields = frozenset(node.entries)
-        if all(name in node.entries for name in _PROMPTS):
-            site.fault('the defaults have both "prompt" and "prompt_file"', node.entries["prompt_file"])
+        for group in EITHER:
+            self._check_either("the defaults have", group, node.entries)
+
+    def _check_either(self, who: str, group: tuple[str, ...], entries: dict[str, Entry]) -> None:
+        """Of some fields there may be one."""
+        given = [name for name in group if name in entries]
+        if len(given) > 1:
+            self.site.fault(f'{who} both "{given[0]}" and "{given[1]}"', entries[given[1]])
 
     def _steps(self, root: Map) -> Iterator[Step]:
         site, entry = self.site, root.entries.get("steps")
@@ -222,9 +226,10 @@ class _Reader:
             site.owner = f'step "{name}"'
         rule = self._rule(node)
         values = self.bases[rule].copy() if rule else Values(places=self.places)
-        if not entries.keys().isdisjoint(_PROMPTS):
-            for prompt in _PROMPTS:
-                values.drop(STEP[prompt])
+        for group in EITHER:
+            if not entries.keys().isdisjoint(group):
+                for one in group:
+                    values.drop(STEP[one])
         wrong: set[str] = set()
         known = len(site.found)
         for field_name, entry in entries.items():
@@ -245,6 +250,8 @@ class _Reader:
             known = len(site.found)
         if rule and wrong.isdisjoint(_DECISIVE):
             self._check_essentials(rule, values, node)
+        if rule in fields.MODEL and not wrong:
+            Asking(site, values, entries).check()
         self._check_environment(values, entries)
         waits = self._waits(values, entries)
         self.names_known &= bool(name)
@@ -272,11 +279,12 @@ class _Reader:
         fitting = fitting or _fitting(self.default_fields)
         if not fitting and any(did_you_mean(n, _DECISIVE) for n in node.entries if n not in STEP):
             return None  # the misspelt field is the fault
-        if len(fitting) == 1 or fitting == fields.MODEL:
-            return "shell" if "shell" in fitting else "llm"
+        for one in (fields.SHELL, fields.MODEL, fields.EMBED):
+            if fitting == one:
+                return "llm" if one is fields.MODEL else next(iter(one))
         headline = f"{self.site.owner} has neither a command nor a prompt"
         if fitting:
-            headline = f"{self.site.owner} has both a command and a prompt"
+            headline = f"{self.site.owner} has {_both(fitting)}"
         self.site.fault(
             headline, node, "a shell step has `command`, a model step has `prompt` or `prompt_file`"
         )
@@ -284,9 +292,7 @@ class _Reader:
 
     def _unknown(self, name: str, entry: Entry) -> None:
         hint = None
-        if name in fields.LATER:
-            hint = fields.LATER_HINT
-        elif name in WORKFLOW:
+        if name in WORKFLOW:
             hint = "it is a field of a workflow" if name not in STEP else "it belongs to each step"
         elif name in fields.SYNONYMS:
             hint = f'did you mean "{fields.SYNONYMS[name]}"?'
@@ -299,12 +305,16 @@ class _Reader:
             if "command" not in plain:
                 site.fault(f"{site.owner} is a shell step and has no command", node)
             return
-        if plain.get("prompt") is None and plain.get("prompt_file") is None:
-            if "messages" not in node.entries:
-                hint = "give it `prompt` or `prompt_file`"
-                site.fault(f"{site.owner} is a step of type {rule} and has no prompt", node, hint)
-        elif all(prompt in node.entries for prompt in _PROMPTS):
-            site.fault(f'{site.owner} has both "prompt" and "prompt_file"', node.entries["prompt_file"])
+        if rule == "embed":
+            if "texts" not in plain:
+                hint = "give it `text`: a text, or a list of texts"
+                site.fault(f"{site.owner} is a step of type embed and has no text", node, hint)
+            return
+        if all(plain.get(prompt) is None for prompt in PROMPTS):
+            hint = "give it `prompt`, `prompt_file` or `messages`"
+            site.fault(f"{site.owner} is a step of type {rule} and has no prompt", node, hint)
+        for group in EITHER:
+            self._check_either(f"{site.owner} has", group, node.entries)
 
     def _check_environment(self, values: Values, entries: dict[str, Entry]) -> None:
         """A name is a secret or not: what the step itself gives as env must not be one elsewhere."""
@@ -345,8 +355,18 @@ def _read(site: Site, field: Field, node: Node) -> Any:
 
 def _fitting(names: Set[str]) -> frozenset[str]:
     """The rules that the fields of a step speak for; none, or more than one kind of them, decide nothing."""
-    shell = fields.SHELL if "command" in names else _NONE
-    return shell if names.isdisjoint(_ASKING) else shell | fields.MODEL
+    signs = ((fields.SHELL, ("command",)), (fields.MODEL, PROMPTS), (fields.EMBED, ("text",)))
+    found: frozenset[str] = frozenset()
+    for rules, own in signs:
+        if not names.isdisjoint(own):
+            found |= rules
+    return found
+
+
+def _both(fitting: Set[str]) -> str:
+    """What a step has that speaks for several rules."""
+    signs = (("shell", "a command"), ("llm", "a prompt"), ("embed", "a text to embed"))
+    return "both " + " and ".join(what for rule, what in signs if rule in fitting)
 
 
 def _own_env(entries: dict[str, Entry]) -> set[str]:

@@ -7,8 +7,10 @@ one step to see (unique names, what `defaults` supply) is left to `llmc validate
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from llmc_build.model import Json
-from llmc_build.workflow.fields import NOT_IN_DEFAULTS, RULES, SHELL, STEP, WORKFLOW, Field
+from llmc_build.workflow.fields import EITHER, NOT_IN_DEFAULTS, RULES, SHELL, STEP, WORKFLOW, Field
 from llmc_build.workflow.kinds import Schema
 
 
@@ -44,7 +46,7 @@ def _step() -> Schema:
         "properties": _json({name: _shown(field) for name, field in STEP.items()}),
         "required": ["name"],
         "additionalProperties": False,
-        "allOf": [*(_only(rule) for rule in sorted(RULES)), _one_asking(), _one_prompt()],
+        "allOf": [*(_only(rule) for rule in sorted(RULES)), _one_asking(), *_at_most_one()],
     }
 
 
@@ -63,8 +65,10 @@ def _one_asking() -> Json:
     return {"if": {"required": ["command"]}, "then": {"properties": dict.fromkeys(model, False)}}
 
 
-def _one_prompt() -> Json:
-    return {"not": {"required": ["prompt", "prompt_file"]}}
+def _at_most_one() -> list[Json]:
+    """Of some groups of fields a step has one at most."""
+    pairs = (pair for group in EITHER for pair in combinations(group, 2))
+    return [{"not": {"required": list(pair)}} for pair in pairs]
 
 
 def _shown(field: Field, schema: Schema | None = None) -> Schema:

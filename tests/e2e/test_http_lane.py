@@ -125,6 +125,34 @@ def completion(text: Any = "yes", finish: str = "stop", **extra: Any) -> bytes:
 ok = http_reply(200, completion())
 
 
+def events(*found: Any, done: bool = True, cut: bool = False, pause_s: float = 0.0) -> Behaviour:
+    """A stream of server-sent events; `cut`: the connection is reset in the middle."""
+
+    def behave(conn: socket.socket, request: Request) -> None:
+        conn.sendall(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nConnection: close\r\n\r\n"
+        )
+        for one in [*found, *(["[DONE]"] if done else [])]:
+            text = one if isinstance(one, str) else json.dumps(one)
+            conn.sendall(b": a comment\n" + f"data: {text}\r\n\r\n".encode())
+            time.sleep(pause_s)
+        if cut:
+            reset(conn, request)
+
+    return behave
+
+
+def piece(text: str | None = None, finish: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"delta": {} if text is None else {"content": text}, "finish_reason": finish}]}
+
+
+def usage(prompt: int, generated: int) -> dict[str, Any]:
+    return {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": generated}}
+
+
+streamed = events(piece("ye"), piece("s"), piece(None, "stop"), usage(11, 2))
+
+
 def error(status: int, message: str = "try later", **headers: str) -> Behaviour:
     return http_reply(status, json.dumps({"error": {"message": message}}).encode(), length=None, **headers)
 
@@ -257,7 +285,7 @@ def test_an_answer_is_the_value_and_leaves_its_logs(worker: Worker, serve: Serve
     end = worker.ask(server)
     assert value(end) == b"yes"
     stats = end["reply"]["stats"]
-    assert {name: stats[name] for name in stats if name != "wall_s"} == {
+    assert {name: stats[name] for name in stats if name not in ("wall_s", "tokens_per_s")} == {
         "prompt_tokens": 11,
         "generated_tokens": 1,
         "finish": "stop",
@@ -285,7 +313,8 @@ def test_the_server_gets_the_request_and_the_key_in_one_header(worker: Worker, s
         "max_tokens": 5,
         "temperature": 0.0,
         "seed": 0,
-        "stream": False,
+        "stream": True,
+        "stream_options": {"include_usage": True},
     }
 
 
@@ -428,7 +457,7 @@ def test_a_refusal_is_final_and_shown(worker: Worker, serve: Serve, status: int)
     server = serve(error(status, "no\nsuch \x1b[31mmodel"), ok)
     end = worker.ask(server)
     where = " for /v1/chat/completions" if status == 404 else ""
-    assert (end["status"], end["reply"]) == ("failed", {})
+    assert (end["status"], "value" in end["reply"]) == ("failed", False)
     assert end["error"] == f"{server.host} answered {status}{where}: no such [31mmodel"
     assert len(server.requests) == 1
 
@@ -526,7 +555,7 @@ def test_a_step_that_runs_out_of_time_ends_and_leaves_the_server(
     begun = time.monotonic()
     end = worker.ask(server, timeout_s=0.4)
     assert 0.4 <= time.monotonic() - begun < 4
-    assert (end["status"], end["reply"]) == ("timeout", {})
+    assert (end["status"], "value" in end["reply"]) == ("timeout", False)
     assert end["error"] == f"{server.host} gave no answer within 0.4 s (try 1)"
     assert server.dropped.wait(5), "the connection was left open"
 
@@ -809,3 +838,277 @@ def test_a_proxy_that_cannot_be_used_is_named(workers: Workers, monkeypatch: pyt
     end = workers().ask("https://127.0.0.1:1/v1")
     assert end["status"] == "failed"
     assert end["error"].startswith("the HTTP client can't be set up: ")
+
+
+# ---------------------------------------------------------------- streams
+
+
+def test_a_streamed_answer_is_logged_and_told_as_it_comes(worker: Worker, serve: Serve) -> None:
+    release = threading.Event()
+
+    def slowly(conn: socket.socket, request: Request) -> None:
+        events(piece("ye"), done=False)(conn, request)
+        release.wait(10)
+        tail = [piece("s"), piece(None, "stop"), usage(11, 2)]
+        conn.sendall(
+            b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in tail) + b"data: [DONE]\n\n"
+        )
+
+    number = worker.start(serve(slowly), api_key_env=None)
+    deadline = time.monotonic() + 10
+    log = worker.folder / "logs" / "1" / "stdout"
+    while not (log.exists() and log.read_text() == "ye"):
+        assert time.monotonic() < deadline, "the piece that came is not in the log"
+        time.sleep(0.01)
+    release.set()
+    end = worker.end(number)
+    assert value(end) == b"yes"
+    stats = end["reply"]["stats"]
+    assert (stats["prompt_tokens"], stats["generated_tokens"], stats["finish"]) == (11, 2, "stop")
+    assert any(message["stats"].get("tokens") for message in worker.progress)
+    assert worker.log("stdout") == "yes"
+
+
+def test_a_stream_in_pieces_of_any_size_is_one_answer(worker: Worker, serve: Serve) -> None:
+    """A byte at a time: borders of lines, events and characters fall anywhere."""
+    data = b"".join(
+        b"data: " + json.dumps(one, ensure_ascii=False).encode() + b"\r\n\r\n"
+        for one in [piece("ün"), piece("ï✓"), piece(None, "stop"), usage(1, 2)]
+    )
+
+    def bytewise(conn: socket.socket, request: Request) -> None:
+        conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        for i in range(len(data)):
+            conn.sendall(data[i : i + 1])
+        conn.sendall(b"data: [DONE]\n\n")
+
+    assert value(worker.ask(serve(bytewise))) == "ünï✓".encode()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        events(piece("ye"), done=False),
+        events(piece("ye"), done=False, cut=True),
+        events(piece("ye"), "{not json", done=False),
+        events(piece("ye"), '{"choices": [{"delta": {"con', done=False),
+    ],
+)
+def test_a_stream_that_breaks_off_is_asked_for_again(worker: Worker, serve: Serve, broken: Behaviour) -> None:
+    server = serve(broken, streamed)
+    end = worker.ask(server)
+    assert value(end) == b"yes"
+    assert (len(server.requests), worker.log("stdout")) == (2, "yes")
+
+
+def test_an_error_in_a_stream_is_the_servers_words(worker: Worker, serve: Serve) -> None:
+    end = worker.ask(serve(events(piece("ye"), {"error": {"message": "out of\nmemory"}})))
+    assert end["error"].endswith("answered with an error: out of memory")
+
+
+def test_the_api_key_in_a_stream_reaches_neither_log_nor_value(worker: Worker, serve: Serve) -> None:
+    end = worker.ask(serve(events(*(piece(c) for c in f"it is {KEY}!"), piece(None, "stop"))))
+    assert (end["status"], KEY in end["error"], KEY in worker.log("stdout")) == ("failed", False, False)
+
+
+def test_a_server_that_streams_nothing_is_read_whole(worker: Worker, serve: Serve) -> None:
+    assert value(worker.ask(serve(ok))) == b"yes"
+
+
+def test_fields_that_a_server_refuses_are_left_out_from_then_on(worker: Worker, serve: Serve) -> None:
+    server = serve(
+        error(400, "Unknown parameter: stream_options"),
+        error(422, "stream: extra fields not permitted"),
+        error(400, "Use max_completion_tokens instead of max_tokens"),
+        ok,
+    )
+    assert value(worker.ask(server)) == b"yes"
+    assert value(worker.ask(server)) == b"yes"
+    last = json.loads(server.requests[-1].body)
+    assert (len(server.requests), last["stream"], "stream_options" in last) == (5, False, False)
+    assert (last["max_completion_tokens"], "max_tokens" in last) == (5, False)
+
+
+def test_a_refusal_for_another_reason_is_not_asked_again(worker: Worker, serve: Serve) -> None:
+    server = serve(error(400, "the prompt is too long"))
+    assert "too long" in worker.ask(server)["error"]
+    assert len(server.requests) == 1
+
+
+# ---------------------------------------------------------------- what an answer must be
+
+SCHEMA = {
+    "kind": "schema",
+    "schema": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
+}
+
+
+def test_a_schema_is_sent_and_the_answer_held_to_it(worker: Worker, serve: Serve) -> None:
+    server = serve(http_reply(200, completion('{"n": 3}')))
+    assert value(worker.ask(server, output=SCHEMA)) == b'{"n": 3}'
+    asked = json.loads(server.requests[0].body)["response_format"]
+    assert asked == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": SCHEMA["schema"], "strict": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "finish", "why"),
+    [
+        ('{"n": "3"}', "stop", "by its schema its value.n is wrong: '3' is not of type 'integer'"),
+        ("{}", "stop", "by its schema it is wrong: 'n' is a required property"),
+        ("```json\n{}\n```", "stop", "it is not JSON"),
+        ('{"n": ', "length", "it was cut off at `max_tokens`"),
+        ('{"n": NaN}', "stop", "it is not JSON"),
+        ("[" * 100_000, "stop", "it is nested too deeply"),
+    ],
+)
+def test_an_answer_that_does_not_conform_fails_the_step(
+    worker: Worker, serve: Serve, answer: str, finish: str, why: str
+) -> None:
+    server = serve(http_reply(200, completion(answer, finish)))
+    end = worker.ask(server, output=SCHEMA)
+    assert (end["status"], why in end["error"], len(server.requests)) == ("failed", True, 1), end["error"]
+    assert "value" not in end["reply"]
+    assert end["reply"]["stats"]["prompt_tokens"] == 11
+
+
+def test_a_server_is_asked_for_json_in_the_form_that_it_knows(worker: Worker, serve: Serve) -> None:
+    refuse = error(400, "response_format.type must be text or json_object")
+    server = serve(refuse, refuse, http_reply(200, completion('{"n": 3}')))
+    assert value(worker.ask(server, output=SCHEMA)) == b'{"n": 3}'
+    forms = [json.loads(request.body)["response_format"] for request in server.requests]
+    assert [form["type"] for form in forms] == ["json_schema", "json_schema", "json_object"]
+    assert forms[2] == {"type": "json_object", "schema": SCHEMA["schema"]}
+    assert value(worker.ask(server, output=SCHEMA)) == b'{"n": 3}'
+    assert len(server.requests) == 4, "the form is remembered"
+
+
+def test_any_json_and_grammars_are_asked_for(worker: Worker, serve: Serve) -> None:
+    server = serve(http_reply(200, completion("[1]")))
+    assert value(worker.ask(server, output={"kind": "json"})) == b"[1]"
+    assert value(worker.ask(server, output={"kind": "grammar", "grammar": 'root ::= "[1]"'})) == b"[1]"
+    first, second = (json.loads(request.body) for request in server.requests)
+    assert first["response_format"] == {"type": "json_object"}
+    assert second["grammar"] == 'root ::= "[1]"'
+
+
+# ---------------------------------------------------------------- embeddings
+
+
+def embedded(*vectors: list[float]) -> bytes:
+    entries = [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+    return json.dumps({"data": entries[::-1], "usage": {"prompt_tokens": 7}}).encode()
+
+
+def test_texts_become_vectors_in_their_order(worker: Worker, serve: Serve) -> None:
+    server = serve(http_reply(200, embedded([3.0, 4.0], [0.0, 2.0])))
+    embed = {"texts": ["a", "b"], "single": False, "normalize": True}
+    end = worker.ask(server, embed=embed)
+    assert json.loads(value(end)) == [[0.6, 0.8], [0.0, 1.0]]
+    assert json.loads(value(worker.ask(server, embed={**embed, "normalize": False}))) == [
+        [3.0, 4.0],
+        [0.0, 2.0],
+    ]
+    assert server.requests[0].line == "POST /v1/embeddings HTTP/1.1"
+    assert json.loads(server.requests[0].body) == {
+        "model": "tiny",
+        "input": ["a", "b"],
+        "encoding_format": "float",
+    }
+    assert end["reply"]["stats"]["prompt_tokens"] == 7
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", embedded([1.0]), embedded([], []), embedded([1.0], [float("nan")]), b'{"data": [1, 2]}',
+     b'{"data": [{"index": 0, "embedding": [1]}, {"index": 0, "embedding": [1]}]}'],
+)  # fmt: skip
+def test_what_is_no_list_of_vectors_fails_the_step(worker: Worker, serve: Serve, body: bytes) -> None:
+    embed = {"texts": ["a", "b"], "single": False, "normalize": True}
+    assert worker.ask(serve(http_reply(200, body)), embed=embed)["status"] == "failed"
+
+
+# ---------------------------------------------------------------- budgets
+
+PRICES = [1_000_000.0, 2_000_000.0]  # a token of a prompt is 1, one of an answer 2
+
+
+def test_what_a_request_cost_is_told(worker: Worker, serve: Serve) -> None:
+    end = worker.ask(serve(streamed), prices=PRICES)
+    stats = end["reply"]["stats"]
+    assert (stats["prompt_tokens"], stats["generated_tokens"], stats["cost"]) == (11, 2, 15.0)
+
+
+def test_a_budget_is_never_overshot_and_what_it_leaves_is_used(workers: Workers, serve: Serve) -> None:
+    """Each request may need up to 212 tokens and needs 105: of 1,000 tokens eight fit, and not nine."""
+    server = serve(http_reply(200, json.dumps({**json.loads(completion()), **usage(100, 5) | {
+        "choices": json.loads(completion())["choices"]}}).encode()))  # fmt: skip
+    worker = workers(budget={"tokens": 1000, "cost": None, "ledger": None})
+    numbers = [worker.start(server) for _ in range(20)]
+    ends = [worker.end(number) for number in numbers]
+    good = [end for end in ends if end["status"] == "ok"]
+    spent = sum(
+        end["reply"]["stats"]["prompt_tokens"] + end["reply"]["stats"]["generated_tokens"] for end in good
+    )
+    assert len(server.requests) == len(good) == 8
+    assert spent == 840
+    refused = next(end for end in ends if end["status"] == "failed")
+    assert "was not asked: --max-tokens-total 1000 leaves 160 tokens" in refused["error"]
+
+
+def test_tries_count_and_what_is_refused_costs_nothing(workers: Workers, serve: Serve) -> None:
+    worker = workers(budget={"tokens": 300, "cost": None, "ledger": None})
+    server = serve(error(503), error(503), streamed)
+    assert value(worker.ask(server)) == b"yes"
+    broken = serve(events(piece("ye"), done=False))
+    end = worker.ask(broken)
+    assert len(broken.requests) == 1, "the first broken answer may have cost all that was left"
+    assert "--max-tokens-total 300 leaves" in end["error"]
+
+
+def test_a_cost_is_limited_by_prices_and_needs_them(workers: Workers, serve: Serve) -> None:
+    worker = workers(budget={"tokens": None, "cost": 250.0, "ledger": None})
+    server = serve(streamed)
+    assert value(worker.ask(server, prices=PRICES)) == b"yes"
+    assert "needs `prices` of the model tiny" in worker.ask(server)["error"]
+    while (end := worker.ask(server, prices=PRICES))["status"] == "ok":
+        assert len(server.requests) < 30
+    assert "--max-cost 250 leaves" in end["error"]
+    assert 15 * len(server.requests) <= 250
+
+
+def test_a_worker_that_is_started_again_knows_what_is_spent(
+    workers: Workers, serve: Serve, tmp_path: Path
+) -> None:
+    """The first died in the middle of a request: that may have cost all that was set aside for it."""
+    budget = {"tokens": 400, "cost": None, "ledger": str(tmp_path / "ledger")}
+    first = workers(budget=budget)
+    assert value(first.ask(serve(streamed))) == b"yes"
+    lost = first.start(serve(hang))
+    deadline = time.monotonic() + 10
+    while len((tmp_path / "ledger").read_text().splitlines()) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (tmp_path / "ledger2").write_text((tmp_path / "ledger").read_text())
+    first.cancel(lost)
+    first.end(lost)
+    second = workers(budget={**budget, "ledger": str(tmp_path / "ledger2")})
+    server = serve(streamed)
+    assert "--max-tokens-total 400 leaves" in second.ask(server)["error"]
+    assert not server.requests
+
+
+def test_where_usage_matters_a_server_that_does_not_stream_it_is_asked_otherwise(
+    worker: Worker, serve: Serve
+) -> None:
+    """One request finds out; the answers of all others come whole, with their usage."""
+    silent = events(piece("yes"), piece(None, "stop"))
+    server = serve(silent, ok)
+    numbers = [worker.start(server, prices=PRICES) for _ in range(5)]
+    stats = [worker.end(number)["reply"]["stats"] for number in numbers]
+    streams = [json.loads(request.body)["stream"] for request in server.requests]
+    assert streams == [True, False, False, False, False]
+    assert sorted(one.get("cost", 0.0) for one in stats) == [0.0, 13.0, 13.0, 13.0, 13.0]

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[2] / "llmc_build"
 LAYERS: list[set[str]] = [
     {"model"},
     {"errors", "terminal", "collecting"},
-    {"environment", "filters", "placeholder"},
+    {"environment", "filters", "jsonpath"},
+    {"placeholder"},
     {"template"},
     {"constrain"},
     {"workflow"},
@@ -23,10 +24,10 @@ LAYERS: list[set[str]] = [
     {"graph"},
     {"plan"},
     # ---- from here on, the world
-    {"config", "store", "execute", "llm", "snapshot"},
+    {"stopping", "config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
     {"report"},
-    {"replies", "binding", "orders", "binder", "record"},
+    {"replies", "binding", "orders", "answers", "samples", "binder", "record"},
     {"loop", "incremental"},
     {"session", "doctor"},
     {"api"},

@@ -77,6 +77,7 @@ def test_the_key_is_made_of_what_is_asked_and_of_whom() -> None:
             "seed": 0,
             "stop": ["END"],
         },
+        "output": None,
         "endpoint": {"base_url": "https://example.com/v1", "model": "gpt-4o-mini"},
         "engine": "openai-chat/1",
     }
@@ -123,6 +124,8 @@ def test_the_lane_is_told_the_name_of_the_variable_and_no_key() -> None:
         "prompt": None,
         "chat": True,
         "sampling": components()["sampling"],
+        "output": None,
+        "prices": None,
     }
 
 

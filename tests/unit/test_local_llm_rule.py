@@ -76,6 +76,7 @@ def test_the_key_holds_the_rendered_messages_the_model_and_every_parameter() -> 
             "seed": 7,
             "stop": ["x"],
         },
+        "output": None,
         "model": "ab" * 32,
         "engine": "llama-cpp-python 0.3.36 cpu",
         "context": 512,
@@ -140,6 +141,7 @@ def test_the_request_holds_what_the_worker_needs() -> None:
         "messages": [{"role": "user", "content": "Say: the text"}],
         "chat": False,
         "sampling": components(step(prompt="Say: {{ text }}", model="m"))["sampling"],
+        "output": None,
     }
 
 

@@ -40,14 +40,17 @@ class World:
     def claim_many(self, targets: Sequence[str]) -> list[None]:
         return [None] * len(targets)
 
-    def task(self, target: str, number: int, logs: str) -> Task:
+    def parts(self, target: str) -> list[int]:
+        return [0]
+
+    def task(self, target: str, number: int, logs: str, part: int) -> Task:
         return Task(id=number, lane=SHELL, request={})
 
     def may_retry(self, *args: object) -> bool:
         return False
 
-    def finish(self, target: str, done: Done) -> Any:
-        return SimpleNamespace(record=None, error=done.error, warnings=(), stderr_tail="", stats={})
+    def finish(self, target: str, done: Done, part: int) -> Any:
+        return done, SimpleNamespace(record=None, error=done.error, warnings=(), stderr_tail="", stats={})
 
     def release(self, target: str, *, kept: bool) -> None: ...
 

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc_build.llm import openai
+from llmc_build.llm import bodies, openai
 from llmc_build.llm.openai import Answer, Failure, GiveUp, Limiter, Patience
 
 NOW = 1_700_000_000.0
 KEY = "sk-0123456789abcdefghijkl"
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
+FORM = bodies.Form(stream=False)
 
 
 def reply(**changes: Any) -> dict[str, Any]:
@@ -50,7 +51,9 @@ def test_a_body_holds_what_is_set_and_nothing_else() -> None:
         "seed": 0,
         "stop": [],
     }
-    body = openai.encode_body(model="m", messages=MESSAGES, prompt=None, chat=True, sampling=sampling)
+    body = bodies.completion(
+        form=FORM, model="m", messages=MESSAGES, prompt=None, chat=True, sampling=sampling
+    )
     assert body == (
         b'{"max_tokens":5,"messages":[{"content":"hi","role":"user"}],"model":"m","seed":0,"stream":false,'
         b'"temperature":0.0}'
@@ -60,17 +63,17 @@ def test_a_body_holds_what_is_set_and_nothing_else() -> None:
 def test_extensions_and_stops_are_sent_when_set() -> None:
     sampling: dict[str, Any] = {"top_k": 4, "min_p": 0.1, "repeat_penalty": 1.1, "top_p": 0.9, "stop": ["\n"]}
     body = json.loads(
-        openai.encode_body(model="m", messages=[], prompt="once", chat=False, sampling=sampling)
+        bodies.completion(form=FORM, model="m", messages=[], prompt="once", chat=False, sampling=sampling)
     )
     assert body == {"model": "m", "prompt": "once", "stream": False, **sampling}
 
 
 def test_equal_requests_have_equal_bytes_whatever_the_order_of_their_fields() -> None:
-    one = openai.encode_body(
-        model="m", messages=MESSAGES, prompt=None, chat=True, sampling={"seed": 1, "top_p": 1.0}
+    one = bodies.completion(
+        form=FORM, model="m", messages=MESSAGES, prompt=None, chat=True, sampling={"seed": 1, "top_p": 1.0}
     )
-    two = openai.encode_body(
-        model="m", messages=MESSAGES, prompt=None, chat=True, sampling={"top_p": 1.0, "seed": 1}
+    two = bodies.completion(
+        form=FORM, model="m", messages=MESSAGES, prompt=None, chat=True, sampling={"top_p": 1.0, "seed": 1}
     )
     assert one == two
 

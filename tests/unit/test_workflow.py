@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llmc_build.errors import WorkflowError
 from llmc_build.model import CachePolicy, Location, Order, Sampling, Step, Workflow
 from llmc_build.workflow import parse
-from llmc_build.workflow.fields import LATER, STEP, WORKFLOW
+from llmc_build.workflow.fields import STEP, WORKFLOW
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -303,15 +303,27 @@ def test_every_golden_text_has_its_case() -> None:
     assert sorted(path.stem for path in GOLDEN.glob("workflow-*.txt")) == CASES
 
 
-def test_fields_of_later_versions_are_no_fields_yet() -> None:
-    assert not LATER & STEP.keys()
-
-
 # ---------------------------------------------------------------- anything at all
 
-words = st.sampled_from([*STEP, *WORKFLOW, *LATER, "step", "ttl", "x", "<<", "A", ""])
+words = st.sampled_from([*STEP, *WORKFLOW, "step", "ttl", "x", "<<", "A", ""])
 texts = st.sampled_from(
-    ["x", "a.b", "shell", "llm", "local_llm", "10s", "../x", "{{x}}", "", "sh", "T", "a/b", "*"]
+    [
+        "x",
+        "a.b",
+        "shell",
+        "llm",
+        "local_llm",
+        "embed",
+        "user",
+        "10s",
+        "../x",
+        "{{x}}",
+        "",
+        "sh",
+        "T",
+        "a/b",
+        "*",
+    ]
 )
 scalar = st.one_of(texts, st.none(), st.booleans(), st.integers(-5, 300), st.floats(), st.text(max_size=5))
 node = st.recursive(
