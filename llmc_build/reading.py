@@ -20,7 +20,7 @@ from llmc_build.collecting import loading
 from llmc_build.errors import Fault, WorkflowError
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_and_release
-from llmc_build.workflow import Draft, schema_of_file, taken_in
+from llmc_build.workflow import Draft, grammar_faults, schema_of_file, taken_in
 
 if TYPE_CHECKING:
     from llmc_build.graph import ActionGraph
@@ -230,6 +230,7 @@ def _with_text(step: Step, field: str, text: str, name: str, faults: list[Fault]
         places = {**step.places, "prompt": start}
         return dataclasses.replace(step, prompt=text, places=places, blocks={**step.blocks, "prompt": (1, 0)})
     if field == "grammar":
+        faults += grammar_faults(text, name)
         return dataclasses.replace(step, grammar=text)
     schema, problems = schema_of_file(text, name)
     faults += problems

@@ -25,7 +25,7 @@ from llmc_build.llm.bodies import Form, relaxed
 from llmc_build.llm.budget import Amount, Charge, Ledger, OverBudget, Prices, at_most, cost_of, prices_of
 from llmc_build.llm.openai import Answer, Failure, GiveUp, Limiter, Patience
 from llmc_build.llm.stream import Stream
-from llmc_build.llm.verify import why_wrong
+from llmc_build.llm.verdicts import refusal
 from llmc_build.model import Json
 
 _PROGRESS_S = 0.2  # at most so often does a request report its progress
@@ -309,7 +309,8 @@ class Conversation:
             self._note("ended by the step's timeout or by the build")
             raise
         slot.answered = True
-        why = None if self._ask.texts is not None else why_wrong(answer.text, self._ask.output)
+        output = self._ask.output if self._ask.texts is None else None
+        why = refusal(output, answer.text) if isinstance(output, dict) else None
         if why is not None:
             cut = "; it was cut off at `max_tokens`" if answer.finish == "length" else ""
             raise Failure(f"gave an answer that is not what was asked for: {why}{cut}", retryable=False)

@@ -957,12 +957,12 @@ def test_a_schema_is_sent_and_the_answer_held_to_it(worker: Worker, serve: Serve
 @pytest.mark.parametrize(
     ("answer", "finish", "why"),
     [
-        ('{"n": "3"}', "stop", "by its schema its value.n is wrong: '3' is not of type 'integer'"),
-        ("{}", "stop", "by its schema it is wrong: 'n' is a required property"),
-        ("```json\n{}\n```", "stop", "it is not JSON"),
+        ('{"n": "3"}', "stop", "does not conform to the schema at n: '3' is not of type 'integer'"),
+        ("{}", "stop", "does not conform to the schema: 'n' is a required property"),
+        ("```json\n{}\n```", "stop", "the answer is no JSON"),
         ('{"n": ', "length", "it was cut off at `max_tokens`"),
-        ('{"n": NaN}', "stop", "it is not JSON"),
-        ("[" * 100_000, "stop", "it is nested too deeply"),
+        ('{"n": NaN}', "stop", "NaN is no JSON number"),
+        ("[" * 100_000, "stop", "the answer is nested too deeply"),
     ],
 )
 def test_an_answer_that_does_not_conform_fails_the_step(
