@@ -21,10 +21,18 @@ from llmc_build.model import Action, Json
 from llmc_build.rules import BindError, ModelId, rule
 
 if TYPE_CHECKING:
-    from llmc_build.config import ModelConfig
+    from llmc_build.config import Config, ModelConfig
     from llmc_build.store.state import FileDigests
 
 DEFAULT_KEY = "OPENAI_API_KEY"
+
+
+def budget_of(config: Config, folder: Path) -> dict[str, Json] | None:
+    """What a run may spend at servers, and where that is written down; None: as much as it takes."""
+    tokens, cost = config.max_tokens_total, config.max_cost
+    if tokens is None and cost is None:
+        return None
+    return {"tokens": tokens, "cost": cost, "ledger": str(folder / "ledger")}
 
 
 class Lanes:

@@ -62,10 +62,10 @@ def _load(
     found, names_known = list(draft.faults), draft.names_known
     workflows = list(draft.workflows)
     del draft
-    prompts = {step.prompt_file for one in workflows for step in one.steps if step.prompt_file is not None}
+    taken = {source for one in workflows for step in one.steps for source in step.sources}
     program, faults = resolve_and_release(workflows, places=places)
     found += faults if names_known else ()
-    read = dict.fromkeys(prompts, "a prompt file")
+    read = dict.fromkeys(taken, "part of a step")
     read.update(dict.fromkeys((os.path.relpath(file, workspace) for file in files), "a workflow file"))
     found += outputs_that_are_read(program.targets.values(), read)
     if store is not None and store.is_relative_to(workspace):

@@ -38,7 +38,7 @@ def verdict(output: Output, text: str) -> str | None:
     try:
         value = _parsed(text)
     except RecursionError:
-        return "the answer is nested too deeply"
+        return "the answer is no JSON that can be checked: it is nested too deeply"
     except ValueError as error:
         return f"the answer is no JSON: {' '.join(str(error).split())}"
     if output["kind"] == "json":

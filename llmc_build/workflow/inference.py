@@ -1,7 +1,7 @@
 """Kinds of values that only steps that ask a model have.  Pure.
 
-Owns the forms of `messages`, `text`, `schema`, `format`, `grammar` and `session`.  Whether a schema or a
-grammar is one is `constrain`'s; what several of these fields mean together is `reader`'s.
+Owns the forms of `messages`, `text`, `schema`, `format`, `grammar` and `session`.  Whether schemas and
+grammars can be used is `constrain`'s to say; what several of these fields mean together is `reader`'s.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def checked_schema(site: Site, field: str, node: Map) -> Json:
     known = len(site.found)
     schema = json_of(site, field, node)
     for fault in check_schema(schema) if len(site.found) == known else ():
-        place = _at(node, fault.path)
-        site.fault(f"{site.called(field)} is not a JSON Schema: {fault.message}", place, fault.hint)
+        headline = f"{site.called(field)} is no usable JSON Schema: {fault.message}"
+        site.fault(headline, _at(node, fault.path), fault.hint)
     return schema
 
 
@@ -197,13 +197,16 @@ def _grammar(site: Site, field: str, node: Node) -> str | None:
     if GBNF_SIGN not in text:
         return one_path(site, field, node)
     for fault in check_grammar(text):
-        headline = f"{site.called(field)} is not a grammar: {fault.message}"
-        if node.block is not None:
-            line, column = node.block
-            site.add(headline, line + fault.line - 1, column + fault.column, hint=fault.hint)
-        else:
-            site.fault(f"{headline} (line {fault.line}, column {fault.column})", node, fault.hint)
+        line, column = _in_text(node, fault.line, fault.column)
+        site.add(f"{site.called(field)}: {fault.message}", line, column, hint=fault.hint)
     return text
+
+
+def _in_text(node: Scalar, line: int, column: int) -> tuple[int, int]:
+    """Where a place of a text stands in its file, as near as is known."""
+    if node.block is not None:
+        return node.block[0] + line - 1, node.block[1] + column
+    return (node.line, node.column + column - 1) if line == 1 else (node.line, node.column)
 
 
 GRAMMAR = Kind(read=_grammar, schema={"type": ["string", "null"]})
@@ -233,18 +236,6 @@ def taken_in(step: Step) -> list[tuple[str, str]]:
     return found
 
 
-def grammar_faults(text: str, name: str) -> list[Fault]:
-    """What is wrong with the grammar in a file; `name` is for messages."""
-    return [
-        Fault(
-            headline=f"not a grammar: {fault.message}",
-            location=Location(file=name, line=fault.line, column=fault.column),
-            hint=fault.hint,
-        )
-        for fault in check_grammar(text)
-    ]
-
-
 def schema_of_file(text: str, name: str) -> tuple[Json, tuple[Fault, ...]]:
     """The JSON Schema in a file of JSON or YAML, and what is wrong with it; `name` is for messages."""
     if name.endswith(".json"):  # YAML can't spell all of JSON's escapes
@@ -266,3 +257,15 @@ def schema_of_file(text: str, name: str) -> tuple[Json, tuple[Fault, ...]]:
     except Enough:
         pass
     return schema, tuple(site.found)
+
+
+def grammar_faults(text: str, name: str) -> list[Fault]:
+    """What is wrong with the grammar in a file, at its place there."""
+    return [
+        Fault(
+            headline=f"grammar {name}: {fault.message}",
+            location=Location(file=name, line=fault.line, column=fault.column),
+            hint=fault.hint,
+        )
+        for fault in check_grammar(text)
+    ]
