@@ -276,6 +276,6 @@ def test_a_wrong_schema_or_grammar_runs_nothing(space: Space) -> None:
     assert "bad.gbnf:2:1: " in text
     assert 'rule "answer" never ends' in text
     (line,) = [line for line in text.splitlines() if "strng" in line]
-    assert line.startswith("flow.yaml:6:")
+    assert line.startswith("flow.yaml:5:")
     assert line.endswith('there is no type "strng"')
     assert not (space.root / "ran").exists()
