@@ -15,6 +15,7 @@ message with which a conversation begins.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping
 
 from llmc_build.model import Action, Json, Sampling, Step
@@ -99,6 +100,14 @@ def _message(field: str, role: str, source: str, scope: Scope) -> Iterator[dict[
 def text_param(source: str, scope: Scope) -> dict[str, Json]:
     """A text with its references' slots; to be asked for within `scope.reading`.  Raises TemplateError."""
     return {"source": source, "slots": [scope.slot(ref) for ref in _parse(source).refs]}
+
+
+def output_component(action: Action) -> Json:
+    """What of `output` enters a key: a schema as text, for the order of its properties steers an answer."""
+    output = action.params["output"]
+    if isinstance(output, dict) and output["kind"] == "schema":
+        return {"kind": "schema", "schema": json.dumps(output["schema"])}
+    return output
 
 
 def sampling_params(sampling: Sampling) -> dict[str, Json]:

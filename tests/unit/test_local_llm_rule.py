@@ -172,3 +172,12 @@ def test_without_a_model_file_nothing_is_bound() -> None:
     for model in (None, server):
         with pytest.raises(BindError, match="needs a model file"):
             components(step(prompt="hi"), bound(model=model))
+
+
+def test_the_order_of_the_properties_of_a_schema_changes_the_key() -> None:
+    """The answer has them in that order, so it is another answer."""
+    one = {"type": "object", "properties": {"a": {}, "b": {}}}
+    other = {"type": "object", "properties": {"b": {}, "a": {}}}
+    first, second = (components(step(prompt="x", model="m", schema=schema)) for schema in (one, other))
+    assert one == other
+    assert first["output"] != second["output"]
