@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXAMPLES := examples/docs-pipeline/docs.yaml examples/original.yaml
+EXAMPLES := examples/docs-pipeline/docs.yaml examples/inference/inference.yaml examples/original.yaml
 
 # Of llama.cpp only the library is built: no tools, no server, no multimodal.  What the user has set in
 # CMAKE_ARGS (-DGGML_CUDA=on, say) is kept, and comes last so that it wins.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from llmc_build.model import BuildReport, TargetId, Workflow
 
 if TYPE_CHECKING:
     from llmc_build.config import Config
+    from llmc_build.doctor import Finding
     from llmc_build.llm.models import ModelListing
     from llmc_build.report import Reporter
     from llmc_build.session import Session, Work
@@ -123,6 +124,9 @@ def build(
             )
             work = _look(session, work, paths, config, targets)
             reporter.started(len(work.graph or ()), session.run.run_id, config.jobs)
+            prompts = session.prompts(work)
+            if prompts:
+                reporter.asks(prompts)
             found = session.execute(work.graph, stop, fail_fast=fail_fast) if work.graph else {}
             report = session.report(work, found, stop, wall_s=time.monotonic() - started)
             session.keep(report, work)
@@ -162,7 +166,7 @@ def _part(
         return None
     from llmc_build.incremental.partial import Partial, TooMuch
     from llmc_build.session import Work
-    from llmc_build.snapshot.form import Damaged
+    from llmc_build.snapshot.form import SENSELESS
     from llmc_build.snapshot.selection import selected
 
     try:
@@ -170,13 +174,7 @@ def _part(
         part = Partial(survey, paths, config.workspace)
         structure = part.structure
         wanted = selected(structure.paths, structure.producers, targets) if targets else None
-    except (
-        TooMuch,
-        Damaged,
-        ValueError,
-        KeyError,
-        IndexError,
-    ):  # what is wrong with it is found by looking at all
+    except (TooMuch, *SENSELESS):  # what is wrong with it is found by looking at all
         return None
     if targets and wanted is None:
         return None
@@ -318,6 +316,13 @@ def models(*, workspace: Path | None = None) -> Sequence[ModelListing]:
 
     config = _config(workspace, {})
     return list_models(aliases=config.models, workspace=config.workspace)
+
+
+def doctor(*, workspace: Path | None = None, online: bool = False) -> Iterator[Finding]:
+    """What this machine has, finding by finding; servers are asked only `online`."""
+    from llmc_build.doctor import examine
+
+    return examine(_config(workspace, {}), os.environ, online=online)
 
 
 # ---------------------------------------------------------------- the parts of a build

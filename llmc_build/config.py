@@ -7,10 +7,12 @@ configured model is made of is checked here; whether it is there is `llm.models`
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from llmc_build.errors import ConfigError, Fault
 from llmc_build.workflow.compound import INPUTS
 from llmc_build.workflow.kinds import ENV_NAME, FILLED, Kind, Site, number, one_of, text_of
 from llmc_build.workflow.nodes import Enough, Entry, Map, Node, Scalar, shown
-from llmc_build.workflow.yamltext import documents
+from llmc_build.workflow.yamltext import MAX_BYTES, documents
 
 FILE = "llmc.yaml"
 DEFAULT_CACHE_DIR = ".llmc/cache"
@@ -59,6 +61,7 @@ class Config:
     subprocess: bool | None  # LLMC_SUBPROCESS; None: unset
     kv_cache: int | None  # bytes of the store that computed beginnings of prompts may take
     memory: int | None  # bytes that model workers may take together; None: by what is free
+    limits: Mapping[str, int]  # of shell steps, those that were set: output and log in bytes, processes
     max_tokens_total: int | None = None  # of all requests of a build to servers
     max_cost: float | None = None  # of them, in the unit of `prices`
 
@@ -94,6 +97,7 @@ def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, obj
         memory=surroundings.get("memory", given.get("memory")),
         max_tokens_total=_whole(flags.get("max_tokens_total")),
         max_cost=_amount(flags.get("max_cost")),
+        limits=given.get("limits", {}),
     )
 
 
@@ -110,7 +114,7 @@ def find_file(start: Path) -> Path | None:
     try:
         folder = start.resolve(strict=True)
         found = (place / FILE for place in (folder, *folder.parents))
-        return next((file for file in found if file.is_file()), None)
+        return next((file for file in found if os.path.lexists(file)), None)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{start}: {(why or 'not a folder').lower()}") from None
@@ -192,7 +196,7 @@ def _from_environ(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, 
 def _from_file(file: Path, faults: list[Fault]) -> dict[str, Any]:
     name = _called(file)
     try:
-        data = file.read_bytes()
+        data = _read(file)
     except OSError as error:
         faults.append(Fault(headline=f"{name}: {(error.strerror or str(error)).lower()}"))
         return {}
@@ -200,6 +204,18 @@ def _from_file(file: Path, faults: list[Fault]) -> dict[str, Any]:
     found = read_config(data, site)
     faults += dict.fromkeys(site.found)
     return {**found, "file_hash": hashlib.sha256(data).hexdigest()}
+
+
+def _read(file: Path) -> bytes:
+    """The bytes of a regular file, or as many as are too many; never blocks on a device or a pipe."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file")
+        with open(descriptor, "rb", closefd=False) as stream:
+            return stream.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def _called(file: Path) -> str:
@@ -347,6 +363,13 @@ def _prices(site: Site, field: str, node: Node) -> tuple[float, float]:
     return found.get("prompt") or 0.0, found.get("completion") or 0.0  # embeddings have no completion
 
 
+def _limits(site: Site, field: str, node: Node) -> dict[str, int]:
+    if isinstance(node, Map):
+        return _read_fields(site, node, _LIMIT_FIELDS)
+    site.wrong(field, node, f"a mapping of limits: {', '.join(_LIMIT_FIELDS)}")
+    return {}
+
+
 _COUNT = number("a whole number of 1 or more", 1, 2**31 - 1, whole=True)
 _LAYERS = number("a whole number of 0 or more, or all", -1, 2**31 - 1, whole=True)
 
@@ -357,7 +380,13 @@ _FIELDS: Mapping[str, Kind] = {
     "retries": _RETRIES,
     "memory": Kind(read=_memory, schema={}),
     "kv_cache": Kind(read=_kv_cache, schema={}),
+    "limits": Kind(read=_limits, schema={}),
     "models": Kind(read=_models, schema={}),
+}
+_LIMIT_FIELDS: Mapping[str, Kind] = {
+    "output": Kind(read=_memory, schema={}),
+    "log": Kind(read=_memory, schema={}),
+    "processes": number("a whole number from 16 to 4000000", 16, 4_000_000, whole=True),
 }
 _MODEL_FIELDS: Mapping[str, Kind] = {
     "path": FILLED,

@@ -21,10 +21,18 @@ from llmc_build.model import Action, Json
 from llmc_build.rules import BindError, ModelId, rule
 
 if TYPE_CHECKING:
-    from llmc_build.config import ModelConfig
+    from llmc_build.config import Config, ModelConfig
     from llmc_build.store.state import FileDigests
 
 DEFAULT_KEY = "OPENAI_API_KEY"
+
+
+def budget_of(config: Config, folder: Path) -> dict[str, Json] | None:
+    """What a run may spend at servers, and where that is written down; None: as much as it takes."""
+    tokens, cost = config.max_tokens_total, config.max_cost
+    if tokens is None and cost is None:
+        return None
+    return {"tokens": tokens, "cost": cost, "ledger": str(folder / "ledger")}
 
 
 class Lanes:
@@ -32,7 +40,8 @@ class Lanes:
 
     `memory`: bytes that model workers may take together (None: by what is free); `subprocess`:
     LLMC_SUBPROCESS; `kv_cache`: bytes of the store that computed beginnings of prompts may take; None: the
-    worker's default; `budget`: of requests to servers, as `llm.budget.Ledger` has it.
+    worker's default; `budget`: of requests to servers, as `llm.budget.Ledger` has it;
+    `limits`: of shell steps, as llmc.yaml has them.
     """
 
     def __init__(
@@ -46,9 +55,11 @@ class Lanes:
         spill: Path | None = None,
         memory: int | None = None,
         subprocess: bool | None = None,
+        limits: Mapping[str, int] | None = None,
         kv_cache: int | None = None,
         budget: Mapping[str, Json] | None = None,
     ) -> None:
+        self._limits: dict[str, Json] = {**(limits or {})}
         self._given = memory
         self._subprocess = subprocess
         self._models = models
@@ -185,6 +196,8 @@ class Lanes:
             return Lane(kind=kind, name=name, config=config)
         if kind == "http" and self._budget is not None:
             config["budget"] = dict(self._budget)
+        if kind == "shell":
+            config["limits"] = self._limits
         return Lane(kind=kind, config=config)
 
     def _share(self, model: ModelId) -> dict[str, Json]:
@@ -204,4 +217,4 @@ class Lanes:
             raise BindError(f"model {model.reference} {memory.too_large(need, limit)}")
         if on_gpu:
             return {"parallel": need.parallel, "weights": 0, "memory": 0}
-        return {"parallel": need.parallel, "weights": need.weights, "memory": need.own}
+        return {"parallel": need.parallel, "weights": need.weights, "memory": need.own, "limit": limit}

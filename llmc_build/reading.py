@@ -6,6 +6,7 @@ Owns reading: what the text means is `workflow`.  Faults of all files are raised
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import stat
@@ -19,7 +20,7 @@ from llmc_build.collecting import loading
 from llmc_build.errors import Fault, WorkflowError
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_and_release
-from llmc_build.workflow import Draft, schema_of_file, taken_in
+from llmc_build.workflow import Draft, grammar_faults, schema_of_file, taken_in
 
 if TYPE_CHECKING:
     from llmc_build.graph import ActionGraph
@@ -61,10 +62,10 @@ def _load(
     found, names_known = list(draft.faults), draft.names_known
     workflows = list(draft.workflows)
     del draft
-    prompts = {step.prompt_file for one in workflows for step in one.steps if step.prompt_file is not None}
+    taken = {source for one in workflows for step in one.steps for source in step.sources}
     program, faults = resolve_and_release(workflows, places=places)
     found += faults if names_known else ()
-    read = dict.fromkeys(prompts, "a prompt file")
+    read = dict.fromkeys(taken, "part of a step")
     read.update(dict.fromkeys((os.path.relpath(file, workspace) for file in files), "a workflow file"))
     found += outputs_that_are_read(program.targets.values(), read)
     if store is not None and store.is_relative_to(workspace):
@@ -142,23 +143,40 @@ def _read(file: Path, seen: Seen | None) -> bytes:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise _Unreadable(_why(error)) from None
-    with open(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise _Unreadable("is a folder")
-        if not stat.S_ISREG(status.st_mode):
-            raise _Unreadable("is not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise _Unreadable(f"is larger than {MAX_FILE_BYTES // 1024**2} MiB")
-        data = stream.read()
+    try:
+        data = _read_open(descriptor)
+    except OSError as error:  # what is a file by its status and none by its nature, as in /proc
+        raise _Unreadable(_why(error)) from None
+    finally:
+        os.close(descriptor)
     if seen is not None:
         seen[os.path.abspath(file)] = hashlib.sha256(data).hexdigest()
     return data
 
 
+def _read_open(descriptor: int) -> bytes:
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise _Unreadable("is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise _Unreadable("is not a regular file")
+    large = f"is larger than {MAX_FILE_BYTES // 1024**2} MiB"
+    if status.st_size > MAX_FILE_BYTES:
+        raise _Unreadable(large)
+    with open(descriptor, "rb", buffering=0, closefd=False) as stream:
+        found = bytearray()
+        while len(found) <= MAX_FILE_BYTES and (piece := stream.read(status.st_size + 1)):
+            found += piece
+    if len(found) > MAX_FILE_BYTES:  # it grew
+        raise _Unreadable(large)
+    return bytes(found)
+
+
 def _why(error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, OSError) and error.errno == errno.ENXIO:  # a socket, or a device without a driver
+        return "is not a regular file"
     return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
 
 
@@ -174,7 +192,7 @@ def shown(file: Path) -> str:
     """The path as the user would write it: relative to the current folder where it lies below it."""
     try:
         return str(file.resolve().relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, OSError, RuntimeError):  # elsewhere, or a circle of links
         return str(file)
 
 
@@ -212,6 +230,7 @@ def _with_text(step: Step, field: str, text: str, name: str, faults: list[Fault]
         places = {**step.places, "prompt": start}
         return dataclasses.replace(step, prompt=text, places=places, blocks={**step.blocks, "prompt": (1, 0)})
     if field == "grammar":
+        faults += grammar_faults(text, name)
         return dataclasses.replace(step, grammar=text)
     schema, problems = schema_of_file(text, name)
     faults += problems

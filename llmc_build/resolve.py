@@ -217,25 +217,33 @@ class _Scope:
         self._view = view
         self._faults = faults
         self._edges = edges
-        self._uses: dict[tuple[_Meaning, Path], ValueUse] = {}
+        self._uses: dict[_Meaning | tuple[_Meaning, Path], ValueUse] = {}
         self._field = self._source = ""
         self._told: set[Location] | None = None  # places of unknown names: a rule may ask for one twice
         self.absent = _NOBODY
 
     def slot(self, ref: Ref) -> str:
-        path = ref.path
-        if len(ref.names) == 1:
-            view = self._view
-            means = view.entry(ref.names[0]) if path else view.variable(ref.names[0])
-        else:
-            means, path = self._of_two(ref)
-        if path and not isinstance(means, Fault):
-            means = self._unreachable(ref, means, path) or means
+        means, path = self._means(ref)
         if isinstance(means, Fault):
             self._tell(means, ref)
             return "v0"
-        use = self._uses.get((means, path))
+        use = self._uses.get((means, path) if path else means)
         return use.slot if use is not None else self._add(means, path, ref.text, ref.start)
+
+    def _means(self, ref: Ref) -> tuple[_Meaning | Fault, Path]:
+        """A step, or the text of a constant, and where in it; or what is wrong with the name."""
+        path, names = ref.path, ref.names
+        means: _Meaning | Fault
+        if len(names) == 1:
+            means = self._view.entry(names[0]) if path else self._view.variable(names[0])
+        else:
+            found = self._view.names.find(*names)
+            if found is not None and found != self._step.id and not path:
+                return found, path
+            means, path = self._of_two(ref, found)
+        if path and not isinstance(means, Fault):
+            means = self._unreachable(ref, means, path) or means
+        return means, path
 
     def _add(self, means: _Meaning, path: Path, name: str, start: int) -> str:
         """A new slot for a value."""
@@ -248,13 +256,12 @@ class _Scope:
             self._edges.add(means, self._step.id, EdgeKind.DATA, place)
         else:
             use = ValueUse(slot=slot, name=name, constant=means[0], path=path)
-        self._uses[means, path] = use
+        self._uses[(means, path) if path else means] = use
         return slot
 
-    def _of_two(self, ref: Ref) -> tuple[_Meaning | Fault, Path]:
-        """What `{{ a.b }}` means: step b of workflow a, or field b of what a is."""
+    def _of_two(self, ref: Ref, found: TargetId | None) -> tuple[_Meaning | Fault, Path]:
+        """What `{{ a.b }}` means: step b of workflow a, if it was found, or field b of what a is."""
         workflow, name = ref.names
-        found = self._view.names.find(workflow, name)
         if found is None:
             self.absent |= {workflow}
             return self._view.field(workflow, name), (name, *ref.path)
@@ -296,7 +303,7 @@ class _Scope:
         ]
 
     def _again(self, means: _Meaning, path: Path, name: str) -> str:
-        use = self._uses.get((means, path))
+        use = self._uses.get((means, path) if path else means)
         return use.slot if use is not None else self._add(means, path, name, 0)
 
     def said(self, messages: Sequence[Mapping[str, Json]]) -> None:

@@ -28,8 +28,8 @@ from llmc_build.incremental.restoring import Restoring
 from llmc_build.incremental.taking import take
 from llmc_build.incremental.watching import Evidence
 from llmc_build.inputs import Inputs
-from llmc_build.lanes import Lanes
-from llmc_build.model import BuildReport, Digest, Json, State, TargetId, TargetReport
+from llmc_build.lanes import Lanes, budget_of
+from llmc_build.model import BuildReport, Digest, State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.outside import Outside
 from llmc_build.record import Record, run_record
@@ -116,18 +116,12 @@ class Session:
             memory=config.memory,
             kv_cache=config.kv_cache,
             subprocess=config.subprocess,
-            budget=self._budget(),
+            budget=budget_of(config, self._scratch),
+            limits=config.limits,
         )
         self._members: set[TargetId] = set()  # of the build
         self._put_back: Collection[int] = ()  # targets of a partial build that needed nothing but placing
         self._record: Record | None = None  # of this run, where it speaks of every target
-
-    def _budget(self) -> dict[str, Json] | None:
-        """What this run may spend at servers, and where that is written down."""
-        tokens, cost = self.config.max_tokens_total, self.config.max_cost
-        if tokens is None and cost is None:
-            return None
-        return {"tokens": tokens, "cost": cost, "ledger": str(self._scratch / "ledger")}
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -246,6 +240,11 @@ class Session:
             last_key=last_key,
             outside=outside,
         )
+
+    def prompts(self, work: Work) -> list[TargetId]:
+        """The targets that ask models, of those that are looked at."""
+        targets = work.program.targets
+        return [t for t in work.graph.order if targets[t].action.rule != "shell"] if work.graph else []
 
     # ------------------------------------------------------------ doing it
 

@@ -10,7 +10,7 @@ so by refusing them, so the newest form is tried first, and a refusal that names
     grammar                   GBNF, as llama.cpp's servers have it
     max_tokens                or max_completion_tokens, where a server wants that
 
-Whatever a server makes of `response_format`, its answer is checked afterwards (`verify`).
+Whatever a server makes of these, its answer is checked afterwards (`verdicts`).
 """
 
 from __future__ import annotations

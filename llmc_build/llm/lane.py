@@ -31,7 +31,8 @@ from llmc_build.execute.channel import Channel, ChannelClosed, Message
 from llmc_build.execute.protocol import pack_content
 from llmc_build.llm.budget import Ledger
 from llmc_build.llm.openai import Answer, Failure, Limiter, Patience, clean
-from llmc_build.llm.talk import Ask, Conversation, Gate, Known, Log
+from llmc_build.llm.servers import Gate, Known
+from llmc_build.llm.talk import Ask, Conversation, Log
 from llmc_build.model import Json
 from llmc_build.store.cas import Cas
 

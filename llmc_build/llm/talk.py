@@ -1,7 +1,7 @@
 """One request to a server, from standing in line to the answer or the last failure.
 
-Owns the slots of a server, the loop of tries with its waits, the API key, and the request's logs.  The
-formats and the decisions are `openai`, sockets are `wire`, the channel and other requests are `http`.
+Owns the loop of tries with its waits, the API key, and the request's logs.  What holds for all requests to a
+server is `servers`; the formats and the decisions are `openai`, sockets are `wire`, the channel is `lane`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import json
 import os
 import random
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,11 +22,13 @@ import httpx
 from llmc_build.llm import bodies, openai, wire
 from llmc_build.llm.bodies import Form, relaxed
 from llmc_build.llm.budget import Amount, Charge, Ledger, OverBudget, Prices, at_most, cost_of, prices_of
-from llmc_build.llm.openai import Answer, Failure, GiveUp, Limiter, Patience
+from llmc_build.llm.openai import Answer, Failure, GiveUp, Patience
+from llmc_build.llm.servers import Known, Slot
 from llmc_build.llm.stream import Stream
-from llmc_build.llm.verify import why_wrong
+from llmc_build.llm.verdicts import refusal
 from llmc_build.model import Json
 
+_REFUSED = (400, 415, 422, 500, 501)  # how servers say that they don't know a field
 _PROGRESS_S = 0.2  # at most so often does a request report its progress
 
 
@@ -124,52 +125,6 @@ def _key(name: str | None, environ: Mapping[str, str]) -> str | None:
     return key
 
 
-# ---------------------------------------------------------------- slots
-
-
-class Slot:
-    """One request's place among those that a server works on; set before it is left."""
-
-    answered = False
-    overloaded = False
-
-
-class Gate:
-    """Lets as many requests through to a server as its limiter allows, in the order they came."""
-
-    def __init__(self, limiter: Limiter) -> None:
-        self._limiter = limiter
-        self._line: deque[asyncio.Future[int]] = deque()
-
-    @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[Slot]:
-        ticket = await self._enter()
-        slot = Slot()
-        try:
-            yield slot
-        finally:
-            self._leave(ticket, slot)
-
-    async def _enter(self) -> int:
-        if self._limiter.room and not self._line:
-            return self._limiter.enter()
-        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
-        try:
-            return await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # its turn came in the same moment
-                self._leave(turn.result(), Slot())
-            raise
-
-    def _leave(self, ticket: int, slot: Slot) -> None:
-        self._limiter.leave(ticket, answered=slot.answered, overloaded=slot.overloaded)
-        while self._line and self._limiter.room:
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_result(self._limiter.enter())
-
-
 # ---------------------------------------------------------------- logs
 
 
@@ -190,26 +145,6 @@ class Log:
 
 
 # ---------------------------------------------------------------- tries
-
-
-class Known:
-    """What is known of a server, for all requests to it."""
-
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
-        self.form = Form()
-        self.tells_usage: bool | None = None  # whether its streams end with the usage; None: not seen yet
-        self._first = asyncio.Lock()
-
-    @contextlib.asynccontextmanager
-    async def turn(self, *, usage_matters: bool) -> AsyncIterator[None]:
-        """Where usage matters, one request goes first, and shows whether streams tell it."""
-        if usage_matters and self.tells_usage is None:
-            async with self._first:
-                if self.tells_usage is None:
-                    yield
-                    return
-        yield
 
 
 class Conversation:
@@ -309,25 +244,32 @@ class Conversation:
             self._note("ended by the step's timeout or by the build")
             raise
         slot.answered = True
-        why = None if self._ask.texts is not None else why_wrong(answer.text, self._ask.output)
-        if why is not None:
-            cut = "; it was cut off at `max_tokens`" if answer.finish == "length" else ""
-            raise Failure(f"gave an answer that is not what was asked for: {why}{cut}", retryable=False)
+        self._check(answer)
         self._note(f"answered, finish {answer.finish}")
         return answer
+
+    def _check(self, answer: Answer) -> None:
+        """Raises Failure where an answer is not what it must be, whatever the server made of that."""
+        output, most = self._ask.output, self._ask.sampling.get("max_tokens")
+        if self._ask.texts is not None or not isinstance(output, dict):
+            return
+        cut = most if answer.finish == "length" and isinstance(most, int) else None
+        why = refusal(output, answer.text, cut_after=cut)
+        if why is not None:
+            raise Failure(f"did not give what was asked for: {why}", retryable=False)
 
     async def _once(self, charge: Charge) -> Answer:
         """One answer, in whichever form the server takes the request."""
         while True:
             form = self._known.form
-            if self._usage_matters and self._known.tells_usage is False:
-                form = replace(form, stream=False)
             try:
                 return await self._asked(form, charge)
             except Failure as failure:
-                other = (
-                    relaxed(form, failure.text, self._ask.output) if failure.status in (400, 422) else None
-                )
+                if form.stream and failure.retryable and failure.status is None and not failure.unsent:
+                    # some servers break a stream off when the next request comes
+                    self._known.stream_no_more()
+                refused = failure.status in _REFUSED
+                other = relaxed(form, failure.text, self._ask.output) if refused else None
                 if other is None:
                     raise
                 self._note(f"{failure.text}; asking otherwise")
@@ -367,6 +309,8 @@ class Conversation:
         elif reply.is_stream:
             answer = stream.answer()
             self._known.tells_usage = not answer.is_counted and answer.prompt_tokens is not None
+            if not self._known.tells_usage:
+                self._known.stream_no_more()
         else:
             answer = openai.read_reply(reply.body, chat=ask.chat, secret=ask.key)
         self._account(answer, charge)

@@ -24,7 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from llmc_build.snapshot import survey as world
-from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED, Damaged, Facts, Snapshot, Watched, number_bytes
+from llmc_build.snapshot.form import (
+    CHECK,
+    GOOD,
+    SENSELESS,
+    SKIPPED,
+    Facts,
+    Snapshot,
+    Watched,
+    number_bytes,
+)
 from llmc_build.snapshot.stamps import Stamp, look
 
 FOLDER = "snapshots"
@@ -101,7 +110,7 @@ def arrived(
         found.check()
         _check(found)
         return _here(found, workspace, config, cache_dir, own_cache_dir, hidden)
-    except (Damaged, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+    except SENSELESS:
         return None
 
 

@@ -1,7 +1,7 @@
 """Kinds of values that only steps that ask a model have.  Pure.
 
-Owns the forms of `messages`, `text`, `schema`, `format`, `grammar` and `session`.  Whether a schema is one is
-`schemas`; what several of these fields mean together is `reader`'s.
+Owns the forms of `messages`, `text`, `schema`, `format`, `grammar` and `session`.  Whether schemas and
+grammars can be used is `constrain`'s to say; what several of these fields mean together is `reader`'s.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import json
 import math
 from typing import NamedTuple
 
+from llmc_build.constrain import check_grammar, check_schema
 from llmc_build.errors import Fault, did_you_mean
-from llmc_build.model import Json, Step
+from llmc_build.model import Json, Location, Step
 from llmc_build.workflow.compound import one_path
 from llmc_build.workflow.kinds import (
     ANY_TEXT,
@@ -27,7 +28,6 @@ from llmc_build.workflow.kinds import (
     text_of,
 )
 from llmc_build.workflow.nodes import Enough, Map, Node, Scalar, Seq, shown
-from llmc_build.workflow.schemas import problem_of
 from llmc_build.workflow.yamltext import documents
 
 ROLES = ("system", "user", "assistant")
@@ -164,10 +164,9 @@ def checked_schema(site: Site, field: str, node: Map) -> Json:
     """The JSON Schema that a node is; what is wrong with it is a fault at its place."""
     known = len(site.found)
     schema = json_of(site, field, node)
-    problem = problem_of(schema) if len(site.found) == known else None
-    if problem is not None:
-        place = _at(node, problem.path)
-        site.fault(f"{site.called(field)} is not a JSON Schema: {problem.text}", place, problem.hint)
+    for fault in check_schema(schema) if len(site.found) == known else ():
+        headline = f"{site.called(field)} is no usable JSON Schema: {fault.message}"
+        site.fault(headline, _at(node, fault.path), fault.hint)
     return schema
 
 
@@ -195,7 +194,19 @@ def _grammar(site: Site, field: str, node: Node) -> str | None:
     text = text_of(site, field, node, wanted)
     if not isinstance(node, Scalar):
         return text
-    return text if GBNF_SIGN in text else one_path(site, field, node)
+    if GBNF_SIGN not in text:
+        return one_path(site, field, node)
+    for fault in check_grammar(text):
+        line, column = _in_text(node, fault.line, fault.column)
+        site.add(f"{site.called(field)}: {fault.message}", line, column, hint=fault.hint)
+    return text
+
+
+def _in_text(node: Scalar, line: int, column: int) -> tuple[int, int]:
+    """Where a place of a text stands in its file, as near as is known."""
+    if node.block is not None:
+        return node.block[0] + line - 1, node.block[1] + column
+    return (node.line, node.column + column - 1) if line == 1 else (node.line, node.column)
 
 
 GRAMMAR = Kind(read=_grammar, schema={"type": ["string", "null"]})
@@ -230,7 +241,7 @@ def schema_of_file(text: str, name: str) -> tuple[Json, tuple[Fault, ...]]:
     if name.endswith(".json"):  # YAML can't spell all of JSON's escapes
         with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(text)
-            if isinstance(found, dict) and problem_of(found) is None:
+            if isinstance(found, dict) and not check_schema(found):
                 return found, ()
     site = Site(name)
     schema: Json = None
@@ -246,3 +257,15 @@ def schema_of_file(text: str, name: str) -> tuple[Json, tuple[Fault, ...]]:
     except Enough:
         pass
     return schema, tuple(site.found)
+
+
+def grammar_faults(text: str, name: str) -> list[Fault]:
+    """What is wrong with the grammar in a file, at its place there."""
+    return [
+        Fault(
+            headline=f"grammar {name}: {fault.message}",
+            location=Location(file=name, line=fault.line, column=fault.column),
+            hint=fault.hint,
+        )
+        for fault in check_grammar(text)
+    ]

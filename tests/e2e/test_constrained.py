@@ -66,7 +66,7 @@ def answers(engine: Engine, *requests: Request) -> list[tuple[str, Finish | None
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    made = Engine(Settings(path=MODEL, context=1024, threads=1))
+    made = Engine(Settings(path=MODEL, context=1024, threads=1, parallel=1))
     yield made
     made.close()
 

@@ -100,6 +100,20 @@ def test_the_failing_example_fails_as_the_docs_say(example: Example) -> None:
 
 
 @pytest.mark.model
+def test_what_can_be_asked_of_a_model(example: Example) -> None:
+    flow = "examples/inference/inference.yaml"
+    assert example.build(flow) == (0, "9 targets: 9 ran, 0 cached, 0 failed, 0 poisoned, 0 skipped in N s")
+    assert re.fullmatch(
+        r"one ticket to (Bergen|Oslo|Paris), by (train|bus|ship)\n",
+        example.llmc("show", "inference.ticket").stdout,
+    )
+    example.edit(flow, "samples: 3", "samples: 4")
+    assert example.build(flow) == (0, "9 targets: 1 ran, 8 cached, 0 failed, 0 poisoned, 0 skipped in N s")
+    example.edit(flow, "trip.city }}, by", "trip.town }}, by")
+    assert 'has no field "town"; it has city, means' in example.llmc("build", flow).stderr
+
+
+@pytest.mark.model
 def test_a_file_of_the_original_program_runs_unchanged(example: Example) -> None:
     flow = "examples/original.yaml"
     expected = "6 targets: 5 ran, 0 cached, 0 failed, 0 poisoned, 1 skipped in N s"

@@ -31,7 +31,7 @@ from llmc_build.model import Digest
 from llmc_build.store.cas import Cas
 
 pytest.importorskip("httpx")
-Gate = pytest.importorskip("llmc_build.llm.talk").Gate
+Gate = pytest.importorskip("llmc_build.llm.servers").Gate
 
 KEY = "sk-canary-5f1d0c9be2a74"
 MESSAGES: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi ✓"}]
@@ -957,12 +957,12 @@ def test_a_schema_is_sent_and_the_answer_held_to_it(worker: Worker, serve: Serve
 @pytest.mark.parametrize(
     ("answer", "finish", "why"),
     [
-        ('{"n": "3"}', "stop", "by its schema its value.n is wrong: '3' is not of type 'integer'"),
-        ("{}", "stop", "by its schema it is wrong: 'n' is a required property"),
-        ("```json\n{}\n```", "stop", "it is not JSON"),
-        ('{"n": ', "length", "it was cut off at `max_tokens`"),
-        ('{"n": NaN}', "stop", "it is not JSON"),
-        ("[" * 100_000, "stop", "it is nested too deeply"),
+        ('{"n": "3"}', "stop", "does not conform to the schema at n: '3' is not of type 'integer'"),
+        ("{}", "stop", "'n' is a required property"),
+        ("```json\n{}\n```", "stop", "the answer is no JSON"),
+        ('{"n": ', "length", "raise `max_tokens`"),
+        ('{"n": NaN}', "stop", "the answer is no JSON"),
+        ("[" * 100_000, "stop", "the answer is no JSON"),
     ],
 )
 def test_an_answer_that_does_not_conform_fails_the_step(

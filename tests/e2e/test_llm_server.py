@@ -76,6 +76,9 @@ def test_a_real_server_answers_as_it_does_when_asked_directly(base_url: str, cha
     with opener.open(direct, timeout=60) as reply:
         expected = json.load(reply)
     assert text(end) == expected["choices"][0]["message"]["content"]
+    assert end["reply"]["stats"]["generated_tokens"] == 8, "counted: this server's streams tell no usage"
+    (end,) = ends(channel, request(base_url, "Say hi."))
+    assert text(end) == expected["choices"][0]["message"]["content"], "asked for as a whole, it is the same"
     stats = end["reply"]["stats"]
     assert (stats["prompt_tokens"], stats["generated_tokens"], stats["finish"], stats["tries"]) == (
         expected["usage"]["prompt_tokens"],
@@ -111,3 +114,35 @@ def test_a_prompt_that_is_too_long_fails_with_the_servers_words(base_url: str, c
     assert end["status"] == "failed"
     assert "context" in end["error"]
     assert "\n" not in end["error"]
+
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"color": {"enum": ["red", "green", "blue"]}, "n": {"type": "integer"}},
+    "required": ["color", "n"],
+    "additionalProperties": False,
+}
+
+
+def test_a_schema_holds_whatever_the_model_is_asked(base_url: str, channel: Channel) -> None:
+    output = {"kind": "schema", "schema": SCHEMA}
+    asked = [
+        request(base_url, prompt, output=output, sampling={"max_tokens": 40})
+        for prompt in ("Name a color.", "Write a poem.", "2 + 2?")
+    ]
+    for end in ends(channel, *asked):
+        found = json.loads(text(end))
+        assert found["color"] in ("red", "green", "blue")
+        assert isinstance(found["n"], int)
+
+
+def test_a_grammar_holds(base_url: str, channel: Channel) -> None:
+    output = {"kind": "grammar", "grammar": 'root ::= "yes" | "no"'}
+    (end,) = ends(channel, request(base_url, "Is the sky blue?", output=output))
+    assert text(end) in ("yes", "no")
+
+
+def test_an_answer_that_is_cut_off_before_it_conforms_fails(base_url: str, channel: Channel) -> None:
+    output = {"kind": "schema", "schema": SCHEMA}
+    (end,) = ends(channel, request(base_url, "Name a color.", output=output, sampling={"max_tokens": 3}))
+    assert (end["status"], "max_tokens" in end["error"]) == ("failed", True)

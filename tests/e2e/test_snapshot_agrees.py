@@ -28,7 +28,9 @@ KINDS = (
     + ["ttl", "variable", "variable", "json", "json", "json", "schema", "field", "field", "field"]
     + ["either", "either", "either"]
 )
-CALM = [kind for kind in KINDS if kind not in ("fail", "never", "ttl")]  # all of it ends well, and stays
+CALM = [
+    kind for kind in KINDS if kind not in ("fail", "never", "ttl", "schema")
+]  # all of it ends well, and stays
 
 
 class Program:
@@ -40,6 +42,7 @@ class Program:
         self.files = {f"src/{name}.txt": f"{name}{chance.randrange(3)}\n" for name in "abc"}
         self.environ = {**ENVIRON, "MODE": "0"}
         self.flows: dict[str, dict[str, dict[str, str]]] = {}
+        self.gone: dict[str, dict[str, dict[str, str]]] = {}
         self.comment = 0
         self.cut = 0  # workflows of the first file
         self.kinds = chance.choice([KINDS, CALM])
@@ -62,7 +65,21 @@ class Program:
     def edit(self) -> None:
         chance = self.chance
         kind = chance.choice(
-            ["file", "file", "add", "remove", "env", "comment", "flow", "gone", "order", "cut"] + ["step"] * 8
+            [
+                "file",
+                "file",
+                "add",
+                "remove",
+                "env",
+                "comment",
+                "flow",
+                "gone",
+                "back",
+                "back",
+                "order",
+                "cut",
+            ]
+            + ["step"] * 8
         )
         flow = chance.choice(list(self.flows))
         steps = self.flows[flow]
@@ -79,7 +96,9 @@ class Program:
         elif kind == "flow":
             self.add_flow()
         elif kind == "gone" and len(self.flows) > 1:
-            del self.flows[flow]
+            self.gone[flow] = self.flows.pop(flow)
+        elif kind == "back" and self.gone:
+            self.flows.update([self.gone.popitem()])
         elif kind == "order":
             items = list(self.flows.items())
             chance.shuffle(items)
@@ -98,7 +117,8 @@ class Program:
                 del steps[name]
             elif what == "rename":
                 self.serial += 1
-                self.flows[flow] = {(f"r{self.serial}" if k == name else k): v for k, v in steps.items()}
+                other = f"r{self.serial}" if "s0" in steps else "s0"
+                self.flows[flow] = {(other if k == name else k): v for k, v in steps.items()}
 
     def texts(self) -> tuple[str, str]:
         every = [(flow, name) for flow, steps in self.flows.items() for name in steps]
@@ -110,7 +130,8 @@ class Program:
             for name, step in steps.items():
                 before = order[: place[flow, name]]
                 if step["kind"] == "field":  # to reach into a large value would mend the store on the way
-                    before = [pair for pair in before if self.flows[pair[0]][pair[1]]["kind"] != "big"]
+                    fit = ["json"] if self.kinds is CALM else set(KINDS) - {"big"}
+                    before = [pair for pair in before if self.flows[pair[0]][pair[1]]["kind"] in fit]
                 read = before[int(step["reads"]) % len(before)] if before else None
                 lines.append(f"  - {{name: {name}, {self.body(step, f'{flow}_{name}', read)}}}")
             # `{{ w2.s0 }}` is step s0 of workflow w2, where that is there, and else a field of this constant
@@ -127,9 +148,8 @@ class Program:
         value = f"{{{{{read[0]}.{read[1]}}}}}" if read else "none"
         waits = f"needs: ['{read[0]}.{read[1]}']" if read else "needs: []"
         field = f"{{{{{read[0]}.{read[1]}.a[0]}}}}" if read else salt
-        either = 1 + int(step["reads"]) % int(
-            own.partition("_")[0][1:]
-        )  # a workflow before its own, or itself
+        mine = int(own.partition("_")[0][1:])
+        either = f"{{{{w{1 + int(step['reads']) % (mine - 1)}.s0}}}}" if mine > 1 else salt
         return {
             "value": f"command: 'echo {salt} {value}'",
             "const": f"command: 'printf \"%s\\\\n\" const # {salt}'",
@@ -149,7 +169,7 @@ class Program:
             "schema": "type: llm, model: m, prompt: x, if: 'false', schema: "
             f"{{properties: {{{'ab'[salt == '0']}: {{}}}}, additionalProperties: false}}",
             "field": f"command: 'echo {field}'",
-            "either": f"command: 'echo {{{{w{either}.s0}}}}'",
+            "either": f"command: 'echo {either}'",
             "variable": f"command: 'echo {salt} {value}', output: x{int(salt) % 2}",
         }[step["kind"]]
 

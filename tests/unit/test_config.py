@@ -47,6 +47,7 @@ def test_without_anything_there_are_defaults(space: Path) -> None:
         subprocess=None,
         kv_cache=None,
         memory=None,
+        limits={},
     )
     assert found.jobs >= 1
 
