@@ -70,6 +70,7 @@ class ModelId:
     threads: int | None = None
     gpu_layers: int | None = None
     parallel: int | None = None
+    batching: str | None = None  # "fast" gives the promise of equal bits up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
