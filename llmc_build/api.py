@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from llmc_build.model import BuildReport, TargetId, Workflow
 
 if TYPE_CHECKING:
     from llmc_build.config import Config
+    from llmc_build.doctor import Finding
     from llmc_build.llm.models import ModelListing
     from llmc_build.report import Reporter
     from llmc_build.session import Session, Work
@@ -86,13 +87,14 @@ def build(
     `targets`: patterns (`workflow.step`, `workflow`, globs); none: everything.  `max_tokens_total`,
     `max_cost`: what all requests to servers may come to, in tokens and in the unit of `prices` in llmc.yaml.
     A step that fails is in the report; raises WorkflowError, ConfigError, UsageError, NoSuchTarget,
-    StoreError for what keeps the build from starting.  In the main thread, SIGINT and SIGTERM end the build
-    in order; the report says so.
+    StoreError for what keeps the build from starting.  In the main thread, SIGINT and SIGTERM end the
+    build in order; the report says so.
     """
     from llmc_build.binder import Options
     from llmc_build.collecting import loaded
     from llmc_build.report import Silent
-    from llmc_build.session import Session, signals
+    from llmc_build.session import Session
+    from llmc_build.stopping import signals
 
     flags = {
         "jobs": jobs,
@@ -122,6 +124,9 @@ def build(
             )
             work = _look(session, work, paths, config, targets)
             reporter.started(len(work.graph or ()), session.run.run_id, config.jobs)
+            prompts = session.prompts(work)
+            if prompts:
+                reporter.asks(prompts)
             found = session.execute(work.graph, stop, fail_fast=fail_fast) if work.graph else {}
             report = session.report(work, found, stop, wall_s=time.monotonic() - started)
             session.keep(report, work)
@@ -161,7 +166,7 @@ def _part(
         return None
     from llmc_build.incremental.partial import Partial, TooMuch
     from llmc_build.session import Work
-    from llmc_build.snapshot.form import Damaged
+    from llmc_build.snapshot.form import SENSELESS
     from llmc_build.snapshot.selection import selected
 
     try:
@@ -169,13 +174,7 @@ def _part(
         part = Partial(survey, paths, config.workspace)
         structure = part.structure
         wanted = selected(structure.paths, structure.producers, targets) if targets else None
-    except (
-        TooMuch,
-        Damaged,
-        ValueError,
-        KeyError,
-        IndexError,
-    ):  # what is wrong with it is found by looking at all
+    except (TooMuch, *SENSELESS):  # what is wrong with it is found by looking at all
         return None
     if targets and wanted is None:
         return None
@@ -317,6 +316,13 @@ def models(*, workspace: Path | None = None) -> Sequence[ModelListing]:
 
     config = _config(workspace, {})
     return list_models(aliases=config.models, workspace=config.workspace)
+
+
+def doctor(*, workspace: Path | None = None, online: bool = False) -> Iterator[Finding]:
+    """What this machine has, finding by finding; servers are asked only `online`."""
+    from llmc_build.doctor import examine
+
+    return examine(_config(workspace, {}), os.environ, online=online)
 
 
 # ---------------------------------------------------------------- the parts of a build

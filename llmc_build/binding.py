@@ -70,5 +70,5 @@ class Binding:
         env = {name: self._environ.get(name) if value is None else value for name, value in action.env}
         key = keys.action_key(rule(action.rule), action, bound, files=found.files, env=env)
         enabled = action.cache.enabled
-        cached = action.sandbox if enabled is None else enabled
+        cached = bool(action.sandbox) if enabled is None else enabled
         return Pending(key=key, bound=bound, files=found.files, env=env, cached=cached)

@@ -7,10 +7,12 @@ configured model is made of is checked here; whether it is there is `llm.models`
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from llmc_build.errors import ConfigError, Fault
 from llmc_build.workflow.compound import INPUTS
 from llmc_build.workflow.kinds import ENV_NAME, FILLED, Kind, Site, number, text_of
 from llmc_build.workflow.nodes import Enough, Entry, Map, Node, Scalar, shown
-from llmc_build.workflow.yamltext import documents
+from llmc_build.workflow.yamltext import MAX_BYTES, documents
 
 FILE = "llmc.yaml"
 DEFAULT_CACHE_DIR = ".llmc/cache"
@@ -57,6 +59,7 @@ class Config:
     models: Mapping[str, ModelConfig]
     subprocess: bool | None  # LLMC_SUBPROCESS; None: unset
     memory: int | None  # bytes that model workers may take together; None: by what is free
+    limits: Mapping[str, int]  # of shell steps, those that were set: output and log in bytes, processes
     max_tokens_total: int | None = None  # of all requests of a build to servers
     max_cost: float | None = None  # of them, in the unit of `prices`
 
@@ -91,6 +94,7 @@ def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, obj
         memory=surroundings.get("memory", given.get("memory")),
         max_tokens_total=_whole(flags.get("max_tokens_total")),
         max_cost=_amount(flags.get("max_cost")),
+        limits=given.get("limits", {}),
     )
 
 
@@ -107,7 +111,7 @@ def find_file(start: Path) -> Path | None:
     try:
         folder = start.resolve(strict=True)
         found = (place / FILE for place in (folder, *folder.parents))
-        return next((file for file in found if file.is_file()), None)
+        return next((file for file in found if os.path.lexists(file)), None)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{start}: {(why or 'not a folder').lower()}") from None
@@ -189,7 +193,7 @@ def _from_environ(environ: Mapping[str, str], faults: list[Fault]) -> dict[str, 
 def _from_file(file: Path, faults: list[Fault]) -> dict[str, Any]:
     name = _called(file)
     try:
-        data = file.read_bytes()
+        data = _read(file)
     except OSError as error:
         faults.append(Fault(headline=f"{name}: {(error.strerror or str(error)).lower()}"))
         return {}
@@ -197,6 +201,18 @@ def _from_file(file: Path, faults: list[Fault]) -> dict[str, Any]:
     found = read_config(data, site)
     faults += dict.fromkeys(site.found)
     return {**found, "file_hash": hashlib.sha256(data).hexdigest()}
+
+
+def _read(file: Path) -> bytes:
+    """The bytes of a regular file, or as many as are too many; never blocks on a device or a pipe."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file")
+        with open(descriptor, "rb", closefd=False) as stream:
+            return stream.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def _called(file: Path) -> str:
@@ -302,21 +318,6 @@ def _gpu_layers(site: Site, field: str, node: Node) -> int:
     return -1 if every else _LAYERS.read(site, field, node)
 
 
-_PRICE = number("a number of 0 or more", 0)
-_PRICE_FIELDS = ("prompt", "completion")
-_PRICES_WANTED = "{prompt, completion}: what a million tokens cost"
-
-
-def _prices(site: Site, field: str, node: Node) -> tuple[float, float]:
-    if not isinstance(node, Map):
-        site.wrong(field, node, _PRICES_WANTED)
-        return 0.0, 0.0
-    found = _read_fields(site, node, dict.fromkeys(_PRICE_FIELDS, _PRICE))
-    if "prompt" not in found:
-        site.fault(f'{site.called(field)} has no "prompt"', node, _PRICES_WANTED)
-    return found.get("prompt") or 0.0, found.get("completion") or 0.0  # embeddings have no completion
-
-
 _MEMORY_WANTED = "a size such as 4GiB or 800 MB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -339,6 +340,28 @@ def _memory(site: Site, field: str, node: Node) -> int | None:
     return size
 
 
+_PRICE = number("a number of 0 or more", 0)
+_PRICE_FIELDS = ("prompt", "completion")
+_PRICES_WANTED = "{prompt, completion}: what a million tokens cost"
+
+
+def _prices(site: Site, field: str, node: Node) -> tuple[float, float]:
+    if not isinstance(node, Map):
+        site.wrong(field, node, _PRICES_WANTED)
+        return 0.0, 0.0
+    found = _read_fields(site, node, dict.fromkeys(_PRICE_FIELDS, _PRICE))
+    if "prompt" not in found:
+        site.fault(f'{site.called(field)} has no "prompt"', node, _PRICES_WANTED)
+    return found.get("prompt") or 0.0, found.get("completion") or 0.0  # embeddings have no completion
+
+
+def _limits(site: Site, field: str, node: Node) -> dict[str, int]:
+    if isinstance(node, Map):
+        return _read_fields(site, node, _LIMIT_FIELDS)
+    site.wrong(field, node, f"a mapping of limits: {', '.join(_LIMIT_FIELDS)}")
+    return {}
+
+
 _COUNT = number("a whole number of 1 or more", 1, 2**31 - 1, whole=True)
 _LAYERS = number("a whole number of 0 or more, or all", -1, 2**31 - 1, whole=True)
 
@@ -348,7 +371,13 @@ _FIELDS: Mapping[str, Kind] = {
     "jobs": _JOBS,
     "retries": _RETRIES,
     "memory": Kind(read=_memory, schema={}),
+    "limits": Kind(read=_limits, schema={}),
     "models": Kind(read=_models, schema={}),
+}
+_LIMIT_FIELDS: Mapping[str, Kind] = {
+    "output": Kind(read=_memory, schema={}),
+    "log": Kind(read=_memory, schema={}),
+    "processes": number("a whole number from 16 to 4000000", 16, 4_000_000, whole=True),
 }
 _MODEL_FIELDS: Mapping[str, Kind] = {
     "path": FILLED,

@@ -7,8 +7,9 @@ input: an incremental build sees what a clean one would.
 
 from __future__ import annotations
 
-import glob
+import fnmatch
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from llmc_build.keys import Files
 from llmc_build.model import Action, Digest, TargetId
+from llmc_build.store import files
 from llmc_build.store.state import FileDigests
 
 _MAGIC = frozenset("*?[")
@@ -102,6 +104,8 @@ class Inputs:
         return [path for path, entry in files.items() if self._entry(path) != entry]
 
     def _visible(self, target: TargetId, path: str) -> bool:
+        if files.temp_owner(path.rpartition("/")[2]) is not None:
+            return False  # an output that another build is writing, or was, when it was killed
         writer = self._writers.get(path)
         if writer is not None and (writer == target or not self._after(target, writer)):
             return False
@@ -128,9 +132,7 @@ class Inputs:
             elif (self._workspace / pattern).exists():
                 yield pattern
             return
-        for path in glob.iglob(pattern, root_dir=self._workspace, recursive=True, include_hidden=False):
-            if (self._workspace / path).is_file():
-                yield path
+        yield from matching(self._root, pattern)
 
     def _below(self, folder: str) -> Iterator[str]:
         for place, folders, names in os.walk(self._workspace / folder):
@@ -147,3 +149,74 @@ class Inputs:
         if (self._workspace / pattern).is_dir():
             return f"input {pattern} is a folder with no files in it"
         return f"input {pattern} does not exist in the workspace"
+
+
+def matching(root: str, pattern: str) -> Iterator[str]:
+    """The files below a folder that a glob names, each once, relative to it.
+
+    `**` stands for any number of folders, and goes through no symbolic link: one that leads upwards, or to
+    `/`, would have it look at everything there is, and what is added there would not be noticed.  A folder
+    that is named, or matched by `*`, may be a link.  What begins with a dot is matched by what does so too.
+    Each folder is looked at once for each part of the pattern at most, however many `**` it has.
+    """
+    parts = pattern.split("/")
+    tests = [re.compile(fnmatch.translate(part)).match for part in parts]
+    found: set[str] = set()
+    seen = {("", 0)}
+    rest = [("", 0)]
+
+    def go(folder: str, number: int) -> None:
+        if (folder, number) not in seen:
+            seen.add((folder, number))
+            rest.append((folder, number))
+
+    while rest:
+        folder, number = rest.pop()
+        part, last = parts[number], number == len(parts) - 1
+        if _MAGIC.isdisjoint(part):
+            path = f"{folder}{part}"
+            if not last:
+                go(f"{path}/", number + 1)
+            elif os.path.isfile(f"{root}/{path}"):
+                found.add(path)
+            continue
+        deep = part == "**"
+        if deep and not last:
+            go(folder, number + 1)
+        for entry in _entries(f"{root}/{folder}"):
+            if entry.name.startswith(".") and not part.startswith("."):
+                continue
+            path = f"{folder}{entry.name}"
+            if deep:
+                if entry.is_dir(follow_symlinks=False):
+                    go(f"{path}/", number)
+                elif last and _is_file(entry):
+                    found.add(path)
+            elif tests[number](entry.name):
+                if last and _is_file(entry):
+                    found.add(path)
+                elif not last and _is_folder(entry):
+                    go(f"{path}/", number + 1)
+    yield from found
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # no folder, or one that is closed to us
+        return []
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a circle of links
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

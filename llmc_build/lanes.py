@@ -39,9 +39,9 @@ class Lanes:
     """`store`: the folder of the CAS, which workers write into; `spill`: where they write when it is full.
 
     `memory`: bytes that model workers may take together (None: by what is free); `subprocess`:
-    LLMC_SUBPROCESS.
-    `kv_cache`: bytes of the store that computed beginnings of prompts may take; None: the worker's default.
-    `budget`: of requests to servers, as `llm.budget.Ledger` has it.
+    LLMC_SUBPROCESS; `kv_cache`: bytes of the store that computed beginnings of prompts may take; None: the
+    worker's default; `budget`: of requests to servers, as `llm.budget.Ledger` has it;
+    `limits`: of shell steps, as llmc.yaml has them.
     """
 
     def __init__(
@@ -55,9 +55,11 @@ class Lanes:
         spill: Path | None = None,
         memory: int | None = None,
         subprocess: bool | None = None,
+        limits: Mapping[str, int] | None = None,
         kv_cache: int | None = None,
         budget: Mapping[str, Json] | None = None,
     ) -> None:
+        self._limits: dict[str, Json] = {**(limits or {})}
         self._given = memory
         self._subprocess = subprocess
         self._models = models
@@ -192,6 +194,8 @@ class Lanes:
             return Lane(kind=kind, name=name, config=config)
         if kind == "http" and self._budget is not None:
             config["budget"] = dict(self._budget)
+        if kind == "shell":
+            config["limits"] = self._limits
         return Lane(kind=kind, config=config)
 
     def _share(self, model: ModelId) -> dict[str, Json]:
@@ -211,4 +215,4 @@ class Lanes:
             raise BindError(f"model {model.reference} {memory.too_large(need, limit)}")
         if on_gpu:
             return {"parallel": need.parallel, "weights": 0, "memory": 0}
-        return {"parallel": need.parallel, "weights": need.weights, "memory": need.own}
+        return {"parallel": need.parallel, "weights": need.weights, "memory": need.own, "limit": limit}

@@ -11,8 +11,10 @@ import enum
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar, dataclass_transform
+from typing import Literal, TypeAlias, TypeVar, dataclass_transform
 
+# What keeps a shell step to what it declared: a folder of its own (True), nothing, the system (bubblewrap).
+Sandbox: TypeAlias = "bool | Literal['strict']"
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 TargetId: TypeAlias = str  # "workflow.step"
 
@@ -145,7 +147,7 @@ class Step:
     timeout_s: float | None = None
     retries: int = 0
     cache: CachePolicy = CachePolicy()
-    sandbox: bool = True
+    sandbox: Sandbox = True
     sources: tuple[str, ...] = ()  # files whose text became part of the step, relative to the workspace
     places: Mapping[str, Location] = field(default_factory=dict)  # field -> where its value begins
     # For a block scalar (`|`), where a line of the text stands in the file: field -> (line of the
@@ -240,7 +242,7 @@ class Action:
     words: tuple[str, ...] = ()  # plain words of the command: declared where they name a file
     outputs: tuple[str, ...] = ()
     env: Env = ()
-    sandbox: bool = True
+    sandbox: Sandbox = True
     cache: CachePolicy = CachePolicy()
     secrets: Env = field(default=(), compare=False)
     target: TargetId = field(default="", compare=False)

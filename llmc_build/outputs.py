@@ -194,13 +194,26 @@ class Outputs:
         for line in lines:
             try:
                 entry, announced = json.loads(line)
-            except (ValueError, TypeError):  # the last line may be cut off
+            except (ValueError, TypeError, RecursionError):  # the last line may be cut off
                 continue
             for target, placed in _checked({entry: announced} if isinstance(entry, str) else None).items():
+                self._sweep({path.rpartition("/")[0] for path in placed})
                 known = self._placed.setdefault(target, {})
                 for path, digest in placed.items():
                     known[path] = f"{known[path]} {digest}" if path in known else digest
         return True
+
+    def _sweep(self, folders: set[str]) -> None:
+        """Removes what a build that was killed had half written beside its outputs."""
+        for name in folders:
+            with (
+                contextlib.suppress(OSError),
+                files.open_beneath(self._workspace, [part for part in name.split("/") if part]) as folder,
+            ):
+                for found in os.listdir(folder):
+                    owner = files.temp_owner(found)
+                    if owner is not None and not files.alive(owner):
+                        os.unlink(found, dir_fd=folder)
 
     def _note(self, target: TargetId, placed: dict[str, str]) -> None:
         if placed:
@@ -253,7 +266,7 @@ def _read_list(path: Path) -> dict[TargetId, dict[str, str]]:
     """The list of what was placed; damaged or missing, it is empty."""
     try:
         return _checked(json.loads(path.read_bytes()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

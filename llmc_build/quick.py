@@ -26,7 +26,7 @@ def build(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         return None
     try:
         return _build(*asked, environ, started)
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return None
 
 
@@ -92,7 +92,7 @@ def _workspace(start: str) -> tuple[str, str | None]:
     """The workspace and its llmc.yaml, as `config` finds them."""
     folder = start
     while True:
-        if os.path.isfile(f"{folder}/llmc.yaml"):
+        if os.path.lexists(f"{folder}/llmc.yaml"):
             return folder, f"{folder.rstrip('/')}/llmc.yaml"
         parent = os.path.dirname(folder)
         if parent == folder:

@@ -6,6 +6,7 @@ Owns reading: what the text means is `workflow`.  Faults of all files are raised
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import stat
@@ -142,23 +143,40 @@ def _read(file: Path, seen: Seen | None) -> bytes:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise _Unreadable(_why(error)) from None
-    with open(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise _Unreadable("is a folder")
-        if not stat.S_ISREG(status.st_mode):
-            raise _Unreadable("is not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise _Unreadable(f"is larger than {MAX_FILE_BYTES // 1024**2} MiB")
-        data = stream.read()
+    try:
+        data = _read_open(descriptor)
+    except OSError as error:  # what is a file by its status and none by its nature, as in /proc
+        raise _Unreadable(_why(error)) from None
+    finally:
+        os.close(descriptor)
     if seen is not None:
         seen[os.path.abspath(file)] = hashlib.sha256(data).hexdigest()
     return data
 
 
+def _read_open(descriptor: int) -> bytes:
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise _Unreadable("is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise _Unreadable("is not a regular file")
+    large = f"is larger than {MAX_FILE_BYTES // 1024**2} MiB"
+    if status.st_size > MAX_FILE_BYTES:
+        raise _Unreadable(large)
+    with open(descriptor, "rb", buffering=0, closefd=False) as stream:
+        found = bytearray()
+        while len(found) <= MAX_FILE_BYTES and (piece := stream.read(status.st_size + 1)):
+            found += piece
+    if len(found) > MAX_FILE_BYTES:  # it grew
+        raise _Unreadable(large)
+    return bytes(found)
+
+
 def _why(error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, OSError) and error.errno == errno.ENXIO:  # a socket, or a device without a driver
+        return "is not a regular file"
     return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
 
 
@@ -174,7 +192,7 @@ def shown(file: Path) -> str:
     """The path as the user would write it: relative to the current folder where it lies below it."""
     try:
         return str(file.resolve().relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, OSError, RuntimeError):  # elsewhere, or a circle of links
         return str(file)
 
 

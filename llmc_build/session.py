@@ -1,4 +1,4 @@
-"""One build from opening to closing: its store, folders, workers, signals, and its record.  World.
+"""One build from opening to closing: its store, folders, workers, and its record.  World.
 
 Owns the lifetimes of what a build opens.  What is done with them is `loop`; who asks is `api`.
 """
@@ -8,14 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from llmc_build.binder import Binder, Options
 from llmc_build.config import Config
@@ -23,9 +20,7 @@ from llmc_build.errors import (
     EXIT_FAILED,
     EXIT_OFFLINE,
     EXIT_OK,
-    Interrupted,
     StoreError,
-    exit_code_of_signal,
 )
 from llmc_build.incremental.cone import choose, suspects
 from llmc_build.incremental.partial import Partial, TooMuch
@@ -42,6 +37,7 @@ from llmc_build.report import Reporter
 from llmc_build.resolve import Program
 from llmc_build.snapshot.everything import Everything
 from llmc_build.snapshot.form import SKIPPED
+from llmc_build.stopping import Stop
 from llmc_build.store import Store
 from llmc_build.store.runs import Runs
 from llmc_build.store.state import FileDigests
@@ -62,48 +58,6 @@ def throwaway_store(home: Path) -> Iterator[Store]:
     finally:
         store.close()
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-@dataclass(slots=True)
-class Stop:
-    """Whether and how the user asked for the end."""
-
-    signals: list[int] = field(default_factory=list)
-    building: bool = (
-        False  # from here on there is something to record: the second signal is the loop's business
-    )
-
-    @property
-    def exit_code(self) -> int | None:
-        return exit_code_of_signal(self.signals[0]) if self.signals else None
-
-
-@contextmanager
-def signals() -> Iterator[Stop]:
-    """INT, TERM and HUP end the build in order the first time, at once the second, anywhere the third.
-
-    "At once" waits for no step, and still records the run: a signal may come between any two statements, so
-    only the loop itself, between two turns, ends the build then.
-    """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        stop.signals.append(number)
-        if len(stop.signals) >= (3 if stop.building else 2):
-            raise Interrupted(exit_code_of_signal(stop.signals[0]))
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else it was started by nohup
-        numbers.append(signal.SIGHUP)
-    old = {number: signal.signal(number, hear) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,9 +113,10 @@ class Session:
             environ=environ,
             store=self.store.cas_root,
             spill=self.store.spill,
-            budget=budget_of(config, self._scratch),
             memory=config.memory,
             subprocess=config.subprocess,
+            budget=budget_of(config, self._scratch),
+            limits=config.limits,
         )
         self._members: set[TargetId] = set()  # of the build
         self._put_back: Collection[int] = ()  # targets of a partial build that needed nothing but placing
@@ -237,7 +192,7 @@ class Session:
         self, part: Partial, wanted: Collection[int] | None, source_of: Callable[[TargetId], str]
     ) -> Collection[int]:
         """Results that the store has lost; where many are not in place, they are put back on the way."""
-        restoring = Restoring(part, self.store, self.outputs, source_of, lambda: bool(self._stop.signals))
+        restoring = Restoring(part, self.store, self.outputs, source_of, self._stop)
         if not self.options.dry_run and len(suspects(part, wanted, ())) > self._enough(part):
             restoring.put_back(wanted)
             self.outputs.settle()
@@ -284,6 +239,11 @@ class Session:
             last_key=last_key,
             outside=outside,
         )
+
+    def prompts(self, work: Work) -> list[TargetId]:
+        """The targets that ask models, of those that are looked at."""
+        targets = work.program.targets
+        return [t for t in work.graph.order if targets[t].action.rule != "shell"] if work.graph else []
 
     # ------------------------------------------------------------ doing it
 

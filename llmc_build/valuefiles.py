@@ -65,6 +65,9 @@ class ValueFiles:
             self._fresh.clear()
             self._staged.clear()
             return self._place(workflow, step, digest)
+        except IsADirectoryError:  # nobody but us puts anything here: this is damage
+            files.remove_tree(self._folder(workflow), step)
+            return self._place(workflow, step, digest)
 
     def _place(self, workflow: str, step: str, digest: Digest) -> int | None:
         folder = self._folder(workflow)

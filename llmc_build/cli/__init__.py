@@ -27,6 +27,7 @@ COMMANDS = {
     "clean": "Remove outputs, runs and state of this workspace.",
     "cache": "Look after the store: stats, verify, gc, path.",
     "models": "List the models that steps can name.",
+    "doctor": "Look at what this machine has for llmc.",
     "schema": "Print the JSON Schema of the workflow language.",
 }
 

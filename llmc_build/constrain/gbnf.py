@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
 from llmc_build.constrain import GrammarFault
+from llmc_build.constrain.recognise import grows
 from llmc_build.constrain.soundness import unsound
 from llmc_build.errors import did_you_mean
 
@@ -108,6 +109,13 @@ class _Reader:
         self.grammar.root = self._numbers[ROOT]
         for number, message, hint in unsound(self.grammar):
             self._fault(message, self._defined[self.grammar.names[number]], hint)
+        text = None if self.faults else grows(self.grammar)
+        if text is not None:
+            self._fault(
+                f"the grammar is too ambiguous: after {text[:40]!r} there are too many ways to go on",
+                self._defined[ROOT],
+                "let each text be read in one way only",
+            )
 
     # ------------------------------------------------------------ rules
 
@@ -285,10 +293,10 @@ class _Reader:
             if self._at >= len(self._text):
                 self._stop("this set of characters is never closed", start)
             at = self._at
-            low = high = self._char()
+            low = high = self._char(bound=True)
             if self._peek() == "-" and self._text[self._at + 1 : self._at + 2] != "]":
                 self._at += 1
-                high = self._char()
+                high = self._char(bound=True)
             if high < low:
                 self._stop("a range of characters that ends before it begins", at)
             ranges.append((low, high))
@@ -298,8 +306,8 @@ class _Reader:
         self._grow(len(ranges))
         return Chars(tuple(ranges), negated)
 
-    def _char(self) -> int:
-        """The code point of a character or an escape."""
+    def _char(self, *, bound: bool = False) -> int:
+        """The code point of a character or an escape; as the bound of a range any code point will do."""
         start, char = self._at, self._peek()
         if not char:
             self._stop("the grammar ends within a literal or a set", start)
@@ -313,7 +321,8 @@ class _Reader:
             if len(digits) < _HEX[kind] or not all(c in "0123456789abcdefABCDEF" for c in digits):
                 self._stop(f"\\{kind} takes {_HEX[kind]} hexadecimal digits", start)
             self._at += len(digits)
-            return self._usable(int(digits, 16), start)
+            code = int(digits, 16)
+            return code if bound and code <= 0x10FFFF else self._usable(code, start)
         if kind not in _ESCAPES:
             self._stop(
                 f"no escape is \\{kind}", start, 'escapes: \\t \\r \\n \\\\ \\" \\[ \\] \\- \\x.. \\u....'

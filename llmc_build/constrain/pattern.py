@@ -77,40 +77,37 @@ class _Reader:
     def __init__(self, pattern: str) -> None:
         self._text = pattern
         self._at = 0
-        self._count = 1  # alternatives of the whole pattern
         self._classes = False  # whether the set being read has one of \\d \\w \\s
 
     def read(self) -> str:
-        open_start, open_end = True, True
-        if self._text.startswith("^"):
-            self._at, open_start = 1, False
-        body = self._alternatives(top=True)
-        if self._peek() == "$" and self._at == len(self._text) - 1:
-            open_end = False
-        elif self._at < len(self._text):
+        found = [self._anchored()]
+        while self._peek() == "|":
+            self._at += 1
+            found.append(self._anchored())
+        if self._at < len(self._text):
             raise _No
-        if self._count > 1 and not (open_start and open_end):
-            raise _No  # ^a|b$ anchors each alternative on one side only
-        parts = [f"{CHAR}*"] if open_start else []
-        parts.append(f"({body})")
-        return " ".join([*parts, f"{CHAR}*"] if open_end else parts)
+        return found[0] if len(found) == 1 else f"({' | '.join(found)})"
 
-    def _alternatives(self, *, top: bool = False) -> str:
+    def _anchored(self) -> str:
+        """An alternative of the whole pattern, with what may stand before and behind it."""
+        begins = self._peek() == "^"
+        self._at += begins
+        body = self._sequence()
+        ends = self._peek() == "$"
+        self._at += ends
+        parts = [*([] if begins else [f"{CHAR}*"]), body, *([] if ends else [f"{CHAR}*"])]
+        return " ".join(parts)
+
+    def _alternatives(self) -> str:
         found = [self._sequence()]
         while self._peek() == "|":
             self._at += 1
             found.append(self._sequence())
-        if top:
-            self._count = len(found)
         return " | ".join(found)
 
     def _sequence(self) -> str:
         found = []
-        while (char := self._peek()) and char not in "|)":
-            if char == "$":
-                if self._at == len(self._text) - 1:
-                    break
-                raise _No
+        while (char := self._peek()) and char not in "|)$":
             found.append(self._item() + self._repetition())
         return " ".join(found) or '""'
 

@@ -4,12 +4,23 @@ Owns the recogniser: it follows every way through the rules at once, one charact
 llama.cpp does while it samples.  A way is a place in a rule and what is to come after that rule's end; ways
 that share their rest share it in memory, so right recursion costs nothing.  Ambiguous grammars can have
 very many ways: `budget` bounds the work.
+
+llama.cpp takes time by the square of their number, and nothing ends it.  So `grows` looks, before
+anything runs, for a text with more and more ways: it goes on with the characters that leave most of them.
 """
 
 from __future__ import annotations
 
-from llmc_build.constrain.gbnf import Grammar, Symbol
+from collections import Counter
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from llmc_build.constrain.gbnf import Chars, Grammar, Symbol
+
+MANY = 4000  # ways at a time that llama.cpp takes a second for
+_STEPS = 40  # characters that `grows` looks ahead
+_TRIED = 4  # characters that it tries at each step
+_SEEN = 400  # ways that it takes them from
 BUDGET = 3_000_000  # steps; some seconds
 _DONE = 0  # the way that has nothing to come
 
@@ -27,6 +38,26 @@ def recognises(grammar: Grammar, text: str, budget: int = BUDGET) -> bool:
         if not live:
             return False
     return _DONE in live
+
+
+def grows(grammar: Grammar) -> str | None:
+    """A text, found by trying, after which there are too many ways to go on; None where none was found."""
+    ways = _Ways(grammar, BUDGET)
+    text = ""
+    try:
+        live = ways.start()
+        most = max(MANY, 2 * len(live))
+        for _ in range(_STEPS):
+            after = {char: ways.after(live, ord(char)) for char in ways.likely(live)}
+            if not any(after.values()):
+                return None
+            char, live = max(after.items(), key=lambda item: len(item[1]))
+            text += char
+            if len(live) > most:
+                return text
+    except TooAmbiguous:
+        return text
+    return None
 
 
 class _Ways:
@@ -56,6 +87,16 @@ class _Ways:
                 if symbol is not None and not isinstance(symbol, int) and symbol.has(code):
                     found.append(self._way(place + 1, rest))
         return self._open(found)
+
+    def likely(self, live: set[int]) -> list[str]:
+        """Characters with which most ways go on."""
+        counts: Counter[str] = Counter()
+        ordered = sorted(live)
+        for way in ordered[:: max(1, len(ordered) // _SEEN)]:
+            symbol = self._line[self._places[way][0]] if way != _DONE else None
+            if symbol is not None and not isinstance(symbol, int):
+                counts[_one_of(symbol)] += 1
+        return [char for char, _ in counts.most_common(_TRIED)]
 
     def _way(self, place: int, rest: int) -> int:
         if self._line[place] is None:
@@ -87,3 +128,10 @@ class _Ways:
             else:
                 found.add(way)
         return found
+
+
+def _one_of(chars: Chars) -> str:
+    """A character of a set."""
+    if not chars.negated:
+        return chr(chars.ranges[0][0])
+    return next((char for char in map(chr, range(0x20, 0x2000)) if chars.has(ord(char))), "\u4e2d")

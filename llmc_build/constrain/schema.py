@@ -130,7 +130,12 @@ def _told(error: Any, path: Path) -> SchemaFault:
     wanted = error.validator_value
     if error.validator == "type":
         kinds = [wanted] if isinstance(wanted, str) else list(wanted)
-        return _fault(path, f"must be {' or '.join(_A[kind] for kind in kinds)}, not {_called(value)}")
+        old = bool(path) and path[-1] == "items" and isinstance(value, list)
+        return _fault(
+            path,
+            f"must be {' or '.join(_A[kind] for kind in kinds)}, not {_called(value)}",
+            "a list of items is called prefixItems, or has `$schema` name an older draft" if old else None,
+        )
     message = " ".join(str(error.message).split())
     return _fault(path, message if len(message) <= 200 else message[:200] + "…")
 

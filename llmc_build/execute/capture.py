@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Final
 from llmc_build.execute.messages import INLINE_BYTES, pack_content
 
 if TYPE_CHECKING:
+    from llmc_build.execute.redact import Redactor
     from llmc_build.model import Json
     from llmc_build.store.cas import Cas
 
     Store = Callable[[], Cas]  # opens the store: its modules are loaded where something large is to be kept
 
+_MARK: Final = b"\n[llmc: "
+_MARK_END: Final = b" bytes were cut out here]\n"
+_MARK_ROOM: Final = 64
 _TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 4096
 _CHUNK: Final = 1 << 20
@@ -32,7 +36,7 @@ _FRESH: Final = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLO
 class Capture:
     """An open file, with the name it was opened by."""
 
-    __slots__ = ("fd", "path")
+    __slots__ = ("_mark", "fd", "lost", "path")
 
     def __init__(self, path: str, *, fresh: bool = True, hidden: bool = False) -> None:
         """`fresh`: made, or emptied, for a step to write to; else only read.
@@ -40,6 +44,8 @@ class Capture:
         `hidden`: it has no name, so that it is gone with the processes that have it open, however they end.
         """
         self.path = path
+        self.lost = 0  # bytes that were cut out
+        self._mark = 0  # where that is said, if they were
         self.fd = os.open(path, _FRESH if fresh else _READ, 0o600)
         if hidden:
             os.unlink(path)
@@ -49,8 +55,38 @@ class Capture:
         return os.fstat(self.fd).st_size
 
     def empty(self) -> None:
+        self.lost = 0
         if self.size:
             os.ftruncate(self.fd, 0)
+
+    def cut(self, limit: int, secrets: Redactor | None = None) -> None:
+        """Leaves its beginning and its end, `limit` bytes together, with a mark between them.
+
+        No secret is cut through: half of one would not be found later.  Whoever writes to it may go on; what
+        comes in this moment is lost too.
+        """
+        size, half = self.size, limit // 2
+        if size <= limit + _MARK_ROOM:
+            return
+        first, last = half, size - half
+        if secrets is not None:
+            first, last = self._beside(first, secrets)[0], self._beside(last, secrets)[1]
+        if self.lost:
+            begun = os.pread(self.fd, 2 * _MARK_ROOM, self._mark)
+            self.lost -= begun.index(_MARK_END) + len(_MARK_END) if _MARK_END in begun else 0
+            first = min(first, self._mark)
+        end = os.pread(self.fd, half, last)
+        self.lost += size - first - len(end)
+        self._mark = first
+        os.ftruncate(self.fd, first)
+        _write(self.fd, b"%s%d%s%s" % (_MARK, self.lost, _MARK_END, end))
+
+    def _beside(self, place: int, secrets: Redactor) -> tuple[int, int]:
+        """Where the secret that stands across a place begins and ends; else the place itself."""
+        room = secrets.longest
+        begin = max(0, place - room)
+        start, end = secrets.across(os.pread(self.fd, 2 * room, begin), place - begin)
+        return begin + start, begin + end
 
     def close(self) -> None:
         os.close(self.fd)

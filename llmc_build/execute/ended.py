@@ -58,6 +58,7 @@ class EndedStep:
         out: Capture,
         err: Capture,
         store: Store,
+        max_log: int,
     ) -> None:
         self._request = request
         self._root = root
@@ -68,8 +69,9 @@ class EndedStep:
         self.reply: dict[str, Json] = {}  # only what differs from DEFAULTS
         if ending.exit_code != 0:
             self.reply.update(exit_code=ending.exit_code, signal=ending.signal)
-        self._secrets = _redactor(request.get("secrets") or {})
+        self._secrets = redactor(request.get("secrets") or {})
         self._warn()
+        err.cut(max_log)
         self._stdout, self._stderr = out.small(), err.small()
         if self._stderr != b"":
             self.reply["stderr_tail"] = err.tail()
@@ -92,22 +94,26 @@ class EndedStep:
         if warnings:
             self.reply["warnings"] = warnings
 
-    @property
-    def _written(self) -> int:
-        """Bytes of output."""
-        return sum(
-            capture.size if data is None else len(data)
-            for capture, data in ((self._out, self._stdout), (self._err, self._stderr))
-        )
+    def ran_out_of_processes(self) -> None:
+        """It failed, and was refused a process: whatever its exit code is, that is why."""
+        self._ending = self._ending._replace(stopped="processes")
 
-    def verdict(self, timeout_s: float | None, reason: str | None, limit: int) -> tuple[str, str | None]:
+    def verdict(
+        self, timeout_s: float | None, reason: str | None, limit: int, processes: int
+    ) -> tuple[str, str | None]:
+        """`limit`: of its output, in bytes; `processes`: at a time."""
         ending = self._ending
         if ending.stopped == "timeout":
             return "timeout", f"timed out after {timeout_s:g} s"
         if ending.stopped in ("cancel", "gone"):
             return "cancelled", reason or "the build is gone"
-        if ending.stopped == "output" or self._written > limit:
-            return "failed", f"its output is over the limit of {limit} bytes"
+        written = self._out.size if self._stdout is None else len(self._stdout)
+        if ending.stopped == "output" or written > limit:
+            hint = "write a file and declare it in `outputs`, or raise `output` under `limits` in llmc.yaml"
+            return "failed", f"its output is over the limit of {size_of(limit)}\nhint: {hint}"
+        if ending.stopped == "processes":
+            hint = "`wait` for what it starts, or raise `processes` under `limits` in llmc.yaml"
+            return "failed", f"it has more than {processes} processes at a time\nhint: {hint}"
         if ending.signal is not None:
             return "failed", f"killed by {signal_name(ending.signal)}"
         if ending.exit_code:
@@ -174,12 +180,21 @@ class EndedStep:
             return capture.content(self._store, consume=consume)
 
 
-def _redactor(secrets: Mapping[str, str]) -> Redactor | None:
+def redactor(secrets: Mapping[str, str]) -> Redactor | None:
+    """What takes them out; None where there is nothing to look for."""
     if not secrets:
         return None
     from llmc_build.execute.redact import Redactor  # slow to import, and seldom needed
 
     return Redactor(secrets.values()) or None
+
+
+def size_of(number: int) -> str:
+    """`1 GiB`; what is no whole number of a unit, in bytes."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if number >= 1 << power and number % (1 << power) == 0:
+            return f"{number >> power} {unit}"
+    return f"{number} bytes"
 
 
 def _count(number: int, one: str, many: str) -> str:

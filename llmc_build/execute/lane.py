@@ -87,9 +87,10 @@ class LaneState:
         if worker.capacity is None:
             self.stillborn += 1
             return {flight.task.id for flight in flights} if self.stillborn < STILLBORN else set()
-        found = set()
-        for number in (flight.task.id for flight in flights):
-            deaths = self.suspects.pop(number, 0) + (len(flights) == 1)
+        begun = [flight.task.id for flight in flights if flight.heard or not worker.tells]
+        found = {flight.task.id for flight in flights} - set(begun)  # those stood in line, and did nothing
+        for number in begun:
+            deaths = self.suspects.pop(number, 0) + (len(begun) == 1)
             if deaths < DEATHS:
                 self.suspects[number] = deaths
                 found.add(number)

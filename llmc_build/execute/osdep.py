@@ -121,6 +121,16 @@ def mark(token: str) -> bool:
     return True
 
 
+def can_mark() -> bool:
+    """Whether `mark` works here."""
+    if not LINUX:
+        return False
+    import resource
+
+    hard = resource.getrlimit(_MARK_LIMIT)[1]
+    return hard == resource.RLIM_INFINITY or hard >= 2 * _MARK_BIT
+
+
 def marked(variable: str, token: str, pids: Iterable[int] | None = None) -> list[int]:
     """Processes with a token that begins so, of `pids` or of all: by `mark`, or in that variable."""
     if not LINUX:

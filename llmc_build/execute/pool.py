@@ -254,7 +254,7 @@ class Pool(Executor):
             return None
         state.workers.append(worker)
         if state.lane.kind == "shell":
-            self._guardian.watch(worker.pid)
+            self._guardian.watch(worker.pid, worker.group)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         return worker
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from llmc_build.execute import osdep
+from llmc_build.execute import cage, osdep
 from llmc_build.execute.channel import Channel, ChannelClosed
 from llmc_build.execute.messages import BEGUN, shortened, signal_name
 from llmc_build.execute.protocol import Lane, Status, Task
@@ -69,6 +69,10 @@ class WorkerProcess:
     ) -> None:
         """Starts it; its steps are known by the token.  Raises OSError."""
         self.lane = lane
+        limits = config.get("limits")
+        most = limits.get("processes") if isinstance(limits, dict) else None
+        limit = most if isinstance(most, int) else cage.MAX_PROCESSES
+        self.group = cage.make(f"llmc-{token}", limit) if lane.kind == "shell" else None
         self.flights: dict[int, Flight] = {}  # those of a shell worker in the order in which it runs them
         self.capacity: int | None = None  # None until it says that it is ready
         self.defaults: Mapping[str, Json] = {}  # of its replies
@@ -99,6 +103,8 @@ class WorkerProcess:
         except OSError:
             self.channel.close()
             self._errors.close()
+            if self.group is not None:
+                cage.remove(self.group)
             raise
         finally:
             theirs.close()
@@ -109,7 +115,7 @@ class WorkerProcess:
                     "op": "start",
                     "kind": lane.kind,
                     "runner": runner,
-                    "config": {**config, "token": self._token, "begun": shared[1]},
+                    "config": {**config, "token": self._token, "begun": shared[1], "group": self.group},
                     "parent": os.getpid(),
                     # The signal comes when the thread that started the worker ends.
                     "watch": threading.current_thread() is threading.main_thread(),
@@ -196,6 +202,8 @@ class WorkerProcess:
             end_marked(self._token, known=known)
             for scratch in self._scratches:
                 remove_tree(home_path(scratch, self._process.pid))
+        if self.group is not None:
+            cage.remove(self.group)
         tail = self._tail()
         self._errors.close()
         self._page.close()

@@ -58,11 +58,12 @@ class Redactor:
         # A border of a word needs its neighbour.
         self._words = [re.compile(rb"(?<!\w)%s(?!\w)" % re.escape(word)) for word in sorted(words)]
         lengths = [len(form) for form in self._plain] + [3 * len(form) for form in encoded]
-        self._longest = max([*lengths, *(len(word) + 1 for word in words)], default=0)
+        # The most bytes that have to be seen to know an occurrence.
+        self.longest = max([*lengths, *(len(word) + 1 for word in words)], default=0)
 
     def __bool__(self) -> bool:
         """Whether there is anything to look for."""
-        return self._longest > 0
+        return self.longest > 0
 
     def redact(self, data: bytes) -> bytes:
         found, at = [], 0
@@ -73,6 +74,13 @@ class Redactor:
 
     def redact_text(self, text: str) -> str:
         return self.redact(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+    def across(self, data: bytes, place: int) -> _Span:
+        """The occurrence that begins before a place and ends behind it; else the place itself."""
+        for start, end in _merged(self._spans(data)):
+            if start < place < end:
+                return start, end
+        return place, place
 
     def found_in(self, fd: int) -> bool:
         """Whether a secret stands in a file."""
@@ -121,7 +129,7 @@ class Redactor:
             data = os.pread(fd, _CHUNK, offset)
             offset, more, held = offset + len(data), bool(data), held + data
             # What begins in the last bytes may end in the next chunk.
-            cut = max(len(held) - self._longest, before) if more else len(held)
+            cut = max(len(held) - self.longest, before) if more else len(held)
             at = before
             told = [(before, covered)] if covered > before else []
             found = (span for span in self._spans(held) if before <= span[0] < cut)

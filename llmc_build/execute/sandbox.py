@@ -76,6 +76,11 @@ class Home:
             self._has_values = True
         return self._values
 
+    @property
+    def values_there(self) -> str | None:
+        """The folder of this step's values, if it has any."""
+        return self._values if self._has_values else None
+
     def reset(self, *, untouched: bool = False) -> None:
         """Makes every folder fresh again; `untouched`: the working folder is known to be."""
         if not untouched:

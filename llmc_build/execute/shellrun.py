@@ -28,9 +28,10 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
+from llmc_build.execute.cage import MAX_PROCESSES, Refusals
 from llmc_build.execute.capture import Capture, encoded, log_files
 from llmc_build.execute.channel import Channel, ChannelClosed, Message
-from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, brief
+from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, brief, redactor
 from llmc_build.execute.messages import BEGUN, restored
 from llmc_build.execute.sandbox import Home, InputError, Stamp, bring_in
 from llmc_build.execute.supervise import FINE, GRACE_S, Command, Ending, Supervisor
@@ -41,13 +42,16 @@ if TYPE_CHECKING:
     from llmc_build.model import Json
     from llmc_build.store.cas import Cas
 
-MAX_OUTPUT: Final = 1 << 30  # bytes of stdout and stderr together, unless the lane says otherwise
+# Unless `limits` of the lane say otherwise, in bytes:
+MAX_OUTPUT: Final = 1 << 30  # of stdout, a step's value
+MAX_LOG: Final = 16 << 20  # that stay of stderr, and of the stdout of a step that failed
 GATHER_S: Final = 0.003  # for which an answer may wait for others while there is more to do
 HOLD_S: Final = 0.02  # for which a step may keep others waiting behind it
 _GARBAGE = 20_000  # objects more before cycles are looked for: a step leaves next to none
 _LOOKS: Final = (HOLD_S,)
 _LOOKS_TO_SEND: Final = (GATHER_S, HOLD_S)
 _GONE_GRACE_S = 0.5  # for a step whose build is gone
+_OUTPUT_GRACE_S = 0.1  # for one that writes without end
 _SCRIPT_IN_ARGUMENT = 96 * 1024  # bytes; Linux takes 128 KiB in one argument
 
 
@@ -68,7 +72,12 @@ class _Server:
         self._channel = channel
         self._config = config
         self._cas: Cas | None = None
-        self._max_output = int(config.get("max_output") or MAX_OUTPUT)
+        limits = config.get("limits") or {}
+        self._max_output = int(limits.get("output") or MAX_OUTPUT)
+        self._max_log = int(limits.get("log") or MAX_LOG)
+        self._max_processes = int(limits.get("processes") or MAX_PROCESSES)
+        self._refusals = Refusals(config.get("group"))
+        self._refused = 0  # before the running step
         self._token = str(config.get("token") or "")
         self._supervisor = Supervisor(token=self._token, interrupt_fd=channel.fileno())
         self._homes: dict[str, Home] = {}
@@ -87,6 +96,7 @@ class _Server:
         self._surroundings: tuple[object, object, Home | None] = (None, None, None)
         self._base: dict[bytes, bytes] = {}  # the environment that belongs to them
         self._captures: tuple[Capture, Capture]  # of the running step
+        self._secrets: Mapping[str, str] = {}  # its
 
     def __enter__(self) -> _Server:
         self._supervisor.__enter__()
@@ -211,22 +221,31 @@ class _Server:
                 script = loaded.script(script)
                 env = {**env, **loaded.env}
             argv = _argv(script, get("shell") or "sh", get("env"), home.values)
+            if sandboxed == "strict":
+                argv, env = _strictly(argv, env, home)
             out, err = self._captures = _open_captures(request, home)
+            self._secrets = get("secrets") or {}
             step: EndedStep | None = None
             try:
-                ending = self._supervise(argv, env, root, home.work.made if sandboxed else 0, timeout_s)
+                made = home.work.made if sandboxed else 0
+                ending = self._supervise(argv, env, root, made, timeout_s, sandboxed == "strict")
                 if sandboxed:
                     untouched = not given and home.work.untouched
                     if untouched and ending is FINE and not (get("secrets") or get("outputs")):
                         value = brief(out, err, self._max_output)
                         if value is not None:
                             return "ok", {"value": value}, None
-                step = EndedStep(request, root, sandboxed, ending, out, err, self._store)
-                status, error = step.verdict(timeout_s, self._reason, self._max_output)
+                step = EndedStep(request, root, sandboxed, ending, out, err, self._store, self._max_log)
+                limits = self._max_output, self._max_processes
+                if ending.exit_code and self._refusals.count() > self._refused:
+                    step.ran_out_of_processes()
+                status, error = step.verdict(timeout_s, self._reason, *limits)
                 if not untouched:
                     step.look_for_undeclared(given)
                 if status == "ok":
                     status, error = step.collect()
+                if status != "ok":
+                    out.cut(self._max_log)
                 return status, step.reply, error
             finally:
                 _close_captures(request, out, err, clean=step is not None)
@@ -240,13 +259,15 @@ class _Server:
         root: str,
         made: int,
         timeout_s: float | None,
+        strict: bool,
     ) -> Ending:
         """`made`: which folder of that name `root` is; 0: one that may become another at any time."""
         cwd = None if made and self._inside == (root, made) else root
         self._inside = None
         out, err = self._captures
+        self._refused = self._refusals.count()
         ending = self._supervisor.run(
-            Command(argv, env, cwd, out.fd, err.fd),
+            Command(argv, env, cwd, out.fd, err.fd, holds=strict),
             timeout_s=timeout_s,
             interrupt=self._interrupt,
             check=self._check,
@@ -258,7 +279,11 @@ class _Server:
 
     def _check(self) -> str | None:
         out, err = self._captures
-        return "output" if out.size + err.size > self._max_output else None
+        if err.size > 2 * self._max_log:
+            err.cut(self._max_log, redactor(self._secrets))
+        if out.size > self._max_output:
+            return "output"
+        return "processes" if self._refusals.count() > self._refused else None
 
     def _store(self) -> Cas:
         """Where large contents go; opened when there are any."""
@@ -298,7 +323,7 @@ class _Server:
 
 
 def _grace(reason: str) -> float:
-    return _GONE_GRACE_S if reason == "gone" else GRACE_S
+    return {"gone": _GONE_GRACE_S, "output": _OUTPUT_GRACE_S}.get(reason, GRACE_S)
 
 
 def _argv(
@@ -327,6 +352,18 @@ def _find_shell(shell: str, path: str | None) -> str:
     if found is None:
         raise _Refused(f'the shell "{shell}" was not found')
     return found
+
+
+def _strictly(
+    argv: tuple[str | bytes, ...], env: Mapping[bytes, bytes], home: Home
+) -> tuple[tuple[str | bytes, ...], Mapping[bytes, bytes]]:
+    from llmc_build.execute import strict
+
+    try:
+        argv = strict.wrapped(argv, work=home.work.path, tmp=home.tmp.path, values=home.values_there)
+    except strict.NoStrictSandbox as why:
+        raise _Refused(str(why)) from None
+    return argv, strict.environment({**env})
 
 
 def _open_captures(request: Mapping[str, Any], home: Home) -> tuple[Capture, Capture]:

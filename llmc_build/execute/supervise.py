@@ -58,7 +58,7 @@ from llmc_build.execute.sweep import TOKEN_VARIABLE
 GRACE_S: Final = 2.0  # between SIGTERM and SIGKILL
 LEFTOVER_S: Final = 0.5  # for what a script left behind: to end alone, and again after SIGTERM
 _KILL_LIMIT_S = 5.0  # after which processes that don't die of SIGKILL are given up and reported
-_TICK_S = 0.2  # between two calls of `check`
+_TICK_S = 0.05  # between two calls of `check`, in which some 100 MB can be written
 
 # All of them, although Python ignores only some: for the others the C library would first ask the system
 # whether they are ignored, in every child.
@@ -73,6 +73,7 @@ class Command(NamedTuple):
     cwd: str | None  # None: where this process is
     stdout: int  # file descriptors
     stderr: int
+    holds: bool = False  # what it starts dies with it: its child is asked to end before it is
 
 
 class Ending(NamedTuple):
@@ -153,7 +154,7 @@ class Supervisor:
         left = 0
         survivors: tuple[int, ...] = ()
         if stopped is not None:
-            survivors = self._end(pid, grace_s(stopped))
+            survivors = self._end(pid, grace_s(stopped), holds=command.holds)
         elif alive:
             left, survivors = self._end_leftovers(pid)
         status = self._statuses.get(pid)
@@ -279,14 +280,20 @@ class Supervisor:
         left = len(self._members(group))
         return left, self._end(group, LEFTOVER_S)
 
-    def _end(self, group: int, grace_s: float) -> tuple[int, ...]:
-        """Asks all of the step to end, kills what doesn't; returns what can't be killed."""
+    def _end(self, group: int, grace_s: float, *, holds: bool = False) -> tuple[int, ...]:
+        """Asks all of the step to end, kills what doesn't; returns what can't be killed.
+
+        `holds`: not its first process and the one below that, which hold the others.
+        """
         if not self._alive(group):
             return ()
-        for process in self._members(group):
-            if process.group != group:
+        members = self._members(group)
+        spared = {p.pid for p in members if p.pid == group or p.parent == group} if holds else set()
+        for process in members:
+            if process.pid not in spared and (holds or process.group != group):
                 osdep.send(process.pid, signal.SIGTERM)
-        osdep.send_group(group, signal.SIGTERM)
+        if not holds:
+            osdep.send_group(group, signal.SIGTERM)
         osdep.send_group(group, signal.SIGCONT)  # a stopped process would sleep through the grace
         if not self._gone_within(group, grace_s):
             self._kill(group)

@@ -40,7 +40,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from llmc_build.execute import osdep
+from llmc_build.execute import cage, osdep
 
 TOKEN_VARIABLE: Final = "LLMC_STEP_TOKEN"
 MARK_FILE: Final = "mark"  # in a build's scratch folder: its token and the process id of llmc
@@ -57,8 +57,9 @@ _GUARD: Final = """trap '' HUP INT QUIT TERM PIPE
 while read -r word folder; do
   [ "$word" = bye ] && exit 0
   set -- "$@" "$word"
-  [ -n "$folder" ] && echo "$word" > "$folder/cgroup.procs"
+  [ -n "$folder" ] && echo "$word" > "$folder/cgroup.procs" && GUARD_GROUPS="$GUARD_GROUPS$folder:"
 done
+export GUARD_GROUPS
 exec "$GUARD_PYTHON" -I -S -c "$GUARD_CODE" "$GUARD_HOME" "$GUARD_BUILD" "$GUARD_FOLDER" "$@"
 """
 
@@ -221,6 +222,8 @@ def main(words: Sequence[str]) -> None:
             break
         time.sleep(0.05)
     end_marked(build)
+    for group in filter(None, os.environ.get("GUARD_GROUPS", "").split(":")):
+        cage.remove(group)
     if scratch and os.path.isfile(f"{scratch}/{MARK_FILE}"):
         from llmc_build.execute.sandbox import remove_tree
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from llmc_build.errors import Interrupted
 from llmc_build.incremental.partial import Partial
 from llmc_build.model import ActionResult, TargetId
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED
 from llmc_build.snapshot.survey import same
+from llmc_build.stopping import Stop
 from llmc_build.store import Store
 
 _LOOKUP = 1000  # records looked up at a time
@@ -29,11 +31,11 @@ class Restoring:
         store: Store,
         outputs: Outputs,
         source_of: Callable[[TargetId], str],
-        interrupted: Callable[[], bool],
+        stop: Stop,
     ) -> None:
         """`source_of`: the workflow file of a target, relative to the workspace."""
         self._part, self._store, self._outputs, self._source_of = part, store, outputs, source_of
-        self._interrupted = interrupted
+        self._stop = stop
         self._old = part.survey.snapshot
         self._declared: dict[TargetId, set[str]] = {}
         for path, target in self._old.outputs.items():
@@ -98,8 +100,8 @@ class Restoring:
         """Looks up and verifies the results of targets, and places those of `todo`."""
         old = self._old
         for start in range(0, len(numbers), _LOOKUP):
-            if self._interrupted():
-                raise KeyboardInterrupt
+            if self._stop.exit_code is not None:
+                raise Interrupted(self._stop.exit_code)
             keys = {i: old.key(i) or "" for i in numbers[start : start + _LOOKUP]}
             there = self._store.lookup_many(keys.values())
             for i, key in keys.items():

@@ -126,6 +126,11 @@ class Engine:
         )
 
     @property
+    def model(self) -> object:
+        """llama.cpp's model; it stays the engine's."""
+        return self._model
+
+    @property
     def room(self) -> int:
         """How many more requests can be admitted now."""
         return self.parallel - len(self._sequences)

@@ -14,17 +14,15 @@ import time
 from collections.abc import Callable, Generator, Sequence
 
 from llmc_build.llm.room import Room
-from llmc_build.llm.shape import CHUNK, GRID, Decoding, Reading, next_border
+from llmc_build.llm.shape import GRID, Decoding, Reading, next_border
 from llmc_build.llm.vocabulary import Vocabulary
 
 LIMIT_S = 30.0  # what is not known after that much time counts as not so
 
-_PROMPT = CHUNK + 23  # tokens: no multiple of any number of columns that kernels take together
+_PROMPT = 87  # tokens: no multiple of any number of columns that kernels take together
 _CUTS = {1: 41, 8: 40, GRID: 2 * GRID}  # alignment -> where the prompt is cut to try it
-_LONG = 270  # tokens: more than the 256 cells by which llama.cpp widens the attention
-_LONG_LIMIT_S = 2.0  # a model that needs more for that many does without
-_ROUNDS = 2
-_WORTH = 1.1  # a step of a width may cost so much a token, of what one alone costs
+_NEVER = float("inf")
+_WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)  # others are made of these
 
 Trial = Generator[None, None, None]
 
@@ -68,20 +66,21 @@ def try_reading(open_room: Callable[[int], Room], tokens: Tokens, found: Callabl
     room = open_room(2)
     try:
         wanted = yield from _rest(room, 0, prompt, 0, Reading(), clock)
-        merged = (yield from _rest(room, 1, prompt, 0, Reading(merged=True), clock)) == wanted
-        reading = Reading(merged=merged)
         donor = room.save(0) if room.saves(_PROMPT) else None
         for align, cut in _CUTS.items():
-            if donor is None or (align != GRID and not merged):
-                continue
+            merged = Reading(merged=align < GRID)
+            # as when another prompt has the same beginning: what comes after it is cut off
+            if donor is None or not (room.load(1, donor) and room.cut(1, cut)):
+                break
+            if (yield from _rest(room, 1, prompt, cut, merged, clock)) == wanted:
+                reading = Reading(merged=merged.merged, align=align)
+                break
             yield
             clock.check()
-            # as when another prompt has the same beginning: what comes after it is cut off
-            if not (room.load(1, donor) and room.cut(1, cut)):
-                break
-            if (yield from _rest(room, 1, prompt, cut, Reading(merged=merged), clock)) == wanted:
-                reading = Reading(merged=merged, align=align)
-                break
+        if not reading.merged:
+            room.clear(1)
+            whole = yield from _rest(room, 1, prompt, 0, Reading(merged=True), clock)
+            reading = Reading(merged=whole == wanted, align=reading.align)
     except _Late:
         pass
     finally:
@@ -96,19 +95,13 @@ def try_decoding(
     clock, alone, costs = Clock(), dict[int, bytes](), dict[int, float]()
     room = open_room(most)
     try:
-        prompts = [tokens.take(2 + i, 3 + 2 * i) for i in range(most)]
-        begun = time.monotonic()
+        prompts = [tokens.take(2 + i, 2 + i % 4) for i in range(most)]
         for slot, prompt in enumerate(prompts):
             yield
             clock.check()
             room.compute([(slot, prompt, 0)])
-        a_token = (time.monotonic() - begun) / sum(map(len, prompts))
-        if a_token * _LONG < _LONG_LIMIT_S:
-            prompts[1] = tokens.take(1, _LONG)
-            room.clear(1)
-            yield from _rest(room, 1, prompts[1], 0, Reading(merged=True), clock)
         nexts = [tokens.take(100 + i, 1) for i in range(most)]
-        costs[1] = float("inf")
+        costs[1] = _NEVER
         for slot in range(most):
             yield
             clock.check()
@@ -117,34 +110,24 @@ def try_decoding(
             alone[slot] = room.logits(rows[0])
             costs[1] = min(costs[1], (time.process_time() - begun) / room.threads_for(1))
             room.cut(slot, len(prompts[slot]))
-        for width in sorted(range(2, most + 1), key=lambda w: (w != most, w)):
-            cost = float("inf")
-            for first in (0, most - width)[: 1 if width == most else _ROUNDS]:
-                slots = range(first, first + width)
-                yield
-                clock.check()
-                begun = time.process_time()
-                rows = room.compute([(slot, nexts[slot], len(prompts[slot])) for slot in slots])
-                got = [room.logits(row) for row in rows]
-                cost = min(cost, (time.process_time() - begun) / room.threads_for(width))
-                for slot in slots:
-                    if not room.cut(slot, len(prompts[slot])):
-                        raise _Late
-                if got != [alone[slot] for slot in slots]:
-                    break
-            else:
+        for width in [most, *(width for width in _WIDTHS if width < most)]:
+            yield
+            clock.check()
+            begun = time.process_time()
+            rows = room.compute(
+                [(slot, nexts[slot], len(prompt)) for slot, prompt in enumerate(prompts[:width])]
+            )
+            got = [room.logits(row) for row in rows]
+            cost = (time.process_time() - begun) / room.threads_for(width)
+            if not all(room.cut(slot, len(prompt)) for slot, prompt in enumerate(prompts[:width])):
+                break  # the memory can't be cut, so that there is no second try
+            if got == [alone[slot] for slot in range(width)]:
                 costs[width] = cost
     except _Late:
         pass
     finally:
         room.close()
-    if not costs or costs[1] == float("inf"):
-        costs[1] = 1.0
-    found(Decoding(costs=_worthwhile(costs)))
-
-
-def _worthwhile(costs: dict[int, float]) -> dict[int, float]:
-    return {w: cost for w, cost in costs.items() if w == 1 or cost <= w * costs[1] * _WORTH}
+    found(Decoding(costs=costs if costs.get(1, _NEVER) < _NEVER else {1: 1.0}))
 
 
 def _rest(

@@ -11,6 +11,7 @@ of llama.cpp.  A model that can't be loaded is no reason to die: each request is
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,30 +24,45 @@ from llmc_build.llm.waiting import Waiting
 from llmc_build.model import Json, Sampling
 
 if TYPE_CHECKING:
+    from llmc_build.llm.embedding import Embeddings
     from llmc_build.llm.engine import Engine, Event, Prepared, Request, Sequence
     from llmc_build.store.cas import Cas
 
 AHEAD = 16  # requests that stand in line here at most: a slot that gets free is taken at once
 PROGRESS_S = 0.2  # at most so often does a request report its progress
+_SLACK = 2 << 30  # bytes
 _NO_ENGINE = "llama-cpp-python is not installed; pip install 'llmc_build[local]'"
 
 
 def serve(channel: Channel, config: Mapping[str, Json]) -> None:
     """Loads the model that the lane names and answers requests until the channel closes."""
+    _bound_memory(_whole(config.get("limit")))
     engine, why = _load(config)
     capacity = 1 if engine is None else engine.parallel + _ahead(engine.parallel)
+    worker = _Worker(channel, engine, why, config)
     try:
         facts: Json = None if engine is None else engine.facts()
         channel.send({"op": "ready", "capacity": capacity, "tells": engine is not None, "facts": facts})
-        if engine is None:
-            _refuse_all(channel, why)
-        else:
-            _Worker(channel, engine, config).run()
+        worker.run()
     except ChannelClosed:
         pass
     finally:
-        if engine is not None:
-            engine.close()
+        worker.close()
+
+
+def _bound_memory(limit: int | None) -> None:
+    """Sees to it that what goes wrong here ends this process, and not others for want of memory.
+
+    Some grammars have more and more ways to go on, and llama.cpp remembers them all.  `limit`: what models
+    may take together; the slack is for what no estimate knows.
+    """
+    if limit is not None and sys.platform == "linux":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = limit + _SLACK
+        if hard == resource.RLIM_INFINITY or most < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
@@ -77,13 +93,6 @@ def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
         return None, str(error)
 
 
-def _refuse_all(channel: Channel, why: str) -> None:
-    while True:
-        message = channel.recv(None)
-        if message is not None and message["op"] == "run":
-            channel.send(_done(message["id"], "failed", error=why))
-
-
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """A request that stands in line."""
@@ -107,9 +116,12 @@ class _Job:
 
 
 class _Worker:
-    def __init__(self, channel: Channel, engine: Engine, config: Mapping[str, Json]) -> None:
+    def __init__(self, channel: Channel, engine: Engine | None, why: str, config: Mapping[str, Json]) -> None:
+        """`why`: what completions are told where there is no engine."""
         self._channel = channel
         self._engine = engine
+        self._why = why
+        self._embeddings: Embeddings | None = None  # made for the first request for vectors
         self._config = config
         self._cas: Cas | None = None
         self._queue: Waiting[_Asked] = Waiting()  # what found no room
@@ -119,36 +131,65 @@ class _Worker:
         """Until the channel closes."""
         while True:
             self._listen()
-            while self._queue and self._engine.room:
-                self._start(self._queue.take())
-            for event in self._engine.step():
-                self._on_event(event)
-            self._expire()
+            if self._engine is not None:
+                while self._queue and self._engine.room:
+                    self._start(self._engine, self._queue.take())
+                for event in self._engine.step():
+                    self._on_event(self._engine, event)
+                self._expire(self._engine)
+            if self._embeddings is not None:
+                for end in self._embeddings.step():
+                    self._channel.send(end)
+
+    def close(self) -> None:
+        if self._embeddings is not None:
+            self._embeddings.close()
+        if self._engine is not None:
+            self._engine.close()
 
     def _listen(self) -> None:
         """Takes every message that is there; waits for one where there is nothing to do."""
-        wait: float | None = 0.0 if self._jobs or self._queue else None
+        wait: float | None = 0.0 if self._jobs or self._queue or self._embeddings else None
         while (message := self._channel.recv(wait)) is not None:
             if message["op"] == "run":
-                self._prepare(message)
+                self._take(message)
             elif message["op"] == "cancel":
-                self._cancel(int(message["id"]), str(message.get("reason") or "cancelled"))
+                self._cancel(self._engine, int(message["id"]), str(message.get("reason") or "cancelled"))
             wait = 0.0
+
+    def _take(self, message: dict[str, Any]) -> None:
+        """Has a request wait for its turn, or refuses it."""
+        if "embed" in message["request"]:
+            try:
+                self._for_vectors().add(message)
+            except ImportError:
+                self._channel.send(_done(message["id"], "failed", error=self._why))
+        elif self._engine is None:
+            self._channel.send(_done(message["id"], "failed", error=self._why))
+        else:
+            self._prepare(self._engine, message)
+
+    def _for_vectors(self) -> Embeddings:
+        if self._embeddings is None:
+            from llmc_build.llm.embedding import Embeddings, opener
+
+            self._embeddings = Embeddings(opener(self._engine, self._config), self._pack)
+        return self._embeddings
 
     # ------------------------------------------------------------ the life of a request
 
-    def _prepare(self, message: dict[str, Any]) -> None:
+    def _prepare(self, engine: Engine, message: dict[str, Any]) -> None:
         """Puts a request in line; one that can't be answered is told so at once."""
         from llmc_build.llm.requests import RequestError
 
         try:
-            prepared = self._engine.prepare(_request(message["request"]))
+            prepared = engine.prepare(_request(message["request"]))
         except RequestError as error:
             self._channel.send(_done(message["id"], "failed", error=str(error)))
         else:
             self._queue.add(_Asked(message, prepared), prepared.tokens)
 
-    def _start(self, asked: _Asked) -> None:
+    def _start(self, engine: Engine, asked: _Asked) -> None:
         from llmc_build.llm.requests import RequestError
 
         message, started = asked.message, time.monotonic()
@@ -156,7 +197,7 @@ class _Worker:
         # The pool lets the time of a request run from the first that it hears of it.
         self._channel.send({"op": "progress", "id": task, "stats": {"tokens": 0}})
         try:
-            sequence = self._engine.admit(asked.prepared)
+            sequence = engine.admit(asked.prepared)
         except RequestError as error:
             self._channel.send(_done(task, "failed", error=str(error)))
             return
@@ -169,7 +210,7 @@ class _Worker:
             deadline=None if timeout_s is None else started + timeout_s,
         )
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, engine: Engine, event: Event) -> None:
         job = self._jobs[event.sequence]
         if event.text:
             job.text.append(event.text)
@@ -177,21 +218,22 @@ class _Worker:
                 with contextlib.suppress(OSError):  # a log that can't be written spoils no answer
                     job.log.write(event.text)
         if event.error is not None:
-            self._end(job, "failed", error=event.error)
+            self._end(engine, job, "failed", error=event.error)
         elif event.finish is not None:
             text = "".join(job.text)
             why = _refusal(job, text, event)
             if why is not None:
-                self._end(job, "failed", error=why)
+                self._end(engine, job, "failed", error=why)
                 return
             value = text.encode("utf-8", "replace")
             stats: dict[str, Json] = {**event.sequence.stats(), "finish": event.finish.value}
             try:
                 packed = self._pack(value)
             except OSError as error:
-                self._end(job, "failed", error=f"the answer can't be stored: {_line(error)}")
+                self._end(engine, job, "failed", error=f"the answer can't be stored: {_line(error)}")
             else:
-                self._end(job, "ok", reply={"value": packed, "stderr": self._pack(b""), "stats": stats})
+                reply: dict[str, Json] = {"value": packed, "stderr": self._pack(b""), "stats": stats}
+                self._end(engine, job, "ok", reply=reply)
         else:
             self._report(job)
 
@@ -205,25 +247,34 @@ class _Worker:
                 with contextlib.suppress(OSError):
                     job.log.flush()
 
-    def _cancel(self, task: int, reason: str) -> None:
+    def _cancel(self, engine: Engine | None, task: int, reason: str) -> None:
         if self._queue.remove(lambda asked: asked.message["id"] == task) is not None:
             self._channel.send(_done(task, "cancelled", error=reason))
             return
+        end = self._embeddings.cancel(task, reason) if self._embeddings is not None else None
+        if end is not None:
+            self._channel.send(end)
         for job in list(self._jobs.values()):
-            if job.id == task:
-                self._end(job, "cancelled", error=reason)
+            if job.id == task and engine is not None:
+                self._end(engine, job, "cancelled", error=reason)
 
-    def _expire(self) -> None:
+    def _expire(self, engine: Engine) -> None:
         now = time.monotonic()
         for job in list(self._jobs.values()):
             if job.deadline is not None and now >= job.deadline:
                 seconds = round(job.deadline - job.started, 3)
-                self._end(job, "timeout", error=f"timed out after {seconds:g} s")
+                self._end(engine, job, "timeout", error=f"timed out after {seconds:g} s")
 
     def _end(
-        self, job: _Job, status: str, *, reply: dict[str, Json] | None = None, error: str | None = None
+        self,
+        engine: Engine,
+        job: _Job,
+        status: str,
+        *,
+        reply: dict[str, Json] | None = None,
+        error: str | None = None,
     ) -> None:
-        self._engine.retire(job.sequence)
+        engine.retire(job.sequence)
         del self._jobs[job.sequence]
         if job.log is not None:
             with contextlib.suppress(OSError):

@@ -18,7 +18,7 @@ from llmc_build.llm.shape import ALONE, CANONICAL, FREE, Decoding, Reading, comm
 from llmc_build.model import Json
 
 _CELLS = 512  # tokens of a slot in which a trial is made
-_WORTH = 400  # tokens that a trial must spare the sequences at hand: about what it computes itself
+_WORTH = 200  # tokens that a trial must be about, of the sequences at hand: it computes as many itself
 
 
 class Trials:

@@ -33,8 +33,8 @@ class Vocabulary:
         self.adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocab)) and self.bos is not None
         self.piece = functools.lru_cache(maxsize=1 << 14)(self._piece)
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """The tokens of a text, with no begin-of-text token added.
+    def tokenize(self, text: str, *, special: bool, whole: bool = False) -> list[int]:
+        """The tokens of a text; with `whole`, also those that the model wants around a text.
 
         With `special`, the text of a control token becomes that token; without, it is text like any other.
         """
@@ -42,7 +42,7 @@ class Vocabulary:
         room = len(raw) + 16
         while True:
             buffer = (lib.llama_token * room)()
-            count = int(lib.llama_tokenize(self._vocab, raw, len(raw), buffer, room, False, special))
+            count = int(lib.llama_tokenize(self._vocab, raw, len(raw), buffer, room, whole, special))
             if count >= 0:
                 return list(buffer[:count])
             room = -count  # what llama.cpp says it needs

@@ -8,7 +8,7 @@ almost nothing there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,6 +40,9 @@ class Reporter(Protocol):
     def started(self, total: int, run_id: str, jobs: int) -> None:
         """`total` targets are wanted; at most `jobs` of them run at a time."""
 
+    def asks(self, prompts: Collection[TargetId]) -> None:
+        """These of the targets ask models.  Called after `started`, and not where there are none."""
+
     def target(self, event: TargetEvent) -> None:
         """A target came to RUNNING or to its end.  Targets that were up to date may be left out."""
 
@@ -57,6 +60,8 @@ class Silent:
     """A reporter that says nothing; a base for those that care for some of the calls only."""
 
     def started(self, total: int, run_id: str, jobs: int) -> None: ...
+
+    def asks(self, prompts: Collection[TargetId]) -> None: ...
 
     def target(self, event: TargetEvent) -> None: ...
 
@@ -76,6 +81,10 @@ class Tee:
     def started(self, total: int, run_id: str, jobs: int) -> None:
         for reporter in self._reporters:
             reporter.started(total, run_id, jobs)
+
+    def asks(self, prompts: Collection[TargetId]) -> None:
+        for reporter in self._reporters:
+            reporter.asks(prompts)
 
     def target(self, event: TargetEvent) -> None:
         for reporter in self._reporters:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -23,6 +23,7 @@ from llmc_build.terminal import NO, is_terminal, wants_color
 
 if TYPE_CHECKING:
     from llmc_build.report.live import Region
+    from llmc_build.report.pace import Pace
 
 _STYLES = {State.RAN: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.SKIPPED: "dim"}
 _PERIOD_S = 1.0  # between two lines that say how far a large build is
@@ -77,6 +78,7 @@ class Console:
         self._ended = 0
         self._failed = 0
         self._summed: Counter[State] | None = None  # of a large build: how its targets ended
+        self._pace: Pace | None = None  # of a large build that asks models
         self._due = 0  # how many have to have ended before it is said how far it is
         self._said_s = 0.0  # when that was said last
         self._noted: set[str] = set()
@@ -93,8 +95,18 @@ class Console:
         elif total > words.SHOWN_LINES and not (self._look.verbose or self._look.quiet or self._look.dry_run):
             self._summed, self._said_s = Counter(), self._clock()
 
+    def asks(self, prompts: Collection[TargetId]) -> None:
+        if self._region is not None:
+            self._region.asks(prompts)
+        elif self._summed is not None:
+            from llmc_build.report.pace import Pace
+
+            self._pace = Pace(prompts, self._clock)
+
     def target(self, event: TargetEvent) -> None:
         state = event.state
+        if self._pace is not None:
+            self._pace.target(event)
         if self._region is not None:
             self._region.target(event)
         if not state.ended:
@@ -110,8 +122,9 @@ class Console:
                 self._say_how_far(self._summed)
 
     def progress(self, target: TargetId, stats: Mapping[str, Json]) -> None:
-        if self._region is not None:
-            self._region.progress(target, stats)
+        for one in (self._region, self._pace):
+            if one is not None:
+                one.progress(target, stats)
 
     def note(self, text: str) -> None:
         if text in self._noted or self._look.quiet:
@@ -150,7 +163,8 @@ class Console:
         now = self._clock()
         if now - self._said_s >= _PERIOD_S and self._ended < self._total:
             self._said_s = now
-            self._line(words.progress(ended, self._total))
+            text = words.progress(ended, self._total)
+            self._line(f"{text}; {self._pace.text()}" if self._pace is not None else text)
 
     def _ending(self, event: TargetEvent) -> str:
         """`[3/12] ran demo.facts 0.12 s`, with what else is worth a word."""
@@ -160,11 +174,20 @@ class Console:
         text = f"[{self._ended:>{width}}/{self._total}] {word} {self._harmless(event.target)}"
         if event.wall_s and event.state in (State.RAN, State.FAILED):
             text += f" {event.wall_s:.2f} s"
-        rate = event.stats.get("tokens_per_s")
-        if event.state is State.RAN and isinstance(rate, int | float):
-            text += f", {rate:.1f} tokens/s"
+        if event.state is State.RAN and event.stats:
+            text += self._speed(event.stats)
         because = event.error or "" if event.state is State.FAILED else self._reason(event)
         return f"{text}: {self._harmless(because.split(chr(10), 1)[0])}" if because else text
+
+    def _speed(self, stats: Mapping[str, Json]) -> str:
+        """What a model step cost, behind a comma; empty where there is nothing to tell."""
+        rate = stats.get("tokens_per_s")
+        if not self._look.verbose:
+            return f", {rate:.1f} tokens/s" if isinstance(rate, int | float) and rate else ""
+        from llmc_build.report.pace import facts
+
+        told = facts(stats)
+        return f", {told}" if told else ""
 
     def _reason(self, event: TargetEvent) -> str:
         if self._look.dry_run:

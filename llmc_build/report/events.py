@@ -3,6 +3,7 @@
 Owns both forms.  One event a line, written when it happens:
 
     {"event": "started", "at_s": 0.0, "run_id": "...", "total": 12, "jobs": 2}
+    {"event": "prompts", "at_s": 0.0, "total": 3}       where some targets ask models
     {"event": "target", "at_s": 0.1, "target": "demo.facts", "state": "running", "reason": "..."}
     {"event": "progress", "at_s": 0.4, "target": "demo.story", "stats": {"tokens": 17}}
     {"event": "note", "at_s": 0.4, "text": "..."}
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ class Events:
 
     def started(self, total: int, run_id: str, jobs: int) -> None:
         self._write("started", {"run_id": run_id, "total": total, "jobs": jobs})
+
+    def asks(self, prompts: Collection[TargetId]) -> None:
+        self._write("prompts", {"total": len(prompts)})
 
     def target(self, event: TargetEvent) -> None:
         fields: dict[str, Any] = {"target": event.target, "state": event.state.value, "reason": event.reason}

@@ -12,12 +12,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
 from llmc_build.model import Json, State, TargetId
 from llmc_build.report import TargetEvent, words
+from llmc_build.report.pace import Pace
 
 _DELAY_S = 0.2  # a build shorter than this draws nothing
 _PERIOD_S = 0.125
@@ -41,13 +42,19 @@ class Region:
         self._total = total
         self._running: dict[TargetId, _Running] = {}
         self._ended: dict[State, int] = {}
+        self._pace: Pace | None = None  # where models are asked
         self._drawn: list[str] = []  # the lines of the picture on the screen
         self._lock = threading.Lock()  # guards the stream and `_drawn`, not what is counted
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._draw_until_stopped, name="llmc-progress", daemon=True)
         self._thread.start()
 
+    def asks(self, prompts: Collection[TargetId]) -> None:
+        self._pace = Pace(prompts)
+
     def target(self, event: TargetEvent) -> None:
+        if self._pace is not None:
+            self._pace.target(event)
         if event.state is State.RUNNING:
             self._running[event.target] = _Running(time.monotonic())
         else:
@@ -55,6 +62,8 @@ class Region:
             self._ended[event.state] = self._ended.get(event.state, 0) + 1
 
     def progress(self, target: TargetId, stats: Mapping[str, Json]) -> None:
+        if self._pace is not None:
+            self._pace.progress(target, stats)
         running = self._running.get(target)
         tokens = stats.get("tokens")
         if running is not None and isinstance(tokens, int):
@@ -112,8 +121,9 @@ class Region:
             lines.append(f"  {name}{pad} {self._paint(beside, 'dim')}")
         if len(running) > _SHOWN:
             lines.append(f"  and {len(running) - _SHOWN} more")
-        rate = sum(_rate(one, now) for _, one in running)
-        counts = words.progress(self._ended.copy(), self._total) + (f", {rate:.0f} tokens/s" if rate else "")
+        counts = words.progress(self._ended.copy(), self._total)
+        if self._pace is not None:
+            counts = f"{counts}; {self._pace.text()}"
         return [*lines, self._paint(words.cut(counts, columns - 1), "bold")]
 
 

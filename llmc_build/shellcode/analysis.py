@@ -46,7 +46,7 @@ def in_full(text: str, shell: str, paths: frozenset[int]) -> Analysis:
     if scanner.complete:
         lint.check(tree)
     if scanner.found or lint.found:
-        return Analysis(problems=(*scanner.found, *lint.found))
+        return Analysis(problems=(*scanner.found, *lint.found.values()))
     guard = ((0, 0, GUARD),) if lint.calculates else ()
     return Analysis(
         contexts=tuple(context for _, context in sorted(scanner.contexts.items())),

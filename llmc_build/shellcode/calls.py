@@ -28,6 +28,7 @@ from llmc_build.shellcode.tree import Expansion, Simple, Sub, Text, Word
 _ALL_PARAMETERS = frozenset({"$@", "$*", "${@}", "${*}"})
 _STANDARD_INPUT = frozenset({"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-"})
 _OF_SHELL = frozenset({"eval", "trap", "ssh", "su", "watch", "script", "flock", "runuser"})
+_WITHIN = 20  # commands that run commands are followed so deep
 _JOINING = frozenset({"eval", "ssh", "watch"})  # that read their arguments as one
 # Options behind which most interpreters take code, for one that isn't known by name.
 _UNKNOWN_CODE = frozenset({"-c", "-e", "-E", "-r", "--eval", "-ec", "-lc", "-Command"})
@@ -47,6 +48,7 @@ class Calls(Special):
         self.runners: dict[
             str, int
         ] = {}  # functions that run "$@" -> arguments that may be shifted away before
+        self._within = 0  # commands that run the one that is judged
         self.document: str | None = None  # the fixed here-document that is standard input
 
     # ------------------------------------------------------------ running a command
@@ -55,7 +57,16 @@ class Calls(Special):
         """Judge a command; tells whether its output is tainted.  `carried`: its environment is."""
         if not words:
             return stdin
-        command, arguments = words[0], words[1:]
+        self._within += 1
+        try:
+            if self._within > _WITHIN:
+                self.refuse("commands that run commands are nested too deeply", words[0], "leave some out")
+                return True
+            return self._run(words[0], words[1:], stdin, carried)
+        finally:
+            self._within -= 1
+
+    def _run(self, command: Word, arguments: list[Word], stdin: bool, carried: bool) -> bool:
         tainted = some([self.word(word) for word in arguments])
         if arguments and self.word(arguments[-1]):
             self.tainted.add("_")

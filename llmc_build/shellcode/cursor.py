@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llmc_build.shellcode.tree import Context, Document, Found
+from llmc_build.shellcode.tree import PROBLEMS, Context, Document, Found
 
 NESTING = 40  # levels of nesting accepted; shells accept more, but our recursion is Python's
 
@@ -50,7 +50,7 @@ class Cursor:
         return pattern.match(self.text, self.pos, self.end)
 
     def refuse(self, message: str, offset: int, hint: str | None = None) -> None:
-        if self.strict:
+        if self.strict and len(self.found) < PROBLEMS:
             self.found.append(Found(message=message, offset=offset, hint=hint))
 
     def stop(self, message: str, offset: int, hint: str | None = None) -> Stop:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from llmc_build.shellcode import table
 from llmc_build.shellcode.tree import (
     HOLE,
+    PROBLEMS,
     Assignment,
     Expansion,
     Found,
@@ -33,9 +34,9 @@ _NAMED = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\{(\w+):?[-=]([\w./+-]+)\})", re.ASCI
 _SHELL_VARIABLES = frozenset({"SHELL", "BASH"})
 _STREAMS = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd/1", "/dev/fd/2"})
 _TEXTS = 8  # fixed texts of one variable, or of one word, that are followed
+_LONG = 4096  # characters of a fixed text made of several that are followed
 _FILE = "<file "  # before the name of a file, among the tainted names
 _KEYS = "<keys "  # before the name of an array, one of whose keys is a value
-_PROBLEMS = 100  # of one script
 
 _CHECKED = "compare it with what you expect first: case {{ x }} in a) ... ;; b) ... ;; esac"
 _SUBSCRIPT = "use a number or a fixed word as the subscript"
@@ -47,7 +48,7 @@ class Flow(ABC):
     """What is known of one script, growing until nothing more is found out."""
 
     def __init__(self, paths: frozenset[int], tainted: Iterable[str] = ()) -> None:
-        self.found: dict[Found, None] = {}
+        self.found: dict[tuple[str, int], Found] = {}  # by message and the place that it was noted for
         self.paths = paths  # offsets of the placeholders with the filter `path`
         self.tainted = set(tainted)
         self.texts: dict[str, set[str]] = {}  # fixed texts that a variable may hold
@@ -56,6 +57,8 @@ class Flow(ABC):
         self.maps: set[str] = set()  # associative arrays, declared before everything else
         self.function = ""  # the function that is being walked
         self.stdin = False  # whether standard input is tainted here
+        # What is known in this round of code within code: whether its output is tainted, and its problems.
+        self.within: dict[tuple[str, bool, bool], tuple[bool | None, tuple[Found, ...]]] = {}
         # What is known of a word in this round, by identity; the word is kept so that it stays unique.
         self.known: dict[int, tuple[Word, bool]] = {}
 
@@ -72,9 +75,10 @@ class Flow(ABC):
 
     def refuse(self, message: str, at: Word | int, hint: str | None) -> None:
         """Note a problem, at a word's first placeholder."""
-        if len(self.found) < _PROBLEMS:
+        where = (message, at if isinstance(at, int) else at.start)
+        if where not in self.found and len(self.found) < PROBLEMS:
             offset = at if isinstance(at, int) else (at.holes[0] if at.holes else at.start)
-            self.found[Found(message=message, offset=offset, hint=hint)] = None
+            self.found[where] = Found(message=message, offset=offset, hint=hint)
 
     # ------------------------------------------------------------ variables
 
@@ -152,7 +156,7 @@ class Flow(ABC):
         found = [""]
         for piece in word.pieces:
             texts = self._texts_of(piece)
-            found = [before + text for before in found for text in texts][:_TEXTS]
+            found = [before + text for before in found for text in texts if len(before) < _LONG][:_TEXTS]
         return found
 
     def _texts_of(self, piece: Piece) -> list[str]:

@@ -49,6 +49,7 @@ class Lint(Calls):
             self.found.clear()
             self.dashes.clear()
             self.known.clear()
+            self.within.clear()
             self.calculates = False
             self.shifts.clear()
             output = self.sequence(tree, stdin)
@@ -182,16 +183,18 @@ class Lint(Calls):
     def nested(self, code: str, word: Word, stdin: bool, given: bool = False) -> bool | None:
         if self.level >= _LEVELS:
             return True
-        complete, tree = _scanned(code.replace("\0", ""))
-        inner = Lint(
-            frozenset(), self.tainted - {self.parameters} | ({"@"} if given else set()), self.level + 1
-        )
-        inner.texts = dict(self.texts)
-        output = inner.check(tree, stdin=stdin)
-        for found in inner.found:
+        known = self.within.get((code, stdin, given))
+        if known is None:
+            complete, tree = _scanned(code.replace("\0", ""))
+            positional = {"@"} if given else set()
+            inner = Lint(frozenset(), self.tainted - {self.parameters} | positional, self.level + 1)
+            inner.texts = dict(self.texts)
+            output = inner.check(tree, stdin=stdin)
+            known = self.within[code, stdin, given] = (output if complete else None, (*inner.found.values(),))
+            self.calculates = self.calculates or inner.calculates
+        for found in known[1]:
             self.refuse(found.message, word, found.hint)
-        self.calculates = self.calculates or inner.calculates
-        return output if complete else None
+        return known[0]
 
 
 @functools.lru_cache(maxsize=64)

@@ -266,11 +266,17 @@ def subcommand(name: str, arguments: Sequence[Word]) -> tuple[Command, list[Word
 
 def executed_by_find(arguments: Sequence[Word]) -> Iterator[list[Word]]:
     """The commands that `find` runs for what it finds."""
-    for at, word in enumerate(arguments):
-        if word.literal in _EXEC:
-            inner = list(arguments[at + 1 :])
-            ends = [n for n, end in enumerate(inner) if end.literal in (";", "+")]
-            yield inner[: ends[0]] if ends else inner
+    inner: list[Word] | None = None
+    for word in arguments:
+        if inner is None:
+            inner = [] if word.literal in _EXEC else None
+        elif word.literal in (";", "+"):
+            yield inner
+            inner = None
+        else:
+            inner.append(word)
+    if inner:
+        yield inner
 
 
 def executed_by_git(arguments: Sequence[Word]) -> Iterator[Word | list[Word]]:

@@ -22,8 +22,10 @@ business.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -145,7 +147,7 @@ def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[
     found = analyse(text, shell, frozenset(paths) if paths else _NONE)
     over_lines = "\n" in template.source and _over_lines(template)
     if found.problems or over_lines:
-        problems = [*(over_lines or ()), *(_located(template, one) for one in found.problems)]
+        problems = [*(over_lines or ()), *_located(template, found.problems)]
         raise TemplateError(dict.fromkeys(problems))
     uses = [_use(slot(ref), ref.filters) for ref in refs]
     nonce = _nonce(_put(pieces, spots, [use.mark for use in uses]), text)
@@ -154,7 +156,7 @@ def rewrite(template: Template, *, shell: Literal["sh", "bash"], slot: Callable[
     if Context.COMMENT in found.contexts:
         read = [n for n, context in enumerate(found.contexts) if context is not Context.COMMENT]
         uses, refs = [uses[n] for n in read], [refs[n] for n in read]
-    dashes = [(names[holes.index(at)], command) for at, command in found.dashes]
+    dashes = [(names[bisect.bisect_left(holes, at)], command) for at, command in found.dashes]
     script = _edited(text, holes, forms, found) if found.edits else _put(pieces, spots, forms)
     return Script(
         text=script,
@@ -184,16 +186,14 @@ def _over_lines(template: Template) -> list[Problem]:
     ]
 
 
-def _located(template: Template, found: Found) -> Problem:
-    offset = at = 0
-    for part, (start, end) in zip(template.parts, template.spans, strict=True):
-        if at > found.offset:
-            break
-        length = len(part) if isinstance(part, str) else len(HOLE)
-        verbatim = length == end - start
-        offset = start + (found.offset - at if verbatim else 0)
-        at += length
-    return Problem(found.message, offset, found.hint)
+def _located(template: Template, found: Sequence[Found]) -> Iterator[Problem]:
+    lengths = [len(part) if isinstance(part, str) else len(HOLE) for part in template.parts]
+    begins = [0, *itertools.accumulate(lengths)]  # of the parts in the scanned text
+    for one in found:
+        n = min(bisect.bisect_right(begins, one.offset), len(lengths)) - 1
+        start, end = template.spans[n]
+        verbatim = lengths[n] == end - start
+        yield Problem(one.message, start + (one.offset - begins[n] if verbatim else 0), one.hint)
 
 
 # ---------------------------------------------------------------- variables in place of references

@@ -16,6 +16,7 @@ from llmc_build.model import message
 
 HOLE = "\0"  # stands for a placeholder; a script can't hold a NUL otherwise
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+PROBLEMS = 100  # of one script that are reported by each of those who look for them
 # What a shell reads as a name or as a special parameter, for finding which variables a text mentions.
 # Numbers, @ and * are parameters only behind a dollar sign: elsewhere they may be arithmetic.
 _MENTION = re.compile(r"[A-Za-z_]\w*|(?:(?<=\$)|(?<=\$\{)|(?<=\$\{[!#]))(?:[0-9]+|[@*])", re.ASCII)

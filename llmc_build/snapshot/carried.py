@@ -24,7 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from llmc_build.snapshot import survey as world
-from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED, Damaged, Facts, Snapshot, Watched, number_bytes
+from llmc_build.snapshot.form import (
+    CHECK,
+    GOOD,
+    SENSELESS,
+    SKIPPED,
+    Facts,
+    Snapshot,
+    Watched,
+    number_bytes,
+)
 from llmc_build.snapshot.stamps import Stamp, look
 
 FOLDER = "snapshots"
@@ -101,7 +110,7 @@ def arrived(
         found.check()
         _check(found)
         return _here(found, workspace, config, cache_dir, own_cache_dir, hidden)
-    except (Damaged, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+    except SENSELESS:
         return None
 
 
@@ -278,8 +287,8 @@ def _check_documents(found: Snapshot, count: int) -> None:
         end += length
         _insist(end <= count and all(path.startswith(prefix) for path in found.paths[first:end]))
         steps = {path.removeprefix(prefix) for path in found.paths[first:end]}
-        _insist(steps.issuperset(variables.values()) and all(type(name) is str for name in others))
-        _insist(steps.issuperset(schemas) and all(type(name) is str for name in schemas.values()))
+        _insist(steps.issuperset(variables.values()) and steps.issuperset(schemas))
+        _insist(all(type(name) is str for name in [*others, *schemas.values()]))
         workflows.add(workflow)
     _insist(end == count)
 

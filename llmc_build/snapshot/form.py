@@ -54,6 +54,10 @@ class Damaged(ValueError):
     """Not as it was written."""
 
 
+# What comes of a snapshot whose checksums hold and whose content makes no sense.
+SENSELESS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
 class Snapshot:
     """A snapshot that was read, or is to be written: targets by number, in the order of the files."""
 
@@ -92,7 +96,7 @@ class Snapshot:
             document = json.loads(head)
             found.facts, found._where = document["facts"], document["sections"]
             found._begin = start + length
-        except (OSError, ValueError, KeyError, RecursionError):
+        except (OSError, *SENSELESS):
             return None
         return found
 
@@ -116,6 +120,8 @@ class Snapshot:
             if self._fd is None or name not in self._where:
                 raise Damaged(name)
             offset, length, crc = self._where[name]
+            if not 0 <= length <= os.fstat(self._fd).st_size:
+                raise Damaged(name)
             data = os.pread(self._fd, length, self._begin + offset)
             while 0 < len(data) < length:  # Linux reads at most 2 GiB at a time
                 more = os.pread(self._fd, length - len(data), self._begin + offset + len(data))

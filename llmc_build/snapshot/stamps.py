@@ -25,6 +25,19 @@ MANY = 10_000  # files that are looked at by several processes
 _ctime = attrgetter("st_ctime_ns")
 
 
+def boot() -> str:
+    """Which start of the machine this is; empty where the system does not say.
+
+    What was written before a power cut may be lost though its times stay: stamps hold for one start of the
+    machine, and no longer.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def stamp_of(found: os.stat_result) -> Stamp:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 

@@ -17,8 +17,8 @@ import stat
 import sys
 from collections.abc import Collection, Mapping, Sequence
 
-from llmc_build.snapshot.form import CHECK, GOOD, Damaged, Snapshot, Watched
-from llmc_build.snapshot.stamps import is_fresh, look, moved
+from llmc_build.snapshot.form import CHECK, GOOD, SENSELESS, Snapshot, Watched
+from llmc_build.snapshot.stamps import boot, is_fresh, look, moved
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONSULTED = ("OPENAI_BASE_URL", "OPENAI_MODEL", "LLMC_SUBPROCESS")  # besides what steps declare
@@ -59,10 +59,10 @@ def snapshot_path(workspace: str, files: Sequence[str]) -> str:
 
 
 def who() -> list[object]:
-    """What llmc is here: another one might read the same files differently."""
+    """What llmc is here, for another one might read the same files differently; and how long stamps hold."""
     from llmc_build import __version__
 
-    found: list[object] = [__version__, sys.version, sys.platform, os.uname().machine]
+    found: list[object] = [__version__, sys.version, sys.platform, os.uname().machine, boot()]
     with os.scandir(PACKAGE) as entries:
         folders = [PACKAGE, *(e.path for e in entries if e.name[0] != "_" and e.is_dir())]
     for folder in sorted(folders):
@@ -95,7 +95,7 @@ def take_survey(
     found = Survey(snapshot)
     try:
         _survey(found, workspace, list(files), config, cache_dir, environ)
-    except (Damaged, ValueError, TypeError, KeyError, IndexError) as error:
+    except SENSELESS as error:
         found.whole = f"the state is damaged: {error}"
     return found
 
@@ -112,7 +112,7 @@ def _survey(
     if facts["workspace"] != workspace or [entry[0] for entry in facts["files"]] != files:
         found.whole = "other files were built"
     elif facts["who"] != who():
-        found.whole = "llmc or Python changed"
+        found.whole = "llmc or Python changed, or the machine was started again"
     elif (
         not _same_config(facts["config"], config)
         or (cache_dir or facts["own_cache_dir"]) != facts["cache_dir"]

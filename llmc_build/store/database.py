@@ -114,7 +114,7 @@ def salvage(path: str, timeout_s: float) -> dict[str, bytes]:
                 for key, value in rows:
                     if type(key) is str:
                         found.setdefault(key, value)
-        except (sqlite3.Error, DamagedError, OSError):
+        except (sqlite3.Error, DamagedError, UnicodeDecodeError, OSError):
             continue
         break  # to the end without an error
     return found

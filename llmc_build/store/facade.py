@@ -22,7 +22,7 @@ from llmc_build.store.contents import Contents
 from llmc_build.store.group import GroupCommit
 from llmc_build.store.index import DiskIndex, Index, IndexUnavailableError, MemoryIndex
 from llmc_build.store.locks import KeyLocks
-from llmc_build.store.opening import OtherVersionError, prepare, spill_folder
+from llmc_build.store.opening import OtherVersionError, prepare, spill_folder, sweep_spills
 from llmc_build.store.record import INLINE, Record, decode, digests, encode
 from llmc_build.store.uses import Uses
 
@@ -125,6 +125,8 @@ class Store:
         if self.spill is not None:
             with contextlib.suppress(OSError), files.open_folder(self.spill.parent) as folder:
                 files.remove_tree(folder, self.spill.name)
+            if self._broken is not None:
+                sweep_spills(self.spill.parent)
 
     # ------------------------------------------------------------ results
 

@@ -298,6 +298,16 @@ def is_real_folder(path: str) -> bool:
         return False
 
 
+def own_folder(path: str) -> str:
+    """The folder itself, made where it lacks; a symlink or whatever stands in its place gets another name."""
+    if not is_real_folder(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, f"{path}.{temp_name().removeprefix(_PREFIX)}")
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+    return path
+
+
 def device(path: str) -> int | None:
     """The number of the disk that a path is on; None where there is nothing."""
     try:

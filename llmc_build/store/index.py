@@ -15,7 +15,8 @@ opened for the first write.  A writer looks, before and after each commit, wheth
 is still the one in `index/`, and commits again where it is not: a commit that returned is in the
 index that others will open.
 
-What SQLite reports is one of two things.  Damage: the content is wrong, so it is set aside.
+What SQLite reports is one of two things.  Damage: the content is wrong, so it is set aside; a damaged schema
+may even give an error whose text Python can't decode.
 Unavailability: the disk is full or read-only, or the lock can't be had; the content may be
 perfect, it is left alone and `IndexUnavailableError` says why.
 """
@@ -199,7 +200,7 @@ class DiskIndex:
             try:
                 db = self._connect()
                 return otherwise if db is None else use(db)
-            except DamagedError as error:
+            except (DamagedError, UnicodeDecodeError) as error:
                 self._set_aside(str(error))
             except sqlite3.Error as error:
                 self._blame(error)
@@ -212,7 +213,7 @@ class DiskIndex:
         for _ in range(4):  # each repetition needs another process that replaced the index, or damage
             try:
                 self._transact(use)
-            except DamagedError as error:
+            except (DamagedError, UnicodeDecodeError) as error:
                 self._set_aside(str(error))
             except sqlite3.Error as error:
                 self._blame(error)
@@ -304,8 +305,8 @@ class DiskIndex:
         """Make an empty index, whole from the moment it is seen."""
         from llmc_build.store.rawdisk import open_cache
 
-        temp = self._root / "tmp" / files.temp_name()
-        temp.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temp = Path(files.own_folder(f"{self._root}/tmp")) / files.temp_name()
         temp.mkdir(mode=0o700)
         try:
             open_cache(temp, timeout_s=1.0).close()
@@ -344,8 +345,7 @@ class DiskIndex:
             with _locked(self._root / "index.lock"):
                 if suspect is None or suspect != _identity(self._folder):
                     return
-                base = str(self._root / "quarantine")
-                os.makedirs(base, 0o700, exist_ok=True)
+                base = files.own_folder(f"{self._root}/quarantine")
                 away = f"{base}/index.{files.temp_name().removeprefix('.llmc-')}"
                 os.rename(self._folder, away)
                 if all(entry.is_file(follow_symlinks=False) for entry in files.entries(away)):

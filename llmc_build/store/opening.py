@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import time
 from pathlib import Path
 
 from llmc_build.errors import StoreError
 from llmc_build.store import files
+from llmc_build.store.cas import LEFTOVER_AGE_S
 
 VERSION = b"llmc-store/1\n"
 
@@ -67,3 +70,17 @@ def spill_folder() -> Path:
     """A name for the throwaway folder, which is made when something has to go there."""
     base = os.environ.get("TMPDIR") or "/tmp"
     return Path(os.path.abspath(base)) / f"llmc-spill-{os.getpid()}-{os.urandom(8).hex()}"
+
+
+def sweep_spills(base: Path) -> None:
+    """Removes the throwaway folders of builds that were killed; those of other users stay."""
+    oldest = time.time() - LEFTOVER_AGE_S
+    for entry in files.entries(os.fspath(base)):
+        found = re.fullmatch(r"llmc-spill-(\d{1,10})-[0-9a-f]{16}", entry.name)
+        if found is None or files.alive(int(found[1])):
+            continue
+        with contextlib.suppress(OSError):
+            seen = entry.stat(follow_symlinks=False)
+            if seen.st_uid == os.geteuid() and seen.st_mtime < oldest:
+                with files.open_folder(base) as folder:
+                    files.remove_tree(folder, entry.name)

@@ -25,6 +25,7 @@ from llmc_build.store import files
 KEPT = 50  # runs kept
 LEFTOVER_AGE_S = 3600.0  # how old the scratch folder of a dead build must be before it goes
 
+_SNAPSHOT = re.compile(r"(?:snapshot-[0-9a-f]{8}|last)\.(\d{1,10})")  # as `snapshot.keeping` writes them
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{3}Z-(\d{1,10})(?:-\d+)?")
 
 
@@ -94,12 +95,17 @@ class Runs:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with files.open_folder(self.home) as home:
             if files.read_regular(self.home / ".gitignore") is None:
+                files.remove_tree(home, ".gitignore")
                 files.write_at(home, ".gitignore", b"*\n", mode=0o644)
         with files.open_beneath(self.home, ("runs",), create=True) as folder:
             run_id = _make(folder)
             link = files.temp_name()
             os.symlink(run_id, link, dir_fd=folder)
-            os.rename(link, "latest", src_dir_fd=folder, dst_dir_fd=folder)
+            try:
+                os.rename(link, "latest", src_dir_fd=folder, dst_dir_fd=folder)
+            except IsADirectoryError:  # damage: nobody but us makes it
+                files.remove_tree(folder, "latest")
+                os.rename(link, "latest", src_dir_fd=folder, dst_dir_fd=folder)
             self._prune(folder)
         self._sweep()
         return Run(self.home, run_id)
@@ -126,12 +132,17 @@ class Runs:
                     files.remove_tree(folder, name)
 
     def _sweep(self) -> None:
-        """Remove the scratch folders of builds that were killed."""
-        with contextlib.suppress(OSError), files.open_beneath(self.home, ("tmp",)) as folder:
-            for name in os.listdir(folder):
-                age = time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
-                if age > LEFTOVER_AGE_S and not files.alive(_pid(name)):
-                    files.remove_tree(folder, name)
+        """Remove what builds that were killed had half written, and their scratch folders."""
+        oldest = time.time() - LEFTOVER_AGE_S
+        for place in ((), ("runs",), ("state",), ("tmp",)):
+            with contextlib.suppress(OSError), files.open_beneath(self.home, place) as folder:
+                for name in os.listdir(folder):
+                    owner = _pid(name) if place == ("tmp",) else _half_written(name)
+                    if owner is None or files.alive(owner):
+                        continue
+                    with contextlib.suppress(OSError):
+                        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < oldest:
+                            files.remove_tree(folder, name)
 
 
 def clean(home: Path) -> None:
@@ -198,6 +209,12 @@ def _pid(run_id: str) -> int:
     """The process of a run; a number that no process has where the name is no run's."""
     found = _RUN_ID.fullmatch(run_id)
     return int(found[1]) if found else 2**31 - 1
+
+
+def _half_written(name: str) -> int | None:
+    """The process that wrote a file which has not got its name; None for every other file."""
+    found = _SNAPSHOT.fullmatch(name)
+    return int(found[1]) if found else files.temp_owner(name)
 
 
 def _target_parts(target: TargetId) -> tuple[str, str]:

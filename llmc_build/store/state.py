@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from llmc_build.model import Digest, Json
-from llmc_build.snapshot.stamps import is_fresh
+from llmc_build.snapshot.stamps import boot, is_fresh
 from llmc_build.store import files
 from llmc_build.store.cas import is_hash
 
@@ -71,8 +71,8 @@ class FileDigests:
             return
         if len(self._old) + len(self._known) > MOST_REMEMBERED:
             self._old.clear()
-        document = {name: [*seen, text] for name, (seen, text) in {**self._old, **self._known}.items()}
-        _write(self._path, document)
+        known = {name: [*seen, text] for name, (seen, text) in {**self._old, **self._known}.items()}
+        _write(self._path, {"boot": boot(), "files": known})
         self._dirty = False
 
     def _recall(self, name: str) -> tuple[files.Stamp, str] | None:
@@ -141,7 +141,8 @@ def _is_fresh(seen: files.Stamp, began_ns: int) -> bool:
 
 
 def _load_digests(path: Path) -> dict[str, tuple[files.Stamp, str]]:
-    found = _load(path)
+    document = _load(path)
+    found = document.get("files") if isinstance(document, dict) and document.get("boot") == boot() else None
     digests: dict[str, tuple[files.Stamp, str]] = {}
     for name, seen in found.items() if isinstance(found, dict) else ():
         match seen:

@@ -235,7 +235,7 @@ def _remove_blob(cas: Cas, name: str, young_ns: int) -> bool:
     try:
         if _is_young(path, young_ns):
             return False
-        os.makedirs(f"{cas.root}/tmp", 0o700, exist_ok=True)
+        files.own_folder(f"{cas.root}/tmp")
         os.rename(path, away)
         if _is_young(away, young_ns):
             os.rename(away, path)

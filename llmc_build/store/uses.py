@@ -33,8 +33,7 @@ class Uses:
     def __init__(self, root: Path) -> None:
         """Raises OSError where nothing can be written."""
         self._named: set[str] = set()
-        folder = root / "uses"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder = Path(files.own_folder(f"{root}/uses"))
         while True:
             self._path = folder / files.temp_name()
             self._fd = os.open(self._path, _OWN, 0o600)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import functools
 import json
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, cast
@@ -111,7 +112,11 @@ class BoxedEnvironment(ImmutableSandboxedEnvironment):
 
     def compile_tree(self, tree: nodes.Template) -> Template:
         """A template from a syntax tree (which is changed)."""
-        return self.from_string(_Rewriter().visit(tree))
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", SyntaxWarning
+            )  # Python's, on `{{ 1[0] }}`: told when it is rendered
+            return self.from_string(_Rewriter().visit(tree))
 
     def pieces(self, source: str) -> Iterator[tuple[int, str, str]]:
         """Line, kind and text of each token.  Raises TemplateSyntaxError, where there are too many too."""

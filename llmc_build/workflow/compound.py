@@ -179,6 +179,7 @@ def _path(site: Site, field: str, node: Node, wanted: str = "a path") -> str:
     if not isinstance(node, Scalar) or node.is_null:
         return text
     parts = [part for part in text.split("/") if part not in ("", ".")]
+    parts = [part for part, before in zip(parts, ["", *parts], strict=False) if not part == before == "**"]
     problem = _path_problem(text, parts)
     if problem:
         site.fault(f'{site.called(field)} {problem[0]}: "{shown(text)}"', node, problem[1])

@@ -31,6 +31,7 @@ from llmc_build.workflow.kinds import (
     OPTIONAL_TEXT,
     OPTIONAL_VARIABLE,
     REMARK,
+    SANDBOX,
     Kind,
     number,
     one_of,
@@ -297,11 +298,12 @@ STEP = _table(
     ),
     Field(
         name="sandbox",
-        kind=BOOLEAN,
+        kind=SANDBOX,
         rules=SHELL,
         default=True,
         doc="True: the step runs in a fresh folder that holds its inputs only. "
-        "False: in the workspace, and is not cached unless cache says so.",
+        "False: in the workspace, and is not cached unless cache says so. "
+        "strict: it sees nothing but the system and its inputs, and no network (Linux with bubblewrap).",
     ),
 )
 

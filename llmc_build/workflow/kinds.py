@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmc_build.errors import did_you_mean
-from llmc_build.model import Json
+from llmc_build.model import Json, Sandbox
 from llmc_build.workflow.nodes import NULLS, Entry, Faults, Map, Node, Scalar, Seq, shown
 
 Schema = dict[str, Json]
@@ -232,7 +232,21 @@ def _optional_boolean(site: Site, field: str, node: Node) -> bool | None:
     return None if isinstance(node, Scalar) and node.is_null else _boolean(site, field, node)
 
 
+def _sandbox(site: Site, field: str, node: Node) -> Sandbox:
+    if isinstance(node, Scalar):
+        if isinstance(node.value, bool):
+            return node.value
+        if node.text == "strict":
+            return "strict"
+    text = node.text.lower() if isinstance(node, Scalar) else ""
+    hint = f"write {NOT_BOOLS[text]}" if text in NOT_BOOLS else None
+    hint = "remove the quotes" if text in ("true", "false") else hint or did_you_mean(text[:64], ["strict"])
+    site.wrong(field, node, "true, false or strict", hint)
+    return True
+
+
 BOOLEAN = Kind(read=_boolean, schema={"type": "boolean"})
+SANDBOX = Kind(read=_sandbox, schema={"enum": [True, False, "strict"]})
 OPTIONAL_BOOLEAN = Kind(read=_optional_boolean, schema={"type": ["boolean", "null"]})
 
 _AMOUNT = r"[0-9]{1,12}(?:\.[0-9]{1,9})?"

@@ -251,7 +251,11 @@ class _Builder:
             self._end(f'the anchor "{shown(name)}" would contain itself', line, column)
         if name not in self.anchors:
             self.faults.add(f'no anchor "{shown(name)}" stands before this alias', line, column)
-            self._put(Scalar("", line, column))
+            frame = self.top
+            if frame.keys is not None and frame.key is None:
+                frame.key = (None, 0, 0)
+            else:
+                self._put(Scalar("", line, column))
             return
         node, size, height = self.anchors[name]
         self.count += size

@@ -66,7 +66,7 @@ def answers(engine: Engine, *requests: Request) -> list[tuple[str, Finish | None
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    made = Engine(Settings(path=MODEL, context=1024, threads=1))
+    made = Engine(Settings(path=MODEL, context=1024, threads=1, parallel=1))
     yield made
     made.close()
 
@@ -167,7 +167,7 @@ def test_a_grammar_that_nothing_can_follow_fails_its_request_and_no_other(
 def test_a_grammar_that_llama_cpp_refuses_fails_its_request(engine: Engine) -> None:
     with pytest.raises(RequestError, match="llama.cpp refuses the grammar"):
         engine.admit(ask("x", {"kind": "grammar", "grammar": "root ::= nothing"}))
-    assert engine.room == 1
+    assert engine.room == engine.parallel
 
 
 def test_a_pattern_that_would_take_for_ever_is_given_up() -> None:

@@ -108,7 +108,8 @@ def refused(block: Block, folder: Path) -> None:
 
 def environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
-    return {**kept, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TERM": "dumb"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**kept, "PATH": path, "TERM": "dumb", "PYTHONPATH": str(ROOT)}  # these files, not installed ones
 
 
 def run_python(text: str, folder: Path) -> None:

@@ -64,9 +64,12 @@ def options(space: Space) -> dict[str, Any]:
 def searched(space: Space) -> tuple[int, list[str]]:
     """(bytes searched, where a secret was found); names of files count."""
     total, found = 0, []
-    for path in [*space.root.rglob("*"), *space.root.rglob(".*")]:
+    for path in space.root.rglob("*"):
         named = TOKEN.replace("/", "_") in path.name
-        data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        try:
+            data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        except FileNotFoundError:  # removed while it was found
+            continue
         total += len(data)
         # Also what was broken into lines, or written with spaces between the bytes.
         unbroken = data.translate(None, b" \n")

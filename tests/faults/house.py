@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmc_build import api
+from llmc_build.model import BuildReport
 
 ENVIRON = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "PYTHONPATH")}
 PACKAGE_PARENT = str(Path(api.__file__).resolve().parent.parent)
@@ -67,6 +68,7 @@ class House:
         self.cache = cache or self.work / ".llmc" / "cache"
         for folder in (self.work / "more", self.side, self.spill):
             folder.mkdir(parents=True, exist_ok=True)
+        self.wrap: list[str] = []  # before every command
         self.environ = {
             **ENVIRON,
             "PYTHONPATH": PACKAGE_PARENT,
@@ -117,7 +119,7 @@ class House:
         return Counter({name: _size(self.side / name) // 2 for name in STEPS})
 
     def command(self, *more: str, jobs: int = 2) -> list[str]:
-        return [sys.executable, "-m", "llmc_build", "build", "flow.yaml", "-q", f"-j{jobs}", *more]
+        return [sys.executable, "-m", "llmc_build", "build", "flow.yaml", f"-j{jobs}", *more]
 
     def build(
         self,
@@ -128,11 +130,21 @@ class House:
     ) -> Ended:
         """One build in a process of its own, with `wrap` (strace, say) before the command."""
         self.events.unlink(missing_ok=True)
-        argv = [*wrap, *(command or self.command("--events", str(self.events), *more))]
+        argv = [*(wrap or self.wrap), *(command or self.command("--events", str(self.events), *more))]
         done = subprocess.run(
             argv, cwd=self.work, env=self.environ, capture_output=True, timeout=timeout_s, check=False
         )
         return self.ended(done.returncode, done.stderr.decode("utf-8", "replace"))
+
+    def build_here(self) -> BuildReport:
+        """One build in this process: it is quicker, and has no faults but those already made."""
+        return api.build(
+            [self.work / "flow.yaml"],
+            workspace=self.work,
+            environ=self.environ,
+            jobs=2,
+            cache_dir=self.cache,
+        )
 
     def ended(self, code: int, stderr: str) -> Ended:
         found, uncached = Ended(code=code, stderr=stderr), False

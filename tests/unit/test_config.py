@@ -46,6 +46,7 @@ def test_without_anything_there_are_defaults(space: Path) -> None:
         models={},
         subprocess=None,
         memory=None,
+        limits={},
     )
     assert found.jobs >= 1
 

@@ -331,6 +331,7 @@ def test_the_region_shows_what_runs_and_leaves_a_clean_terminal(screen: tuple[Te
     stream, shown = screen
     console = Console(stream, Look(live=True, color=True))
     console.started(2, "run", 2)
+    console.asks(["w.slow"])
     console.target(TargetEvent(target="w.slow", state=State.RUNNING))
     console.progress("w.slow", {"tokens": 1})
     time.sleep(0.6)
@@ -340,7 +341,8 @@ def test_the_region_shows_what_runs_and_leaves_a_clean_terminal(screen: tuple[Te
     console.finished(report(target("w.slow", State.FAILED, error="no\x1b[2J"), exit_code=1))
     text = everything(shown)
     assert "w.slow" in text
-    assert re.search(r"\d+ tokens/s", text)
+    assert re.search(r"w\.slow +\x1b\[2m +[0-9.]+s \d+ tokens/s", text)
+    assert re.search(r"\[0/2\]; prompts 0/1, \d+ tokens/s", text)
     assert "\x1b[2J" not in text
     assert "\x1b[?25l" not in text, "the cursor is hidden: a killed build would leave it so"
     assert text.rstrip().endswith(

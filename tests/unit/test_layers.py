@@ -24,12 +24,12 @@ LAYERS: list[set[str]] = [
     {"graph"},
     {"plan"},
     # ---- from here on, the world
-    {"config", "store", "execute", "llm", "snapshot"},
+    {"stopping", "config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
     {"report"},
     {"replies", "binding", "orders", "answers", "samples", "binder", "record"},
     {"loop", "incremental"},
-    {"session"},
+    {"session", "doctor"},
     {"api"},
     {"cli", "quick", "__main__"},
 ]

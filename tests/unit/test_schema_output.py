@@ -111,6 +111,7 @@ EXACT: dict[str, Any] = {
     "signed": {"type": "number", "minimum": -2, "maximum": 3},
     "pattern": {"type": "string", "pattern": '^[A-Z]{2,3}-\\d+(a|"b")?$'},
     "inner pattern": {"type": "string", "pattern": "x[^a-z\\s]y"},
+    "half anchored": {"type": "string", "pattern": "^A|B|(C|D)$"},
     "dots": {"type": "string", "pattern": "^a.c\\.[\\w\\-]*\\\\$"},
     "date": {"type": "string", "format": "date"},
     "time": {"type": "string", "format": "time"},

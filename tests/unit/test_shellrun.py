@@ -7,6 +7,7 @@ import html
 import json
 import os
 import random
+import re
 import shlex
 import stat
 import subprocess
@@ -26,6 +27,11 @@ from llmc_build.execute.sandbox import remove_tree
 from llmc_build.store.cas import Cas
 
 LIMIT = 3_000_000  # bytes of output, in these tests
+LOG = 1_000_000  # bytes of standard error
+OVER = (
+    f"its output is over the limit of {LIMIT} bytes\n"
+    "hint: write a file and declare it in `outputs`, or raise `output` under `limits` in llmc.yaml"
+)
 
 
 class Steps:
@@ -38,7 +44,7 @@ class Steps:
         self.space.mkdir()
         self.cas = Cas(root / "cas")
         self.pool = Pool(1, root / "cas")
-        self.lane = Lane(kind="shell", config={"max_output": LIMIT})
+        self.lane = Lane(kind="shell", config={"limits": {"output": LIMIT, "log": LOG}})
 
     def write(self, name: str, text: str, mode: int = 0o644) -> None:
         path = self.space / name
@@ -134,15 +140,62 @@ def test_an_exit_code_fails_with_the_end_of_stderr(steps: Steps) -> None:
     assert "value" not in done.reply
 
 
-def test_output_without_end_is_stopped_at_the_limit(steps: Steps) -> None:
-    done = steps.run("yes")
-    assert (done.status, done.error) == (Status.FAILED, f"its output is over the limit of {LIMIT} bytes")
+@pytest.mark.parametrize(
+    "script", ["yes", "yes & yes & setsid yes & wait", "trap '' TERM; while :; do echo yes; done"]
+)
+def test_output_without_end_is_stopped_at_the_limit(steps: Steps, script: str) -> None:
+    logs = steps.root / "logs" / "w" / "endless"
+    done = steps.run(script, logs=str(logs))
+    assert (done.status, done.error) == (Status.FAILED, OVER)
+    assert done.wall_s < 10
+    log = (logs / "stdout").read_bytes()
+    assert len(log) < LOG + 100, "the log of what failed is cut too"
+    assert log.startswith(b"yes\n" if "echo" in script else b"y\n")
+    assert b" bytes were cut out here]\n" in log
+
+
+@pytest.mark.parametrize("script", ["yes >&2", "yes >&2 & yes >&2 & wait", "cat /dev/zero >> /dev/stderr"])
+def test_a_log_without_end_is_cut_and_the_step_goes_on(steps: Steps, script: str) -> None:
+    logs = steps.root / "logs" / "w" / "loud"
+    done = steps.run(f"{script} & sleep 1.5; kill $!; echo fine", logs=str(logs))
+    assert steps.value(done) == b"fine\n"
+    log = (logs / "stderr").read_bytes()
+    assert len(log) < LOG + 100
+    (mark,) = re.findall(rb"\n\[llmc: (\d+) bytes were cut out here\]\n", log)
+    assert int(mark) > LOG
+
+
+def test_a_log_with_secrets_is_cut_beside_them(steps: Steps) -> None:
+    """Half a secret would not be found."""
+    logs = steps.root / "logs" / "w" / "secret"
+    steps.run(
+        'while :; do echo "$KEY"; done >&2 & sleep 2; kill $!',
+        secrets={"KEY": "abcdefghijklmno"},
+        logs=str(logs),
+    )
+    log = (logs / "stderr").read_bytes()
+    assert b" bytes were cut out here]\n" in log
+    assert not re.findall(rb"[a-o]{2,}", re.sub(rb"\[llmc: .*\]", b"", log))
+
+
+def test_a_log_keeps_its_beginning_and_its_end(steps: Steps) -> None:
+    done = steps.run(
+        "echo first >&2; seq 1000000 >&2; echo last >&2; exit 3", logs=str(steps.root / "logs" / "w" / "cut")
+    )
+    log = (steps.root / "logs/w/cut/stderr").read_bytes()
+    assert log.startswith(b"first\n1\n2\n")
+    assert log.endswith(b"\n999999\n1000000\nlast\n")
+    before, count, after = re.split(rb"\n\[llmc: (\d+) bytes were cut out here\]\n", log)
+    written = sum(len(b"%d\n" % number) for number in range(1, 1000001)) + len(b"first\nlast\n")
+    # What was written while it was cut is lost and not counted.
+    assert abs(len(before) + int(count) + len(after) - written) < written // 20
+    assert str(done.reply["stderr_tail"]).endswith("1000000\nlast")
 
 
 def test_output_over_the_limit_fails_however_fast_it_came(steps: Steps) -> None:
-    assert steps.run(f"head -c {LIMIT} /dev/zero").status is Status.OK
-    done = steps.run(f"head -c {LIMIT} /dev/zero; echo 1 >&2")
-    assert (done.status, done.error) == (Status.FAILED, f"its output is over the limit of {LIMIT} bytes")
+    assert steps.run(f"head -c {LIMIT} /dev/zero; echo 1 >&2").status is Status.OK
+    done = steps.run(f"head -c {LIMIT} /dev/zero; echo 1")
+    assert (done.status, done.error) == (Status.FAILED, OVER)
 
 
 def test_bash_is_bash_and_an_unknown_shell_is_an_error(steps: Steps) -> None:

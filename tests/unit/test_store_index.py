@@ -204,6 +204,15 @@ def plant_trigger(path: Path) -> None:
         db.execute("CREATE TRIGGER t AFTER INSERT ON Cache BEGIN DELETE FROM Cache; END")
 
 
+def undecodable_schema(path: Path) -> None:
+    """SQLite names the object in its error, and the name is no UTF-8."""
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA writable_schema = 1")
+        db.execute(
+            "UPDATE sqlite_master SET name = CAST(x'97ff' AS TEXT), sql = 'CREATE nonsense' WHERE name = 'Cache_key_raw'"
+        )
+
+
 def plant_setting(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("INSERT INTO Settings VALUES ('transact', 'x')")
@@ -216,7 +225,7 @@ def plant_pragma(path: Path) -> None:
 
 DAMAGES = [
     overwrite, flip_header, flip_pages, truncate, empty, leave_only_a_log, make_folder, make_link, make_fifo,
-    other_schema, plant_trigger, plant_setting, plant_pragma,
+    other_schema, undecodable_schema, plant_trigger, plant_setting, plant_pragma,
 ]  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_every_damaged_blob_is_named_and_nothing_is_changed(root: Path) -> None:
     cut.chmod(0o600)
     cut.write_bytes(b"")
     (root / "cas" / "aa").mkdir(exist_ok=True)
-    (root / "cas" / "aa" / "alien").symlink_to("/etc/passwd")
+    (root / "cas" / "aa" / "alien").symlink_to(root.parent)
     before = sorted(root.rglob("*"))
     found = upkeep.verify(root)
     assert sum("cas/" in line for line in found.bad) == 3

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llmc_build.execute import osdep
+from llmc_build.execute import cage, features, osdep
 from llmc_build.execute.pool import Pool
 from llmc_build.execute.protocol import Done, Lane, Status, Task, content_data
 from llmc_build.execute.sweep import TOKEN_VARIABLE, end_marked
@@ -145,6 +145,39 @@ def test_a_script_killed_by_a_signal_names_it(run: Run) -> None:
     done = run("kill -KILL $$; true")
     assert (done.status, done.error) == (Status.FAILED, "killed by SIGKILL")
     assert (done.reply["exit_code"], done.reply["signal"]) == (None, 9)
+
+
+@pytest.mark.skipif(cage.place() is None, reason="no control group for processes can be made here")
+@pytest.mark.parametrize(
+    "script", ["b() { b | b & }; b; wait; sleep 60", "b() { b | b & }; b; sleep 0.5; exit 3"]
+)
+def test_what_forks_without_end_is_stopped_at_the_limit(tmp_path: Path, script: str) -> None:
+    lane = Lane(kind="shell", config={"limits": {"processes": 100}})
+    request = {"env": {"PATH": os.environ["PATH"]}, "workspace": str(tmp_path), "shell": "bash"}
+    with Pool(1, tmp_path / "cas") as pool:
+        build = pool._guardian.build
+
+        def run(script: str) -> Done:
+            task = {**request, "script": script, "scratch": str(tmp_path / "scratch")}
+            pool.submit(Task(id=1, lane=lane, request=task))
+            while pool.busy:
+                for item in pool.wait(60):
+                    assert isinstance(item, Done)
+                    return item
+            raise AssertionError
+
+        run("sleep 0.5")  # by then the worker is in its group
+        done = run(script)
+        assert (done.error or "").startswith("it has more than 100 processes at a time\nhint: "), done.error
+        done = run("seq 50 | xargs -P20 -n1 echo >/dev/null")
+        assert (done.status, done.error) == (Status.OK, None), "the next step is not blamed"
+    assert not [name for name in os.listdir(cage.place() or "") if build in name]
+
+
+def test_what_is_in_use_is_told_for_doctor() -> None:
+    names = [feature.name for feature in features.in_use()]
+    assert len(names) == len(set(names)) == 6
+    assert all(feature.used for feature in features.in_use())
 
 
 def test_the_marked_are_found_with_their_descendants_and_nobody_else(marker: str) -> None:

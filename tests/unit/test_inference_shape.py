@@ -1,0 +1,226 @@
+"""How prompts are cut, how batches are taken apart, and what is kept of beginnings: without a model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from array import array
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("llama_cpp", reason="needs the extra `local`")
+
+from llmc_build.llm.beginnings import Beginnings
+from llmc_build.llm.exactness import Exactness, read_exactness, write_exactness
+from llmc_build.llm.kvstore import KvStore
+from llmc_build.llm.room import State
+from llmc_build.llm.shape import (
+    CHUNK,
+    GRID,
+    TAIL,
+    Decoding,
+    Reading,
+    common_length,
+    next_border,
+    usable,
+    widths,
+)
+from llmc_build.llm.waiting import MOST_PASSES, Waiting
+
+
+def pieces(length: int, reading: Reading, at: int = 0) -> list[int]:
+    borders = []
+    while at < length:
+        at = next_border(at, length, reading)
+        borders.append(at)
+    return borders
+
+
+def tokens(*numbers: int) -> array[int]:
+    return array("i", numbers)
+
+
+@given(st.integers(1, 2000))
+def test_canonical_pieces_hang_on_the_prompt_alone_and_end_with_a_large_one(length: int) -> None:
+    borders = pieces(length, Reading())
+    assert borders[-1] == length
+    assert all(border % GRID == 0 for border in borders[:-1])
+    if len(borders) > 1:
+        assert TAIL <= length - borders[-2] < GRID + TAIL
+
+
+@given(st.integers(1, 2000), st.integers(0, 2000), st.sampled_from([1, 8, GRID]))
+def test_what_is_taken_from_elsewhere_leaves_pieces_of_allowed_sizes(
+    length: int, common: int, align: int
+) -> None:
+    reading = Reading(merged=True, align=align)
+    start = usable(min(common, length), length, reading)
+    assert start % align == 0
+    assert start <= max(0, length - TAIL)
+    borders = [start, *pieces(length, reading, start)]
+    sizes = [b - a for a, b in itertools.pairwise(borders)]
+    assert all(0 < size <= CHUNK for size in sizes)
+    assert length < TAIL or sizes[-1] >= TAIL
+
+
+def test_nothing_is_taken_from_elsewhere_until_it_is_known_to_be_right() -> None:
+    assert usable(500, 600, Reading()) == 0
+    assert usable(500, 600, Reading(align=GRID)) == 480
+
+
+@given(st.integers(1, 40), st.sets(st.integers(2, 16)))
+def test_a_batch_is_taken_apart_into_widths_that_keep_the_bits(active: int, known: set[int]) -> None:
+    decoding = Decoding(costs={w: w**0.5 for w in {1, *known}})
+    found = widths(active, decoding)
+    assert sum(found) == active
+    assert set(found) <= decoding.costs.keys()
+
+
+def test_a_width_that_costs_more_than_its_parts_is_not_used() -> None:
+    assert widths(4, Decoding(costs={1: 1.0, 2: 2.5, 4: 3.9})) == [4]
+    assert widths(4, Decoding(costs={1: 1.0, 2: 2.5, 4: 4.1})) == [1, 1, 1, 1]
+
+
+@given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
+def test_the_common_length_is_that_of_the_common_beginning(one: list[int], other: list[int]) -> None:
+    wanted = next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+    assert common_length(array("i", one), array("i", other)) == wanted
+
+
+# ---------------------------------------------------------------- waiting
+
+
+def test_prompts_with_a_common_beginning_meet() -> None:
+    waiting: Waiting[str] = Waiting()
+    a, b = [1] * 100, [2] * 100
+    for name, prompt in (("a1", a), ("b1", b), ("a2", a), ("b2", b)):
+        waiting.add(name, tokens(*prompt, ord(name[1])))
+    assert [waiting.take() for _ in range(4)] == ["a1", "a2", "b1", "b2"]
+
+
+def test_no_prompt_is_passed_over_for_ever() -> None:
+    waiting: Waiting[str] = Waiting()
+    waiting.add("a", tokens(*[1] * 100))
+    assert waiting.take() == "a"
+    waiting.add("other", tokens(2))
+    for _ in range(MOST_PASSES):
+        waiting.add("a", tokens(*[1] * 100))
+        assert waiting.take() == "a"
+    waiting.add("a", tokens(*[1] * 100))
+    assert waiting.take() == "other"
+
+
+def test_short_prompts_go_in_the_order_in_which_they_came() -> None:
+    waiting: Waiting[int] = Waiting()
+    for number in (1, 2, 1, 2):
+        waiting.add(number, tokens(number))
+    assert waiting.remove(lambda item: item == 2) == 2
+    assert [waiting.take() for _ in range(3)] == [1, 1, 2]
+
+
+# ---------------------------------------------------------------- beginnings
+
+
+def state(size: int, fill: int = 7) -> State:
+    made = State.blank(size)
+    made.content[:] = fill
+    return made
+
+
+def test_the_state_that_has_most_in_common_is_found() -> None:
+    beginnings = Beginnings(1 << 20)
+    beginnings.add(tokens(1, 2, 3, 4), state(10))
+    best = beginnings.add(tokens(1, 2, 9, 9, 9), state(10))
+    assert beginnings.best(tokens(1, 2, 9, 9, 1)) == (best, 4)
+    assert beginnings.best(tokens(5, 5)) == (None, 0)
+
+
+def test_states_that_were_not_used_for_longest_leave_first() -> None:
+    beginnings = Beginnings(2 * (1000 + 512))
+    first, second = (beginnings.add(tokens(n, n), state(1000)) for n in (1, 2))
+    assert beginnings.state(first) is not None
+    beginnings.add(tokens(3, 3), state(1000))
+    assert beginnings.best(tokens(2, 2)) == (None, 0)
+    assert beginnings.best(tokens(1, 1)) == (first, 2)
+    assert second.state is not None  # whoever still has it can use it
+
+
+# ---------------------------------------------------------------- the store
+
+
+def kept(folder: Path, **fields: int) -> KvStore:
+    return KvStore(folder, "m" * 64, limit=fields.get("limit", 1 << 30))
+
+
+def test_states_come_back_byte_for_byte(tmp_path: Path) -> None:
+    store = kept(tmp_path)
+    store.put(tokens(1, 2, 3), state(5000, 3))
+    store.close()
+    (entry,) = kept(tmp_path).entries()
+    assert entry.tokens == tokens(1, 2, 3)
+    found = store.fetch(entry)
+    assert found is not None
+    assert bytes(found.content) == bytes([3]) * 5000
+
+
+@pytest.mark.parametrize("what", ["flip", "cut", "more", "renamed", "empty"])
+def test_a_file_that_is_not_what_it_says_is_removed(tmp_path: Path, what: str) -> None:
+    store = kept(tmp_path)
+    store.put(tokens(1, 2, 3), state(3000))
+    store.close()
+    (path,) = tmp_path.rglob("*.kv")
+    data = path.read_bytes()
+    for place in range(0, len(data), 97) if what == "flip" else [0]:
+        changed = {
+            "flip": data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :],
+            "cut": data[:-1],
+            "more": data + b"x",
+            "renamed": data,
+            "empty": b"",
+        }[what]
+        path.unlink(missing_ok=True)
+        target = path.with_name("0" * 64 + ".kv") if what == "renamed" else path
+        target.write_bytes(changed)
+        assert [store.fetch(entry) for entry in store.entries()] in ([], [None])
+        assert not target.exists()
+
+
+def test_the_states_of_all_models_stay_within_the_bound(tmp_path: Path) -> None:
+    for number in range(6):
+        store = KvStore(tmp_path, f"{number % 2}" * 64, limit=10_000)
+        store.put(tokens(number), state(3000))
+        store.close()
+        for path in tmp_path.rglob("*.kv"):
+            os.utime(path, (path.stat().st_mtime - 100,) * 2)
+    found = list(tmp_path.rglob("*.kv"))
+    assert sum(path.stat().st_size for path in found) <= 10_000
+    assert len(found) == 3
+    left = [entry.tokens[0] for n in "01" for entry in KvStore(tmp_path, n * 64, limit=1).entries()]
+    assert sorted(left) == [3, 4, 5]
+
+
+def test_a_store_that_can_not_be_written_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = kept(tmp_path / "file")
+    store.put(tokens(1), state(10))
+    store.close()
+    assert list(store.entries()) == []
+
+
+def test_what_is_known_of_the_bits_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
+    known = Exactness(
+        reading=Reading(merged=True, align=8), decoding=Decoding(costs={1: 0.5, 4: 1.25}), most=16
+    )
+    write_exactness(tmp_path, known)
+    assert read_exactness(tmp_path) == known
+    data = (tmp_path / "exactness").read_bytes()
+    for place in range(0, len(data), 7):
+        (tmp_path / "exactness").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert read_exactness(tmp_path) == Exactness()
+    assert json.loads(data.partition(b"\n")[2])["reading"]["align"] == 8
