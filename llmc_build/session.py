@@ -116,6 +116,7 @@ class Session:
             store=self.store.cas_root,
             spill=self.store.spill,
             memory=config.memory,
+            kv_cache=config.kv_cache,
             subprocess=config.subprocess,
             budget=budget_of(config, self._scratch),
             limits=config.limits,

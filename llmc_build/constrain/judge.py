@@ -37,8 +37,10 @@ def verdict(output: Output, text: str) -> str | None:
         return _of_grammar(str(output["grammar"]), text)
     try:
         value = _parsed(text)
-    except (ValueError, RecursionError) as error:
-        return f"the answer is no JSON: {' '.join(str(error).split()) or 'it is nested too deeply'}"
+    except RecursionError:
+        return "the answer is no JSON that can be checked: it is nested too deeply"
+    except ValueError as error:
+        return f"the answer is no JSON: {' '.join(str(error).split())}"
     if output["kind"] == "json":
         return (
             None if isinstance(value, dict | list) else "the answer is JSON, but neither an object nor a list"

@@ -30,6 +30,7 @@ _DRAFTS = {
     "https://json-schema.org/draft/2019-09/schema": "2019-09",
     "https://json-schema.org/draft/2020-12/schema": "2020-12",
 }
+_NEWEST = "leave it out: it is https://json-schema.org/draft/2020-12/schema then"
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _ASIDE = frozenset({"enum", "const", "default", "examples"})  # whose values are data, not schemas
 _NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
@@ -93,7 +94,7 @@ def _found(schema: Any) -> Iterator[SchemaFault]:
 
     draft = schema.get("$schema") if isinstance(schema, dict) else None
     if draft is not None and str(draft).rstrip("#") not in _DRAFTS:
-        yield _fault(("$schema",), f"{draft!r} is no draft that is known", f"known: {', '.join(_DRAFTS)}")
+        yield _fault(("$schema",), f"{draft!r} is no draft that is known", _NEWEST)
         return
     own = list(_own(schema, schema, ()))
     yield from own

@@ -105,4 +105,4 @@ def relaxed(form: Form, refusal: str, output: Json) -> Form | None:
 
 
 def _encoded(body: dict[str, Json]) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")

@@ -1,7 +1,8 @@
 """The verdict on an answer that must look like something, in bounded time.
 
 Owns the bound: a pattern of a hostile schema can keep Python's `re` busy for ever, and a worker that is busy
-answers nobody.  `re` looks for signals while it works, so an alarm ends it.  And it owns what is said of an
+answers nobody.  `re` looks for signals while it works, so an alarm ends it: one that counts the time that
+this process computes, lest a busy machine spoil an answer.  And it owns what is said of an
 answer that was cut.  The verdict itself is `constrain`'s.
 """
 
@@ -16,7 +17,7 @@ from types import FrameType
 from llmc_build.constrain import verdict
 from llmc_build.model import Json
 
-LIMIT_S = 5.0
+LIMIT_S = 5.0  # of computing
 
 
 class _TooLong(Exception):
@@ -51,10 +52,10 @@ def _limited(seconds: float) -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
         raise _TooLong
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

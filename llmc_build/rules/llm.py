@@ -12,7 +12,13 @@ from __future__ import annotations
 from llmc_build.llm.openai import ENGINE, normal_base_url
 from llmc_build.model import Action, Json, Step
 from llmc_build.rules import BindError, Bound, ModelId, Scope, action_of
-from llmc_build.rules.prompting import as_json, messages_of, prompt_params, samples_component
+from llmc_build.rules.prompting import (
+    as_json,
+    messages_of,
+    output_component,
+    prompt_params,
+    samples_component,
+)
 
 
 class Llm:
@@ -30,7 +36,7 @@ class Llm:
             "messages": as_json(messages_of(action, bound)),
             "chat": _chat(action),
             "sampling": action.params["sampling"],
-            "output": action.params["output"],
+            "output": output_component(action),
             **samples_component(action),
             "endpoint": {"base_url": base_url_of(model), "model": model.remote_name},
             "engine": ENGINE,

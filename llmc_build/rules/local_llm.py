@@ -11,7 +11,13 @@ from __future__ import annotations
 
 from llmc_build.model import Action, Json, Step
 from llmc_build.rules import BindError, Bound, Scope, action_of
-from llmc_build.rules.prompting import as_json, messages_of, prompt_params, samples_component
+from llmc_build.rules.prompting import (
+    as_json,
+    messages_of,
+    output_component,
+    prompt_params,
+    samples_component,
+)
 
 _NO_GPU = " cpu"  # how the engine's name ends where llama.cpp has no other backend
 
@@ -30,7 +36,7 @@ class LocalLlm:
             "messages": as_json(messages_of(action, bound)),
             "chat": action.params["chat"],
             "sampling": action.params["sampling"],
-            "output": action.params["output"],
+            "output": output_component(action),
             **samples_component(action),
             **file_components(self.name, bound),
         }
@@ -54,4 +60,5 @@ def file_components(rule: str, bound: Bound) -> dict[str, Json]:
         "engine": model.engine,
         "context": model.context,
         "gpu_layers": None if model.engine.endswith(_NO_GPU) else model.gpu_layers,
+        **({"batching": "fast"} if model.batching == "fast" else {}),
     }

@@ -15,6 +15,7 @@ message with which a conversation begins.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping
 
 from llmc_build.model import Action, Json, Sampling, Step
@@ -22,6 +23,7 @@ from llmc_build.placeholder import Problem, TemplateError
 from llmc_build.rules import BindError, Bound, Scope
 from llmc_build.template import Prompt, parse_prompt
 
+MOST_TURNS = 1000  # of a session
 Messages = list[dict[str, str]]
 
 _parse = functools.lru_cache(maxsize=1024)(parse_prompt)
@@ -32,8 +34,10 @@ def prompt_params(step: Step, scope: Scope) -> dict[str, Json]:
     turns: list[Json] = []
     if step.session is not None:
         with scope.reading("session", step.session):
-            for _, said, answer in scope.earlier():
-                turns.append({"messages": [dict(one) for one in said], "answer": answer})
+            turns = scope.earlier()
+            if len(turns) >= MOST_TURNS:
+                hint = "let a step sum up what was said, and begin a session with that"
+                raise TemplateError([Problem(f"a session has more than {MOST_TURNS} steps", 0, hint)])
     begins = turns[0]["messages"] if turns and isinstance(turns[0], dict) else None
     own = _own_messages(step, scope, begins if isinstance(begins, list) else None)
     if step.session is not None:
@@ -99,6 +103,14 @@ def _message(field: str, role: str, source: str, scope: Scope) -> Iterator[dict[
 def text_param(source: str, scope: Scope) -> dict[str, Json]:
     """A text with its references' slots; to be asked for within `scope.reading`.  Raises TemplateError."""
     return {"source": source, "slots": [scope.slot(ref) for ref in _parse(source).refs]}
+
+
+def output_component(action: Action) -> Json:
+    """What of `output` enters a key: a schema as text, for the order of its properties steers an answer."""
+    output = action.params["output"]
+    if isinstance(output, dict) and output["kind"] == "schema":
+        return {"kind": "schema", "schema": json.dumps(output["schema"])}
+    return output
 
 
 def sampling_params(sampling: Sampling) -> dict[str, Json]:

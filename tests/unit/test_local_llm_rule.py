@@ -129,6 +129,8 @@ def test_of_the_model_its_content_engine_and_context_enter_the_key_and_nothing_e
 
     same = key()
     assert key(path="/elsewhere.gguf", reference="x", threads=8, parallel=16, gpu_layers=9) == same
+    assert key(batching="exact") == same
+    assert key(batching="fast") != same
     for fields in ({"hash": "cd" * 32}, {"engine": "llama-cpp-python 0.4 cpu"}, {"context": 99}):
         assert key(**fields) != same
     gpu = "llama-cpp-python 0.3.36 cuda"
@@ -172,3 +174,12 @@ def test_without_a_model_file_nothing_is_bound() -> None:
     for model in (None, server):
         with pytest.raises(BindError, match="needs a model file"):
             components(step(prompt="hi"), bound(model=model))
+
+
+def test_the_order_of_the_properties_of_a_schema_changes_the_key() -> None:
+    """The answer has them in that order, so it is another answer."""
+    one = {"type": "object", "properties": {"a": {}, "b": {}}}
+    other = {"type": "object", "properties": {"b": {}, "a": {}}}
+    first, second = (components(step(prompt="x", model="m", schema=schema)) for schema in (one, other))
+    assert one == other
+    assert first["output"] != second["output"]
