@@ -90,8 +90,12 @@ bench-large: setup $(BENCH)/.installed ## The same on large graphs; an hour; MIL
 	@$(BIN)/python -m bench growth $(if $(MILLION),--million) --llmc $(abspath $(BIN))/llmc
 	@$(BIN)/python -m bench shapes --llmc $(abspath $(BIN))/llmc
 
+.PHONY: bench-inference
+bench-inference: setup $(BENCH)/.installed ## Time inference beside llama-cpp-python in a loop and a llama.cpp server
+	@$(BIN)/python -m bench.inference --llmc $(abspath $(BIN))/llmc
+
 $(BENCH)/.installed: bench/requirements.txt
-	@echo "installing doit and snakemake into $(BENCH)"
+	@echo "installing doit, snakemake and a llama.cpp server into $(BENCH)"
 	@$(PYTHON) -m venv $(BENCH)
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check install --quiet -r bench/requirements.txt
 	@touch $@

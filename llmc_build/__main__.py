@@ -50,13 +50,13 @@ class _Ended(KeyboardInterrupt):
 
 def _ended(number: int, frame: FrameType | None) -> None:
     """Unwinds, so that what is half done is put away; the second time at once."""
-    for other in _HEARD:
-        signal.signal(other, _at_once)
+
+    def at_once(other: int, frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    for heard in _HEARD:
+        signal.signal(heard, at_once)
     raise _Ended(number)
-
-
-def _at_once(number: int, frame: FrameType | None) -> None:
-    os._exit(128 + number)
 
 
 if __name__ == "__main__":

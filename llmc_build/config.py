@@ -20,7 +20,7 @@ from typing import Any
 
 from llmc_build.errors import ConfigError, Fault
 from llmc_build.workflow.compound import INPUTS
-from llmc_build.workflow.kinds import ENV_NAME, FILLED, Kind, Site, number, text_of
+from llmc_build.workflow.kinds import ENV_NAME, FILLED, Kind, Site, number, one_of, text_of
 from llmc_build.workflow.nodes import Enough, Entry, Map, Node, Scalar, shown
 from llmc_build.workflow.yamltext import MAX_BYTES, documents
 
@@ -42,6 +42,7 @@ class ModelConfig:
     threads: int | None = None
     gpu_layers: int | None = None  # -1: all
     parallel: int | None = None  # requests at a time
+    batching: str | None = None  # "exact" or "fast": with the latter, answers may hang on what else is asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ class Config:
     retries: int  # of every step, besides its own
     models: Mapping[str, ModelConfig]
     subprocess: bool | None  # LLMC_SUBPROCESS; None: unset
+    kv_cache: int | None  # bytes of the store that computed beginnings of prompts may take
     memory: int | None  # bytes that model workers may take together; None: by what is free
     limits: Mapping[str, int]  # of shell steps, those that were set: output and log in bytes, processes
     max_tokens_total: int | None = None  # of all requests of a build to servers
@@ -91,6 +93,7 @@ def load_config(start: Path, environ: Mapping[str, str], flags: Mapping[str, obj
         retries=0 if retries is None else retries,
         models=given.get("models", {}),
         subprocess=surroundings.get("subprocess"),
+        kv_cache=given.get("kv_cache"),
         memory=surroundings.get("memory", given.get("memory")),
         max_tokens_total=_whole(flags.get("max_tokens_total")),
         max_cost=_amount(flags.get("max_cost")),
@@ -111,7 +114,7 @@ def find_file(start: Path) -> Path | None:
     try:
         folder = start.resolve(strict=True)
         found = (place / FILE for place in (folder, *folder.parents))
-        return next((file for file in found if os.path.lexists(file)), None)
+        return next((file for file in found if os.path.lexists(file) and not os.path.isdir(file)), None)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{start}: {(why or 'not a folder').lower()}") from None
@@ -340,6 +343,11 @@ def _memory(site: Site, field: str, node: Node) -> int | None:
     return size
 
 
+def _kv_cache(site: Site, field: str, node: Node) -> int | None:
+    none = isinstance(node, Scalar) and node.text.strip() == "0"
+    return 0 if none else _memory(site, field, node)
+
+
 _PRICE = number("a number of 0 or more", 0)
 _PRICE_FIELDS = ("prompt", "completion")
 _PRICES_WANTED = "{prompt, completion}: what a million tokens cost"
@@ -371,6 +379,7 @@ _FIELDS: Mapping[str, Kind] = {
     "jobs": _JOBS,
     "retries": _RETRIES,
     "memory": Kind(read=_memory, schema={}),
+    "kv_cache": Kind(read=_kv_cache, schema={}),
     "limits": Kind(read=_limits, schema={}),
     "models": Kind(read=_models, schema={}),
 }
@@ -389,6 +398,7 @@ _MODEL_FIELDS: Mapping[str, Kind] = {
     "threads": number("a whole number from 1 to 1024", 1, 1024, whole=True),
     "gpu_layers": Kind(read=_gpu_layers, schema={}),
     "parallel": number("a whole number from 1 to 256", 1, 256, whole=True),
+    "batching": one_of("exact", "fast"),
 }
 _REMOTE = frozenset({"base_url", "api_key_env", "model", "prices"})
-_LOCAL = frozenset({"context", "threads", "gpu_layers"})
+_LOCAL = frozenset({"context", "threads", "gpu_layers", "batching"})

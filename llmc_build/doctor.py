@@ -295,43 +295,26 @@ def _unreachable(url: str, key: str | None) -> str | None:
 
 
 def _sandbox() -> Iterator[Finding]:
-    program = shutil.which("bwrap")
-    works = program is not None and _runs([program, "--ro-bind", "/", "/", "--unshare-net", "true"])
-    text = (
-        "bubblewrap works: `sandbox: strict` can be had"
-        if works
-        else f"{program} does not work here: `sandbox: strict` can't be had"
-        if program
-        else "bubblewrap is not installed: `sandbox: strict` can't be had"
-    )
-    yield Finding(
-        name="sandbox", state=State.OK if works else State.NOTE, text=text, facts={"bwrap": program}
-    )
+    from llmc_build.execute import strict
 
-
-def _runs(command: list[str]) -> bool:
     try:
-        return subprocess.run(command, capture_output=True, timeout=_SERVER_S, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+        program, text = strict.bubblewrap(), "bubblewrap works: `sandbox: strict` can be had"
+    except strict.NoStrictSandbox as why:
+        program, text = None, str(why)
+    yield Finding(
+        name="sandbox", state=State.OK if program else State.NOTE, text=text, facts={"bwrap": program}
+    )
 
 
 def _processes() -> Iterator[Finding]:
-    from llmc_build.execute import osdep
+    from llmc_build.execute import features
 
-    before = osdep.adopt_orphans(True)
-    adopts = osdep.adopts_orphans()
-    osdep.adopt_orphans(before)
-    found = {
-        "orphans": "adopted by llmc and its workers" if adopts else "found by a mark",
-        "death of llmc": "told by the kernel" if osdep.LINUX else "seen by its workers and a guardian",
-        "process handles": "pidfds" if osdep.has_pidfds() else "process ids",
-    }
+    found = [feature for feature in features.in_use() if feature.name != features.STRICT]
     shells = [shell for shell in ("sh", "bash") if shutil.which(shell)]
-    listed = "; ".join(f"{name}: {how}" for name, how in found.items())
+    listed = "; ".join(f"{f.name}: {f.used}" + (f" ({f.note})" if f.note else "") for f in found)
     yield Finding(
         name="processes",
         state=State.OK if "sh" in shells else State.FAIL,
         text=f"shells: {', '.join(shells) or 'none'}; {listed}",
-        facts={"shells": list(shells), **found},
+        facts={"shells": list(shells), **{feature.name: feature.used for feature in found}},
     )

@@ -156,8 +156,9 @@ def matching(root: str, pattern: str) -> Iterator[str]:
 
     `**` stands for any number of folders, and goes through no symbolic link: one that leads upwards, or to
     `/`, would have it look at everything there is, and what is added there would not be noticed.  A folder
-    that is named, or matched by `*`, may be a link.  What begins with a dot is matched by what does so too.
-    Each folder is looked at once for each part of the pattern at most, however many `**` it has.
+    that is named may be a link, and one matched by `*` too where no `**` follows.  What begins with a dot is
+    matched by what does so too.
+    Each folder is looked at once for each part of the pattern, however many `**` it has.
     """
     parts = pattern.split("/")
     tests = [re.compile(fnmatch.translate(part)).match for part in parts]
@@ -195,7 +196,7 @@ def matching(root: str, pattern: str) -> Iterator[str]:
             elif tests[number](entry.name):
                 if last and _is_file(entry):
                     found.add(path)
-                elif not last and _is_folder(entry):
+                elif not last and _is_folder(entry, links="**" not in parts[number:]):
                     go(f"{path}/", number + 1)
     yield from found
 
@@ -215,8 +216,8 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str], *, links: bool) -> bool:
     try:
-        return entry.is_dir()
+        return entry.is_dir(follow_symlinks=links)
     except OSError:
         return False

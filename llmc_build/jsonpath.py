@@ -48,7 +48,7 @@ def extract(value: bytes, path: Path) -> bytes:
     """What a path leads to in a value.  Raises PathError."""
     found = _parsed(value)
     for i, part in enumerate(path):
-        found = _inside(found, part, path[:i])
+        found = _inside(found, part, path, i)
     try:
         text = found if type(found) is str else "".join(_written(found))
         return text.encode("utf-8")
@@ -80,20 +80,21 @@ def _no_constant(word: str) -> None:
     raise PathError(f"the value is not JSON: it holds {word}")
 
 
-def _inside(value: Any, part: str | int, before: Path) -> Any:
-    at = f"the value{text_of(before)}"
+def _inside(value: Any, part: str | int, path: Path, i: int) -> Any:
+    """The field or entry `path[i]` of a value to which the path led so far."""
+    if isinstance(part, str) and isinstance(value, dict) and part in value:
+        return value[part]
+    if isinstance(part, int) and isinstance(value, list) and -len(value) <= part < len(value):
+        return value[part]
+    at = f"the value{text_of(path[:i])}"
     if isinstance(part, str):
         if not isinstance(value, dict):
             raise PathError(f'{at} is {_kind(value)} and has no field "{part}": {_short(_dumped(value))}')
-        if part not in value:
-            known = ", ".join(_short(name) for name in list(value)[:8]) or "no fields"
-            raise PathError(f'{at} has no field "{part}"; it has {known}')
-        return value[part]
+        known = ", ".join(_short(name) for name in list(value)[:8]) or "no fields"
+        raise PathError(f'{at} has no field "{part}"; it has {known}')
     if not isinstance(value, list):
         raise PathError(f"{at} is {_kind(value)} and has no entry {part}: {_short(_dumped(value))}")
-    if not -len(value) <= part < len(value):
-        raise PathError(f"{at} has no entry {part}; it has {len(value)}")
-    return value[part]
+    raise PathError(f"{at} has no entry {part}; it has {len(value)}")
 
 
 def _kind(value: Any) -> str:

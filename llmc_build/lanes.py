@@ -127,6 +127,7 @@ class Lanes:
             threads=file.threads,
             gpu_layers=file.gpu_layers,
             parallel=file.parallel,
+            batching=file.batching,
         )
 
     def _server(self, reference: str) -> ModelId:
@@ -184,13 +185,14 @@ class Lanes:
                 context=model.context,
                 threads=model.threads,
                 gpu_layers=model.gpu_layers,
+                batching=model.batching,
                 label=model.reference,
                 model=model.hash,
                 engine=model.engine,
                 kv_cache=self._kv_cache,
                 **self._share(model),
             )
-            name = f"{model.hash}:{model.context}:{model.gpu_layers}{owner}"
+            name = f"{model.hash}:{model.context}:{model.gpu_layers}:{model.batching or 'exact'}{owner}"
             return Lane(kind=kind, name=name, config=config)
         if kind == "http" and self._budget is not None:
             config["budget"] = dict(self._budget)

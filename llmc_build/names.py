@@ -185,6 +185,7 @@ class View:
         self.earlier: dict[str, Origin] = {}  # variable -> the nearest earlier step that sets it
         self.current: Origin | None = None
         self.sessions: dict[str, list[Spoken]] = {}  # session -> what its earlier steps said, in order
+        self.turns: dict[TargetId, dict[str, Json]] = {}  # a turn as those have it that go on with it
 
     def enter(self, step: Origin) -> None:
         self.current = step

@@ -116,7 +116,7 @@ def parse(source: str) -> Template:
     spans: list[tuple[int, int]] = []
     problems: list[Problem] = []
     at = 0
-    for match in PLACEHOLDER.finditer(source) if "{{" in source else ():
+    for count, match in enumerate(PLACEHOLDER.finditer(source) if "{{" in source else ()):
         start, end = match.span()
         if start > at:
             between = source[at:start]
@@ -126,7 +126,7 @@ def parse(source: str) -> Template:
             spans.append((at, start))
         if len(problems) > _MAX_PROBLEMS:
             raise TemplateError(problems)
-        if len(parts) > 2 * MAX_PLACEHOLDERS:
+        if count >= MAX_PLACEHOLDERS:
             many = f"the text has more than {MAX_PLACEHOLDERS:,} placeholders"
             raise TemplateError([Problem(many, start, "split it, or let a loop write it")])
         found = _read(match, start, end)

@@ -284,14 +284,18 @@ class _Scope:
 
     # ------------------------------------------------------------ sessions
 
-    def earlier(self) -> Sequence[tuple[TargetId, Sequence[Mapping[str, Json]], str]]:
-        """What the steps before it in its session said: step, its messages, the slot of its answer."""
-        return [
-            (spoken.target, self._taken_over(spoken), self._again(spoken.target, (), spoken.target))
-            for spoken in self._view.sessions.get(self._step.session or "", ())
-        ]
+    def earlier(self) -> list[Json]:
+        """What the steps before it in its session said, and the slots of what they were answered."""
+        turns: list[Json] = []
+        for spoken in self._view.sessions.get(self._step.session or "", ()):
+            messages: list[Json] = [*self._taken_over(spoken)]
+            turn: dict[str, Json] = {"messages": messages}
+            turn["answer"] = self._again(spoken.target, (), spoken.target)
+            known = self._view.turns.setdefault(spoken.target, turn)
+            turns.append(known if known == turn else turn)  # a long session is kept once
+        return turns
 
-    def _taken_over(self, spoken: Spoken) -> list[Mapping[str, Json]]:
+    def _taken_over(self, spoken: Spoken) -> list[dict[str, Json]]:
         slots: dict[Json, Json] = {}
         for slot, use in spoken.uses.items():
             means = (use.constant or "",) if use.producer is None else use.producer

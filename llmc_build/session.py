@@ -22,6 +22,7 @@ from llmc_build.errors import (
     EXIT_OK,
     StoreError,
 )
+from llmc_build.execute.sweep import end_forgotten
 from llmc_build.incremental.cone import choose, suspects
 from llmc_build.incremental.partial import Partial, TooMuch
 from llmc_build.incremental.restoring import Restoring
@@ -100,6 +101,7 @@ class Session:
                 f"can't write to {self.home}: {error.strerror}", hint="llmc keeps logs and outputs there"
             ) from None
         stack.callback(_remove_tree, self._scratch)
+        end_forgotten(str(self._scratch.parent))
         self._digests = FileDigests(self.home / "state" / "digests")
         if no_cache:
             self.store = stack.enter_context(throwaway_store(self.home))
@@ -114,6 +116,7 @@ class Session:
             store=self.store.cas_root,
             spill=self.store.spill,
             memory=config.memory,
+            kv_cache=config.kv_cache,
             subprocess=config.subprocess,
             budget=budget_of(config, self._scratch),
             limits=config.limits,

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from llmc_build.execute import osdep
 from llmc_build.execute.messages import INLINE_BYTES, pack_content
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _MARK: Final = b"\n[llmc: "
 _MARK_END: Final = b" bytes were cut out here]\n"
 _MARK_ROOM: Final = 64
+_HOLE_ROOM: Final = 1 << 16  # beside a hole, so that a secret at a place where it is cut is seen whole
 _TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 4096
 _CHUNK: Final = 1 << 20
@@ -36,7 +38,7 @@ _FRESH: Final = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLO
 class Capture:
     """An open file, with the name it was opened by."""
 
-    __slots__ = ("_mark", "fd", "lost", "path")
+    __slots__ = ("_hollow", "fd", "path")
 
     def __init__(self, path: str, *, fresh: bool = True, hidden: bool = False) -> None:
         """`fresh`: made, or emptied, for a step to write to; else only read.
@@ -44,8 +46,7 @@ class Capture:
         `hidden`: it has no name, so that it is gone with the processes that have it open, however they end.
         """
         self.path = path
-        self.lost = 0  # bytes that were cut out
-        self._mark = 0  # where that is said, if they were
+        self._hollow = 0  # where the hole in it ends
         self.fd = os.open(path, _FRESH if fresh else _READ, 0o600)
         if hidden:
             os.unlink(path)
@@ -55,15 +56,28 @@ class Capture:
         return os.fstat(self.fd).st_size
 
     def empty(self) -> None:
-        self.lost = 0
+        self._hollow = 0
         if self.size:
             os.ftruncate(self.fd, 0)
+
+    def hollow(self, limit: int) -> None:
+        """Keeps what it takes of the disk within a few `limit`s while a step writes, for `cut` to do later.
+
+        Where no holes can be made in files, it is cut, and what is written in this moment is lost.
+        """
+        size = self.size
+        if size - self._hollow <= 3 * limit + _HOLE_ROOM:
+            return
+        start, end = max(self._hollow, limit // 2 + _HOLE_ROOM), size - limit // 2 - _HOLE_ROOM
+        if osdep.punch(self.fd, start, end):
+            self._hollow = end
+        else:
+            self.cut(limit)
 
     def cut(self, limit: int, secrets: Redactor | None = None) -> None:
         """Leaves its beginning and its end, `limit` bytes together, with a mark between them.
 
-        No secret is cut through: half of one would not be found later.  Whoever writes to it may go on; what
-        comes in this moment is lost too.
+        No secret is cut through: half of one would not be found later.
         """
         size, half = self.size, limit // 2
         if size <= limit + _MARK_ROOM:
@@ -71,15 +85,9 @@ class Capture:
         first, last = half, size - half
         if secrets is not None:
             first, last = self._beside(first, secrets)[0], self._beside(last, secrets)[1]
-        if self.lost:
-            begun = os.pread(self.fd, 2 * _MARK_ROOM, self._mark)
-            self.lost -= begun.index(_MARK_END) + len(_MARK_END) if _MARK_END in begun else 0
-            first = min(first, self._mark)
         end = os.pread(self.fd, half, last)
-        self.lost += size - first - len(end)
-        self._mark = first
         os.ftruncate(self.fd, first)
-        _write(self.fd, b"%s%d%s%s" % (_MARK, self.lost, _MARK_END, end))
+        _write(self.fd, b"%s%d%s%s" % (_MARK, last - first, _MARK_END, end))
 
     def _beside(self, place: int, secrets: Redactor) -> tuple[int, int]:
         """Where the secret that stands across a place begins and ends; else the place itself."""

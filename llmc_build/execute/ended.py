@@ -10,8 +10,9 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from llmc_build.execute.cage import MAX_PROCESSES
 from llmc_build.execute.capture import Capture, pack_small
 from llmc_build.execute.messages import signal_name
 from llmc_build.execute.sandbox import OutputError, Stamp, find_output, undeclared
@@ -38,6 +39,14 @@ DEFAULTS: Final[Mapping[str, Json]] = {
 }
 
 
+class Limits(NamedTuple):
+    """What a step may take."""
+
+    output: int = 1 << 30  # bytes of stdout, its value
+    log: int = 16 << 20  # bytes that stay of stderr, and of the stdout of a step that failed
+    processes: int = MAX_PROCESSES  # at a time, threads counted
+
+
 def brief(out: Capture, err: Capture, limit: int) -> dict[str, Json] | None:
     """The value of a step of which there is nothing more to say, as of most; else None."""
     data = out.small()
@@ -58,20 +67,26 @@ class EndedStep:
         out: Capture,
         err: Capture,
         store: Store,
-        max_log: int,
+        limits: Limits,
     ) -> None:
         self._request = request
         self._root = root
         self._sandboxed = sandboxed
+        self._limits = limits
+        if ending.stopped is None and out.size > limits.output:
+            ending = ending._replace(stopped="output")
         self._ending = ending
         self._out, self._err = out, err
         self._store = store
         self.reply: dict[str, Json] = {}  # only what differs from DEFAULTS
         if ending.exit_code != 0:
             self.reply.update(exit_code=ending.exit_code, signal=ending.signal)
-        self._secrets = redactor(request.get("secrets") or {})
+        self._secrets = _redactor(request.get("secrets") or {})
+        # Before all of it is looked through: a file can be made large in no time.
+        err.cut(limits.log, self._secrets)
+        if ending.stopped == "output":
+            out.cut(limits.log, self._secrets)
         self._warn()
-        err.cut(max_log)
         self._stdout, self._stderr = out.small(), err.small()
         if self._stderr != b"":
             self.reply["stderr_tail"] = err.tail()
@@ -98,22 +113,18 @@ class EndedStep:
         """It failed, and was refused a process: whatever its exit code is, that is why."""
         self._ending = self._ending._replace(stopped="processes")
 
-    def verdict(
-        self, timeout_s: float | None, reason: str | None, limit: int, processes: int
-    ) -> tuple[str, str | None]:
-        """`limit`: of its output, in bytes; `processes`: at a time."""
+    def verdict(self, timeout_s: float | None, reason: str | None) -> tuple[str, str | None]:
         ending = self._ending
         if ending.stopped == "timeout":
             return "timeout", f"timed out after {timeout_s:g} s"
         if ending.stopped in ("cancel", "gone"):
             return "cancelled", reason or "the build is gone"
-        written = self._out.size if self._stdout is None else len(self._stdout)
-        if ending.stopped == "output" or written > limit:
+        if ending.stopped == "output":
             hint = "write a file and declare it in `outputs`, or raise `output` under `limits` in llmc.yaml"
-            return "failed", f"its output is over the limit of {size_of(limit)}\nhint: {hint}"
+            return "failed", f"its output is over the limit of {size_of(self._limits.output)}\nhint: {hint}"
         if ending.stopped == "processes":
             hint = "`wait` for what it starts, or raise `processes` under `limits` in llmc.yaml"
-            return "failed", f"it has more than {processes} processes at a time\nhint: {hint}"
+            return "failed", f"it has more than {self._limits.processes} processes at a time\nhint: {hint}"
         if ending.signal is not None:
             return "failed", f"killed by {signal_name(ending.signal)}"
         if ending.exit_code:
@@ -180,7 +191,7 @@ class EndedStep:
             return capture.content(self._store, consume=consume)
 
 
-def redactor(secrets: Mapping[str, str]) -> Redactor | None:
+def _redactor(secrets: Mapping[str, str]) -> Redactor | None:
     """What takes them out; None where there is nothing to look for."""
     if not secrets:
         return None

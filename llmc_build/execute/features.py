@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from llmc_build.execute import cage, osdep, strict
+
+STRICT: Final = "sandbox: strict"
 
 
 class Feature(NamedTuple):
@@ -57,6 +59,6 @@ def _processes() -> Feature:
 
 def _strict() -> Feature:
     try:
-        return Feature("sandbox: strict", strict.bubblewrap(), "")
+        return Feature(STRICT, strict.bubblewrap(), "")
     except strict.NoStrictSandbox as why:
-        return Feature("sandbox: strict", "none", str(why))
+        return Feature(STRICT, "none", str(why))

@@ -17,6 +17,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int)
+_PUNCH = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 _PS_LIMIT_S = 10
 # RLIMIT_LOCKS, a limit that Linux has kept and not enforced since 2.4.25: a number that a process hands on to
 # all that it starts, whatever they do to their environment, files, session and parents.  Anybody may read it.
@@ -84,9 +85,33 @@ def signal_on_parent_death(number: int) -> bool:
     return bool(prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0) == 0)
 
 
+def punch(fd: int, start: int, end: int) -> bool:
+    """Gives the blocks of a part of an open file back, which reads as zeros from then on; False: it can't."""
+    if not LINUX:
+        return False
+    import ctypes
+
+    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
+    if fallocate is None:
+        return False
+    offset, length = ctypes.c_int64(start), ctypes.c_int64(end - start)
+    return bool(fallocate(ctypes.c_int(fd), ctypes.c_int(_PUNCH), offset, length) == 0)
+
+
 def processes() -> list[Process]:
     """Every process that can be seen."""
     return _from_proc() if LINUX else _from_ps()
+
+
+def started(pid: int) -> int:
+    """When a process started, as in `Process`; -1: there is none.  Not on Linux: 0 for all that live."""
+    if not LINUX:
+        return 0 if send(pid, 0) else -1
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return _stat(pid, file.read()).started
+    except OSError:
+        return -1
 
 
 def descendants(root: int, listed: Iterable[Process] | None = None) -> list[int]:
@@ -200,11 +225,14 @@ def _from_proc() -> list[Process]:
                 line = file.read()
         except OSError:
             continue  # it ended since
-        # pid (name) state ppid pgrp ...; the name may hold spaces and parentheses.
-        fields = line[line.rindex(b")") + 2 :].split(b" ", 20)
-        state, parent, group, started = fields[0], fields[1], fields[2], fields[19]
-        found.append(Process(pid, int(parent), int(group), state in (b"Z", b"X"), int(started)))
+        found.append(_stat(pid, line))
     return found
+
+
+def _stat(pid: int, line: bytes) -> Process:
+    # pid (name) state ppid pgrp ...; the name may hold spaces and parentheses.
+    fields = line[line.rindex(b")") + 2 :].split(b" ", 20)
+    return Process(pid, int(fields[1]), int(fields[2]), fields[0] in (b"Z", b"X"), int(fields[19]))
 
 
 def _environ(pid: int) -> list[bytes]:

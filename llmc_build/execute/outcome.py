@@ -20,6 +20,8 @@ def ended(worker: WorkerProcess, flight: Flight, message: Mapping[str, Any]) -> 
     status, error = _STATUSES[message["status"]], message.get("error")
     if status is Status.CANCELLED and flight.ending is not None:
         status, error = flight.ending, flight.reason
+    elif status is Status.CANCELLED:  # nobody here has asked for it: somebody has sent the worker SIGTERM
+        status, error = Status.CRASHED, "the worker died: it was told to end"
     return Done(
         id=flight.task.id,
         status=status,

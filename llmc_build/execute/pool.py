@@ -354,7 +354,7 @@ class Pool(Executor):
         state = self._lanes[worker.lane]
         self._forget(worker)
         state.hold(worker, False)
-        blamed = None if culprit is not None or worker.lane.kind != "shell" else worker.begun
+        blamed = worker.begun if worker.lane.kind == "shell" else None
         worker.hang_up()
         how, tail = worker.bury(at_once=culprit is not None)
         state.deaths += worker.lane.kind == "model" and culprit is None
@@ -367,7 +367,7 @@ class Pool(Executor):
             elif (
                 flight.ending is not None
                 or culprit is not None
-                or blamed not in (None, flight)
+                or (worker.lane.kind == "shell" and flight is not blamed)
                 or flight.task.id in excused
             ):
                 again.append(flight)

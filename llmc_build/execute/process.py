@@ -173,10 +173,10 @@ class WorkerProcess:
     def begun(self) -> Flight | None:
         """The task that it began last, if it has not answered that: the one to blame if it dies.
 
-        The first of its tasks where it says nothing.
+        The first of its tasks where it has begun none yet.
         """
         (number,) = BEGUN.unpack_from(self._page)
-        return self.flights.get(number) or next(iter(self.flights.values()), None)
+        return self.flights.get(number) if number != -1 else next(iter(self.flights.values()), None)
 
     # ------------------------------------------------------------ its end
 

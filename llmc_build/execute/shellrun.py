@@ -28,10 +28,10 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from llmc_build.execute.cage import MAX_PROCESSES, Refusals
+from llmc_build.execute.cage import Refusals
 from llmc_build.execute.capture import Capture, encoded, log_files
 from llmc_build.execute.channel import Channel, ChannelClosed, Message
-from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, brief, redactor
+from llmc_build.execute.ended import DEFAULTS, TOO_LONG, EndedStep, Limits, brief
 from llmc_build.execute.messages import BEGUN, restored
 from llmc_build.execute.sandbox import Home, InputError, Stamp, bring_in
 from llmc_build.execute.supervise import FINE, GRACE_S, Command, Ending, Supervisor
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from llmc_build.model import Json
     from llmc_build.store.cas import Cas
 
-# Unless `limits` of the lane say otherwise, in bytes:
-MAX_OUTPUT: Final = 1 << 30  # of stdout, a step's value
-MAX_LOG: Final = 16 << 20  # that stay of stderr, and of the stdout of a step that failed
 GATHER_S: Final = 0.003  # for which an answer may wait for others while there is more to do
 HOLD_S: Final = 0.02  # for which a step may keep others waiting behind it
 _GARBAGE = 20_000  # objects more before cycles are looked for: a step leaves next to none
@@ -72,10 +69,7 @@ class _Server:
         self._channel = channel
         self._config = config
         self._cas: Cas | None = None
-        limits = config.get("limits") or {}
-        self._max_output = int(limits.get("output") or MAX_OUTPUT)
-        self._max_log = int(limits.get("log") or MAX_LOG)
-        self._max_processes = int(limits.get("processes") or MAX_PROCESSES)
+        self._limits = Limits(**(config.get("limits") or {}))
         self._refusals = Refusals(config.get("group"))
         self._refused = 0  # before the running step
         self._token = str(config.get("token") or "")
@@ -96,7 +90,6 @@ class _Server:
         self._surroundings: tuple[object, object, Home | None] = (None, None, None)
         self._base: dict[bytes, bytes] = {}  # the environment that belongs to them
         self._captures: tuple[Capture, Capture]  # of the running step
-        self._secrets: Mapping[str, str] = {}  # its
 
     def __enter__(self) -> _Server:
         self._supervisor.__enter__()
@@ -224,7 +217,6 @@ class _Server:
             if sandboxed == "strict":
                 argv, env = _strictly(argv, env, home)
             out, err = self._captures = _open_captures(request, home)
-            self._secrets = get("secrets") or {}
             step: EndedStep | None = None
             try:
                 made = home.work.made if sandboxed else 0
@@ -232,20 +224,19 @@ class _Server:
                 if sandboxed:
                     untouched = not given and home.work.untouched
                     if untouched and ending is FINE and not (get("secrets") or get("outputs")):
-                        value = brief(out, err, self._max_output)
+                        value = brief(out, err, self._limits.output)
                         if value is not None:
                             return "ok", {"value": value}, None
-                step = EndedStep(request, root, sandboxed, ending, out, err, self._store, self._max_log)
-                limits = self._max_output, self._max_processes
+                step = EndedStep(request, root, bool(sandboxed), ending, out, err, self._store, self._limits)
                 if ending.exit_code and self._refusals.count() > self._refused:
                     step.ran_out_of_processes()
-                status, error = step.verdict(timeout_s, self._reason, *limits)
+                status, error = step.verdict(timeout_s, self._reason)
                 if not untouched:
                     step.look_for_undeclared(given)
                 if status == "ok":
                     status, error = step.collect()
                 if status != "ok":
-                    out.cut(self._max_log)
+                    out.cut(self._limits.log)
                 return status, step.reply, error
             finally:
                 _close_captures(request, out, err, clean=step is not None)
@@ -279,9 +270,8 @@ class _Server:
 
     def _check(self) -> str | None:
         out, err = self._captures
-        if err.size > 2 * self._max_log:
-            err.cut(self._max_log, redactor(self._secrets))
-        if out.size > self._max_output:
+        err.hollow(self._limits.log)
+        if out.size > self._limits.output:
             return "output"
         return "processes" if self._refusals.count() > self._refused else None
 

@@ -43,7 +43,7 @@ from typing import Final
 from llmc_build.execute import cage, osdep
 
 TOKEN_VARIABLE: Final = "LLMC_STEP_TOKEN"
-MARK_FILE: Final = "mark"  # in a build's scratch folder: its token and the process id of llmc
+MARK_FILE: Final = "mark"  # in a build's scratch folder: its token, and which process is llmc
 _KILL_LIMIT_S = 5.0  # after which processes that don't die of SIGKILL are given up and reported
 _STOP_ROUNDS = 20  # in which new ones may be found before they are killed all the same
 _PATIENCE_S = 5.0  # for workers to end by themselves when llmc is gone; stopped ones never do
@@ -109,18 +109,20 @@ def _reap(pids: Iterable[int]) -> None:
             os.waitpid(pid, os.WNOHANG)
 
 
-def end_forgotten(folder: str, *, but: str) -> None:
+def end_forgotten(folder: str) -> None:
     """Ends what builds left that died with all that was theirs.  `folder` has their scratch folders."""
     try:
         names = os.listdir(folder)
     except OSError:
         return
     for name in names:
-        with contextlib.suppress(OSError, ValueError), open(f"{folder}/{name}/{MARK_FILE}") as file:
-            token, _, pid = file.read(100).partition(" ")
-            int(token, 16)
-            if len(token) == BUILD_DIGITS and token != but and not osdep.send(int(pid), 0):
-                end_marked(token)
+        path = f"{folder}/{name}/{MARK_FILE}"
+        with contextlib.suppress(OSError, ValueError):
+            with open(path) as file:
+                token, pid, started = file.read(100).split(" ")
+            if len(token) == BUILD_DIGITS and osdep.started(int(pid)) != int(started):
+                end_marked(f"{int(token, 16):0{BUILD_DIGITS}x}")
+                os.unlink(path)
 
 
 # ---------------------------------------------------------------- the guardian
@@ -170,8 +172,9 @@ class Guardian:
     def _forget(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self._pipe)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
+        if self._pid:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
         self._pid, self._pipe = 0, -1
 
     def _start(self) -> None:
@@ -192,9 +195,8 @@ class Guardian:
             os.close(read)
 
     def _leave_mark(self) -> None:
-        end_forgotten(os.path.dirname(self._scratch), but=self.build)
         with contextlib.suppress(OSError), open(f"{self._scratch}/{MARK_FILE}", "x") as file:
-            file.write(f"{self.build} {os.getpid()}")
+            file.write(f"{self.build} {os.getpid()} {osdep.started(os.getpid())}")
 
 
 def _spawn(argv: list[str], environ: dict[str, str], stdin: int) -> int:

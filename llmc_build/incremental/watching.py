@@ -225,28 +225,30 @@ def folders_of(workspace: str, pattern: str) -> set[str]:
     """The folders that are listed to find the files of an input: what comes or goes there may be one."""
     found: set[str] = set()
     level, is_glob = {workspace}, False
-    for part in pattern.split("/"):
+    parts = pattern.split("/")
+    for number, part in enumerate(parts):
         if _MAGIC.isdisjoint(part):
             level = {f"{folder}/{part}" for folder in level}
             continue
         is_glob = True
-        below = {place for folder in level for place in _below(folder, deep=part == "**")}
+        links = "**" not in parts[number:]  # as `inputs.matching`
+        below = {place for folder in level for place in _below(folder, deep=part == "**", links=links)}
         found |= level | (below if part == "**" else set())
         level = level | below if part == "**" else below
     for place in level:
         if is_glob:
             found.add(os.path.dirname(place))
         elif os.path.isdir(place):
-            found |= {place, *_below(place, deep=True)}
+            found |= {place, *_below(place, deep=True, links=False)}
     return found
 
 
-def _below(folder: str, *, deep: bool) -> set[str]:
+def _below(folder: str, *, deep: bool, links: bool) -> set[str]:
     if deep:
         return {place for place, _, _ in os.walk(folder)} - {folder}
     try:
         with os.scandir(folder) as entries:
-            return {entry.path for entry in entries if entry.is_dir()}
+            return {entry.path for entry in entries if entry.is_dir(follow_symlinks=links)}
     except OSError:
         return set()
 

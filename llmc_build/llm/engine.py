@@ -293,6 +293,7 @@ class Engine:
         rows = self._opened.compute([(s.slot, (s.token or 0,), s.position) for s in sequences])
         for sequence in sequences:
             sequence.position += 1
+            sequence.widest = max(sequence.widest, len(sequences))
         return [self._next(sequence, row) for sequence, row in zip(sequences, rows, strict=True)]
 
     def _close_ranks(self) -> None:

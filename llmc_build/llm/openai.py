@@ -180,8 +180,8 @@ def read_embeddings(
         vector = entry.get("embedding") if isinstance(entry, dict) else None
         if not isinstance(index, int) or not isinstance(vector, list) or not vector:
             raise Failure("sent a reply with an entry that is no embedding", retryable=False)
-        numbers = [float(x) for x in vector if isinstance(x, int | float) and not isinstance(x, bool)]
-        if len(numbers) != len(vector) or not all(map(math.isfinite, numbers)):
+        numbers = [x for x in map(_finite, vector) if x is not None]
+        if len(numbers) != len(vector):
             raise Failure("sent an embedding that does not consist of numbers", retryable=False)
         found[index] = numbers
     if sorted(found) != list(range(wanted)):
@@ -190,6 +190,16 @@ def read_embeddings(
     return [found[i] for i in range(wanted)], count(
         usage.get("prompt_tokens") if isinstance(usage, dict) else None
     )
+
+
+def _finite(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _shape(what: str) -> Failure:

@@ -17,6 +17,7 @@ from llmc_build.llm.loading import Settings
 from llmc_build.llm.native import lib
 from llmc_build.llm.room import State
 from llmc_build.llm.shape import Decoding, Reading, common_length
+from llmc_build.model import Json
 
 
 class Remembered:
@@ -32,16 +33,20 @@ class Remembered:
         if settings.store is None or settings.model is None or settings.fast:
             return
         system = bytes(lib.llama_print_system_info()).decode("utf-8", "replace")
-        name = identity(
-            model=settings.model,
-            engine=settings.engine,
-            system=system,
-            settings={"context": context, "gpu_layers": settings.gpu_layers, "width": width},
-        )
+        parts: dict[str, Json] = {"context": context, "gpu_layers": settings.gpu_layers}
+
+        def name(slots: int) -> str:
+            return identity(
+                model=settings.model or "",
+                engine=settings.engine,
+                system=system,
+                settings={**parts, "width": slots},
+            )
+
         root = settings.store / FOLDER
-        self._folder = root / name
+        self._folder = root / name(0)
         self.known = read_exactness(self._folder)
-        self._states = KvStore(root, name, limit=settings.kept)
+        self._states = KvStore(root, name(width), limit=settings.kept)
 
     def learn(
         self, *, reading: Reading | None = None, decoding: Decoding | None = None, most: int = 0

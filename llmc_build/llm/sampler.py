@@ -7,10 +7,12 @@ How an answer is held to a grammar is `constraint`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from llmc_build.llm.native import lib
+from llmc_build.llm.requests import RequestError
 from llmc_build.model import Json, Sampling
 
 if TYPE_CHECKING:
@@ -48,8 +50,12 @@ class Sampler:
     def sample(self, context: object, row: int) -> int:
         """The next token, from the logits of that row of the last batch.  Raises RequestError."""
         if self._constraint is None:
-            return int(lib.llama_sampler_sample(self._chain, context, row))
-        return self._constraint.sample(self._chain, context, row)
+            token = int(lib.llama_sampler_sample(self._chain, context, row))
+        else:
+            token = self._constraint.sample(self._chain, context, row)
+        if not math.isfinite(lib.llama_get_logits_ith(context, row)[token]):
+            raise RequestError("the model computes no numbers (NaN): its file may be damaged")
+        return token
 
     @property
     def complete(self) -> bool:

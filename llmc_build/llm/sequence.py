@@ -57,6 +57,7 @@ class Sequence:
         self.begun = False  # whether it has a place in llama.cpp's memory
         self.position = 0  # tokens that llama.cpp's memory holds
         self.reused = 0  # tokens of the prompt that were not computed for it
+        self.widest = 1  # sequences that one call computed a token of, this one among them
         self.token: int | None = None  # sampled, not yet in the memory
         self.generated = 0  # tokens of the answer, without the one that ends it
         self.started = time.monotonic()
@@ -96,6 +97,7 @@ class Sequence:
             "prompt_tokens": len(self.tokens),
             "reused_tokens": self.reused,
             "generated_tokens": self.generated,
+            "batch": self.widest,
             "ttft_s": round(first - self.started, 4),
             "tokens_per_s": round((self.generated - 1) / span, 2) if span > 0 and self.generated > 1 else 0.0,
         }

@@ -38,6 +38,8 @@ class Stream:
         if self._size > 4 * MAX_REPLY:  # each token comes in a wrapping of its own
             raise Failure(f"sent a stream of more than {4 * MAX_REPLY >> 20} MiB", retryable=False)
         self._rest += data
+        if b"\n" not in data:  # a long line in many pieces costs one pass
+            return
         *lines, rest = bytes(self._rest).replace(b"\r\n", b"\n").split(b"\n")
         self._rest = bytearray(rest)
         for line in lines:

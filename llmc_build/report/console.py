@@ -207,8 +207,9 @@ class Console:
         self._failures(report)
         if self._look.dry_run and not self._look.quiet:
             self._line("a dry run: nothing was run; what is counted as ran would run")
-        if report.usage and not self._look.quiet:
-            self._line(words.usage(report.usage))
+        usage = report.usage
+        if usage.get("requests") and not self._look.quiet:
+            self._line(words.usage(usage))
         self._line(self._paint(words.last_line(report), "green" if report.ok else "red"))
 
     def _unchanged(self, report: BuildReport) -> None:

@@ -94,7 +94,7 @@ def progress(ended: Mapping[State, int], total: int) -> str:
 def usage(found: Mapping[str, Json]) -> str:
     """What was asked of servers: `servers: 3 requests, 1200 + 340 tokens, cost 0.0012`."""
     cost = found.get("cost")
-    price = f", cost {cost:.6g}" if isinstance(cost, int | float) else ""
+    price = f", cost {cost:.8f}".rstrip("0").rstrip(".") if isinstance(cost, int | float) else ""
     requests = "1 request" if found.get("requests") == 1 else f"{found.get('requests')} requests"
     return (
         f"servers: {requests}, {found.get('prompt_tokens')} + {found.get('generated_tokens')} tokens{price}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from llmc_build.model import Action, Digest, Json, Step, TargetId, ValueUse
+from llmc_build.model import Action, Digest, Json, Step, ValueUse
 
 if TYPE_CHECKING:
     from llmc_build.template import Ref
@@ -37,10 +37,11 @@ class Scope(Protocol):
         """
         ...
 
-    def earlier(self) -> Sequence[tuple[TargetId, Sequence[Mapping[str, Json]], str]]:
-        """What the steps before it in its session said: the step, its messages, the slot of its answer.
+    def earlier(self) -> list[Json]:
+        """What the steps before it in its session said: {"messages", "answer"} of each, in order.
 
-        The messages are as those steps gave them to `said`, their "slots" being those of this scope.
+        The messages are as those steps gave them to `said`; "answer", and the "slots" of messages, are slots
+        of this scope.
         """
         ...
 
@@ -70,6 +71,7 @@ class ModelId:
     threads: int | None = None
     gpu_layers: int | None = None
     parallel: int | None = None
+    batching: str | None = None  # "fast" gives the promise of equal bits up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

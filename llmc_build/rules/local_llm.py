@@ -60,4 +60,5 @@ def file_components(rule: str, bound: Bound) -> dict[str, Json]:
         "engine": model.engine,
         "context": model.context,
         "gpu_layers": None if model.engine.endswith(_NO_GPU) else model.gpu_layers,
+        **({"batching": "fast"} if model.batching == "fast" else {}),
     }

@@ -23,6 +23,7 @@ from llmc_build.placeholder import Problem, TemplateError
 from llmc_build.rules import BindError, Bound, Scope
 from llmc_build.template import Prompt, parse_prompt
 
+MOST_TURNS = 1000  # of a session
 Messages = list[dict[str, str]]
 
 _parse = functools.lru_cache(maxsize=1024)(parse_prompt)
@@ -33,8 +34,10 @@ def prompt_params(step: Step, scope: Scope) -> dict[str, Json]:
     turns: list[Json] = []
     if step.session is not None:
         with scope.reading("session", step.session):
-            for _, said, answer in scope.earlier():
-                turns.append({"messages": [dict(one) for one in said], "answer": answer})
+            turns = scope.earlier()
+            if len(turns) >= MOST_TURNS:
+                hint = "let a step sum up what was said, and begin a session with that"
+                raise TemplateError([Problem(f"a session has more than {MOST_TURNS} steps", 0, hint)])
     begins = turns[0]["messages"] if turns and isinstance(turns[0], dict) else None
     own = _own_messages(step, scope, begins if isinstance(begins, list) else None)
     if step.session is not None:

@@ -174,8 +174,9 @@ class Lint(Calls):
         for redirect in redirects:
             if output and redirect.operator.startswith((">", "&>", "<>")):
                 self.taint_file(redirect.word)
-                away = redirect.stream in ("", "1") and (redirect.word.literal or "").isdigit() is False
-                left = left and not (away and not str(redirect.word.literal).startswith("/dev/"))
+                target = redirect.word.literal or ""
+                away = redirect.stream in ("", "1") and not target.isdigit()
+                left = left and not (away and (target == "/dev/null" or not target.startswith("/dev/")))
         return left
 
     # ------------------------------------------------------------ code within code

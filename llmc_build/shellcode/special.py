@@ -54,6 +54,9 @@ class Special(Flow):
                 self.tainted.add("OPTARG")
             case "[" | "test":
                 self._test(arguments)
+            case "let" if any(self.reaches(word.literal or "") for word in arguments):
+                message = f"{OF_PLACEHOLDER} in `let`, which evaluates it as code"
+                self.refuse(message, command, "let expr calculate: n=$(expr {{ x }} + 1)")
             case "printf" if tainted and arguments[0].literal == "-v" and len(arguments) > 1:
                 self.taint(arguments[1].literal or "", arguments[1])
             case "find":

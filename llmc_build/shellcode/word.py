@@ -36,6 +36,7 @@ _PLAIN = re.compile(r"""[^ \t\n;&|<>()\\'"`$\0]+""")
 _IN_DOUBLE = re.compile(r'[^"\\`$\0]+')
 _IN_BODY = re.compile(r"[^\\`$\0]+")
 _SPECIAL = re.compile(r"[0-9@*#?$!-]")
+_CUTTING = re.compile(r"\w+(?:##?|%%?)")  # "${x#"pattern"}": here all shells take quotes alike
 _IN_SINGLE = re.compile(r"[^'\0]*")
 _NAME_END = re.compile(r"[A-Za-z0-9_]*+\$")  # a name and its dollar sign, read backwards
 _NAME_LENGTH = 256  # characters: longer names before a joined line are not looked at
@@ -282,11 +283,13 @@ class WordScanner(Cursor, ABC):
         if self.peek() in {" ", "\t", "\n", "|", "(", "\\"}:
             self.refuse("${ must be followed by a name", opened)
         inner: list[Piece] = []
+        cuts = self.match(_CUTTING) is not None
         with self.forbidding("a placeholder inside ${...}", _OWN_VARIABLE, deeply=True), self.nested():
             while (char := self.peek()) != "}":
                 if not char:
                     raise self.stop("this ${ is never closed", opened)
-                inner += self._in_brace(char, context)
+                quoted = char == '"' and cuts and context is Context.DOUBLE
+                inner += self._double() if quoted else self._in_brace(char, context)
         self.pos += 1
         return Expansion("brace", self.text[opened : self.pos], tuple(inner))
 

@@ -26,23 +26,34 @@ ENVIRON = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", 
 PACKAGE_PARENT = str(Path(api.__file__).resolve().parent.parent)
 HONEST = {0, 1, 2, 5, 8}  # exit codes that a build may have because of a fault: it worked, or says why not
 
+# Faults hit the commands of steps too: none of these goes on after one that failed, nor hides one in a pipe.
 FLOW = """\
 name: w
 order: dataflow
 steps:
-  - {name: plain, command: 'echo x >> SIDE/plain; cat src.txt'}
-  - {name: large, command: 'echo x >> SIDE/large; printf "%05000d " 7; echo "{{w.plain}}"'}
-  - {name: file, command: 'echo x >> SIDE/file; echo "{{w.plain}}" > file.out; echo made', outputs: [file.out]}
+  - {name: plain, command: 'set -e; echo x >> SIDE/plain; cat src.txt'}
+  - {name: large, command: 'set -e; echo x >> SIDE/large; printf "%05000d %s\\n" 7 "{{w.plain}}"'}
+  - name: file
+    command: 'set -e; echo x >> SIDE/file; echo "{{w.plain}}" > file.out; echo made'
+    outputs: [file.out]
   - name: reads
     command: |
+      set -e
       echo x >> SIDE/reads; cat file.out more/d.txt; mkdir -p gen
-      yes "{{w.plain}}" | head -n 2000 > gen/big.out
+      all="{{w.plain}}"
+      for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
+        all="$all
+      $all"
+      done
+      echo "$all" > gen/big.out
     inputs: [file.out, more]
     outputs: [gen/big.out]
     needs: [w.file]
-  - {name: counts, command: 'echo x >> SIDE/counts; printf %s "{{w.large}}" | wc -c | tr -d " "'}
-  - {name: steady, command: 'echo x >> SIDE/steady; cat more/d.txt > /dev/null; echo steady', inputs: [more]}
-  - {name: after, command: 'echo x >> SIDE/after; echo "{{w.steady}} then"'}
+  - {name: counts, command: 'set -e; echo x >> SIDE/counts; v="{{w.large}}"; echo ${#v}'}
+  - name: steady
+    command: 'set -e; echo x >> SIDE/steady; cat more/d.txt > /dev/null; echo steady'
+    inputs: [more]
+  - {name: after, command: 'set -e; echo x >> SIDE/after; echo "{{w.steady}} then"'}
 """
 STEPS = ("plain", "large", "file", "reads", "counts", "steady", "after")
 
@@ -102,7 +113,7 @@ class House:
             "after": "steady then\n",
         }
         found = {f".llmc/out/w/{name}": text for name, text in values.items()}
-        found |= {"file.out": f"{s}\n", "gen/big.out": f"{s}\n" * 2000}
+        found |= {"file.out": f"{s}\n", "gen/big.out": f"{s}\n" * 4096}
         return {name: text.encode() for name, text in found.items()}
 
     def seen(self) -> dict[str, bytes]:

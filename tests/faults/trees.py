@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -29,7 +30,15 @@ def start(space: Space, *args: str, **options: Any) -> subprocess.Popen[str]:
         "env": {**os.environ, "CI": "true", "PYTHONPATH": HERE},
         **options,
     }
-    return subprocess.Popen([*LLMC, "build", *args, "--json"], cwd=space.root, text=True, **options)
+    process = subprocess.Popen([*LLMC, "build", *args, "--json"], cwd=space.root, text=True, **options)
+    atexit.register(_end, process)
+    return process
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Of a test that failed: nobody waits for its build any more."""
+    if process.poll() is None:
+        process.terminate()
 
 
 def ended(process: subprocess.Popen[str], limit_s: float = 60.0) -> tuple[dict[str, Any] | None, str]:

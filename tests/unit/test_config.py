@@ -45,6 +45,7 @@ def test_without_anything_there_are_defaults(space: Path) -> None:
         retries=0,
         models={},
         subprocess=None,
+        kv_cache=None,
         memory=None,
         limits={},
     )
@@ -115,6 +116,23 @@ models:
         "gpt": ModelConfig(name="gpt", base_url="https://host/v1", model="gpt-x", api_key_env="KEY"),
         "other": ModelConfig(name="other", model="y"),
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0", 0), ("2GB", 2 * 10**9), ("1.5 GiB", 3 << 29), ("4096", 4096)]
+)
+def test_the_bound_of_computed_beginnings_is_a_size_or_none(space: Path, text: str, size: int) -> None:
+    (space / "llmc.yaml").write_text(f"kv_cache: {text}\nmodels: {{m: {{path: x.gguf, batching: fast}}}}\n")
+    found = load(space)
+    assert found.kv_cache == size
+    assert found.models["m"].batching == "fast"
+
+
+def test_what_is_no_size_and_no_way_of_batching_is_told_with_its_place(space: Path) -> None:
+    (space / "llmc.yaml").write_text("kv_cache: much\nmodels: {m: {path: x.gguf, batching: quick}}\n")
+    told = refused(space)
+    assert 'llmc.yaml:1:11: "kv_cache" must be a size such as 4GiB or 800 MB' in told
+    assert 'llmc.yaml:2:38: "batching" of model "m" must be "exact" or "fast"' in told
 
 
 def test_fields_without_a_value_are_left_out(space: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llmc_build import quick
+from llmc_build.snapshot import survey
 from llmc_build.store.opening import sweep_spills
 from tests.conftest import Space
 
@@ -74,3 +76,15 @@ def test_throwaway_folders_of_dead_builds_go(tmp_path: Path) -> None:
         os.utime(folder, (1e9, 1e9))
     sweep_spills(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"llmc-spill-{os.getpid()}-{'0' * 16}"]
+
+
+def test_no_snapshot_is_believed_after_another_start_of_the_machine(
+    flow: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values are not synced: a power cut may empty one whose times stay. So everything is looked at."""
+    flow.build("flow.yaml")
+    assert quick.build(["build", "flow.yaml"], flow.environ) == 0
+    monkeypatch.setattr(survey, "boot", lambda: "another start")
+    assert quick.build(["build", "flow.yaml"], flow.environ) is None
+    assert flow.build("flow.yaml").exit_code == 0
+    assert flow.ran == []

@@ -129,6 +129,8 @@ def test_of_the_model_its_content_engine_and_context_enter_the_key_and_nothing_e
 
     same = key()
     assert key(path="/elsewhere.gguf", reference="x", threads=8, parallel=16, gpu_layers=9) == same
+    assert key(batching="exact") == same
+    assert key(batching="fast") != same
     for fields in ({"hash": "cd" * 32}, {"engine": "llama-cpp-python 0.4 cpu"}, {"context": 99}):
         assert key(**fields) != same
     gpu = "llama-cpp-python 0.3.36 cuda"

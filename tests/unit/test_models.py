@@ -21,6 +21,7 @@ class Alias:
     threads: int | None = None
     gpu_layers: int | None = None
     parallel: int | None = None
+    batching: str | None = None
 
 
 @pytest.fixture
@@ -98,10 +99,11 @@ def test_a_part_of_a_split_model_is_refused(space: Path) -> None:
 
 
 def test_a_name_brings_its_settings(space: Path) -> None:
-    alias = Alias(path="models/tiny.gguf", context=512, threads=3, gpu_layers=0, parallel=2)
+    alias = Alias(path="models/tiny.gguf", context=512, threads=3, gpu_layers=0, parallel=2, batching="fast")
     found = find("mine", space, mine=alias)
     assert found.path == space / "models/tiny.gguf"
     assert (found.context, found.threads, found.gpu_layers, found.parallel) == (512, 3, 0, 2)
+    assert found.batching == "fast"
 
 
 def test_in_a_chain_of_names_the_nearest_setting_wins(space: Path) -> None:

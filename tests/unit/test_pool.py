@@ -213,6 +213,45 @@ def test_the_steps_of_a_killed_worker_end_even_where_they_hid(bench: Bench) -> N
     assert not running(hidden)
 
 
+def test_a_process_that_cleared_its_environment_and_lost_its_parents_ends_with_its_worker(
+    bench: Bench,
+) -> None:
+    """Whatever it does to itself, it has the mark that it inherited."""
+    hidden = f"1000.{os.getpid()}13"
+    bench.shell(f"(env -i setsid sh -c '(sleep {hidden} </dev/null >/dev/null 2>&1 &)' &) ; sleep 50")
+    assert eventually(lambda: running(hidden))
+    os.kill(workers()[0], signal.SIGKILL)
+    (done,) = bench.ends().values()
+    assert done.status is Status.CRASHED
+    assert not running(hidden)
+
+
+def test_a_worker_that_somebody_else_tells_to_end_has_died(bench: Bench) -> None:
+    """Nobody has cancelled its step, so that must not be said of it."""
+    marker = f"1000.{os.getpid()}14"
+    victim = bench.shell(f"sleep {marker}")
+    assert eventually(lambda: running(marker))
+    os.kill(workers()[0], signal.SIGTERM)
+    done = bench.ends()[victim]
+    assert (done.status, done.error) == (Status.CRASHED, "the worker died: it was told to end")
+    assert not running(marker)
+    again = bench.shell("echo again")
+    assert value(bench.ends()[again]) == b"again\n"
+
+
+def test_what_a_worker_had_not_begun_is_not_blamed_for_its_death(bench: Bench) -> None:
+    """Its last step was answered: the next one runs in another worker."""
+    bench.shell("true")
+    bench.ends()
+    (worker,) = workers()
+    os.kill(worker, signal.SIGSTOP)
+    first, second = bench.shell("echo first"), bench.shell("echo second")
+    bench.pool.wait(0.1)
+    os.kill(worker, signal.SIGKILL)
+    ends = bench.ends()
+    assert (value(ends[first]), value(ends[second])) == (b"first\n", b"second\n")
+
+
 def test_children_of_the_program_that_uses_the_pool_are_left_alone(bench: Bench) -> None:
     """The pool adopts orphans while it is open; it must not take the host's own processes for them."""
     mine = subprocess.Popen(["sleep", "1000"], start_new_session=True)

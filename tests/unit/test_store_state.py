@@ -203,3 +203,19 @@ def test_files_of_other_builds_stay_remembered(tmp_path: Path, old_file: Path, h
         digests.digest(path)
         digests.save()
     assert hashed == ["input", "other"]
+
+
+def test_what_is_remembered_holds_for_one_start_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a file may have lost its bytes and kept its times: it is hashed again."""
+    source = tmp_path / "source"
+    source.write_text("x")
+    os.utime(source, ns=(10**18 + 123, 10**18 + 123))
+    time.sleep(0.05)
+    digests = FileDigests(tmp_path / "digests")
+    digests.digest(source)
+    digests.save()
+    assert state._load_digests(tmp_path / "digests")
+    monkeypatch.setattr(state, "boot", lambda: "another start")
+    assert not state._load_digests(tmp_path / "digests")

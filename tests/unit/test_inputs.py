@@ -1,0 +1,55 @@
+"""Which files a glob names: as Python's own, but for links."""
+
+from __future__ import annotations
+
+import glob
+import random
+from pathlib import Path
+
+import pytest
+
+from llmc_build.incremental.watching import folders_of
+from llmc_build.inputs import matching
+
+PARTS = ["*", "**", "a", "?", "*.txt", "[ab]*", ".h", ".*", "a*", "[[]x]", "c.txt"]
+NAMES = ["a", "b", "ab", ".h", "c.txt", "d.txt", "[x]"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_glob_names_what_pythons_own_names(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(chance.randrange(1, 25)):
+        path = tmp_path.joinpath(*(chance.choice(NAMES) for _ in range(chance.randrange(1, 5))))
+        if not any(parent.is_file() for parent in path.parents) and not path.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    for _ in range(60):
+        pattern = "/".join(chance.choice(PARTS) for _ in range(chance.randrange(1, 5)))
+        if glob.has_magic(pattern):
+            theirs = {
+                p
+                for p in glob.iglob(pattern, root_dir=tmp_path, recursive=True)
+                if (tmp_path / p).is_file() and p[-1] != "/"
+            }
+            assert set(matching(str(tmp_path), pattern)) == theirs, pattern
+
+
+def test_two_stars_go_through_no_link(tmp_path: Path) -> None:
+    """A link upwards would never end, and what is added behind a link is not watched."""
+    (tmp_path / "t" / "u").mkdir(parents=True)
+    (tmp_path / "t" / "u" / "x").touch()
+    (tmp_path / "t" / "up").symlink_to("..")
+    (tmp_path / "elsewhere").symlink_to("t/u")
+    found = {
+        pattern: set(matching(str(tmp_path), pattern))
+        for pattern in ("**/x", "*/**/x", "*/x", "elsewhere/**")
+    }
+    assert found == {
+        "**/x": {"t/u/x"},
+        "*/**/x": {"t/u/x"},
+        "*/x": {"elsewhere/x"},
+        "elsewhere/**": {"elsewhere/x"},
+    }
+    for pattern, paths in found.items():
+        watched = folders_of(str(tmp_path), pattern)
+        assert {str((tmp_path / path).parent) for path in paths} <= watched, pattern
