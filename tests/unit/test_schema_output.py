@@ -215,6 +215,7 @@ def test_whole_numbers_between_bounds_are_exactly_those(seed: int) -> None:
     ]:
         wanted = (low is None or number >= low) and (high is None or number <= high)
         assert recognises(grammar, str(number)) == wanted, (low, high, number)
+    assert not any(recognises(grammar, text) for text in ("-0", "007", "+5", "1.0", ""))
 
 
 UNSAID: list[tuple[Any, Any, str]] = [
