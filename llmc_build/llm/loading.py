@@ -4,9 +4,9 @@ Owns the settings of a model, its loading, and the defaults that depend on its s
 time, and how many tokens each.  What is computed is `engine`'s.
 
 Weights in the forms Q4_0 and IQ4_NL are "repacked" when they are loaded: on x86-64 that halves the time for
-a prompt and for wide batches, and costs widths beyond 3 that keep the bits.  All other forms are left as
-they are in the file: measured, Q4_K is no slower so, and every width or at least 7 keep the bits, where
-repacked 3 do.  The choice depends on the file alone, since it changes the bits.
+a prompt and for wide batches, and as many widths keep the bits (up to 7) as without.  All other forms are
+left as they are in the file: measured, Q4_K is no slower so, and widths up to 7 keep the bits, where repacked
+only 3 do.  The choice depends on the file alone, since it changes the bits.
 """
 
 from __future__ import annotations

@@ -105,4 +105,7 @@ def facts(stats: Mapping[str, Json]) -> str:
     rate = stats.get("tokens_per_s")
     if isinstance(rate, int | float) and rate:
         parts.append(f"{rate:.1f} tokens/s")
+    batch = stats.get("batch")
+    if isinstance(batch, int) and batch > 1:
+        parts.append(f"in a batch of {batch}")
     return ", ".join(parts)

@@ -80,6 +80,7 @@ def test_a_large_build_off_a_terminal_says_it_in_its_few_lines() -> None:
 
 def test_what_a_step_cost_is_told_with_verbose() -> None:
     assert facts(STATS) == "44 prompt tokens (30 reused), 12 generated, first after 0.31 s, 45.2 tokens/s"
+    assert facts({**STATS, "batch": 16}).endswith(" tokens/s, in a batch of 16")
     assert facts({"prompt_tokens": 5, "generated_tokens": 0, "texts": 2}) == "5 prompt tokens, 0 generated"
     assert facts({}) == ""
     for verbose, expected in (
