@@ -56,7 +56,7 @@ def test_a_generated_script_prints_the_value_and_runs_nothing_of_it(
     """The promise "data is never code", measured on scripts that nobody wrote."""
     bench = Bench(tmp_path / "bench")
     (bench.work / "BAIT").touch()
-    wanted = amount(80, 10_000)
+    wanted = amount(40, 10_000)
     done = 0
     while done < wanted:
         source, language, kept = made(chance)
