@@ -27,6 +27,7 @@ from tests.faults.shellgrammar import HOLE, Grammar, hostile
 
 SHELLS = list(shells())
 _LONG = 90_000  # bytes; more goes by file, and is no argument of a program
+_LIMIT_S = 20
 _ARGUMENT = 100_000  # bytes
 
 
@@ -55,7 +56,7 @@ def test_a_generated_script_prints_the_value_and_runs_nothing_of_it(
     """The promise "data is never code", measured on scripts that nobody wrote."""
     bench = Bench(tmp_path / "bench")
     (bench.work / "BAIT").touch()
-    wanted = amount(80, 10_000)
+    wanted = amount(40, 10_000)
     done = 0
     while done < wanted:
         source, language, kept = made(chance)
@@ -64,7 +65,13 @@ def test_a_generated_script_prints_the_value_and_runs_nothing_of_it(
         fitting = suiting(language)
         first = chance.randrange(len(fitting))
         for number, shell in enumerate([*fitting[first:], *fitting[:first]]):
-            model = bench.run(shell, script, BENIGN, "environment")
+            model = bench.run(shell, script, BENIGN, "environment", limit_s=_LIMIT_S)
+            if model.code is None and "| path" not in source:
+                pasted = source.replace(f"{{{{x{kept}}}}}", "BENIGN")
+                naive = bench.run_text(shell, pasted, limit_s=_LIMIT_S)
+                assert naive.code is None, (shell.name, source)
+                tally["scripts that a shell itself misreads"] += 1  # bash 5.2 prints some $(...) wrongly
+                continue
             assert (model.code, BENIGN in model.stdout) == (0, True), (shell.name, source, model)
             if number == 0 and "| path" not in source:
                 naive = bench.run_text(shell, source.replace(f"{{{{x{kept}}}}}", "BENIGN"))
@@ -95,10 +102,7 @@ def test_large_values_arrive_byte_for_byte(
     bench = Bench(tmp_path / "bench")
     script = rewritten("cat <<EOF\n{{x | raw}}\nEOF\n", "sh")
     ended = bench.run(shell, script, value, "file", limit_s=600)
-    if shell.locale == "C" or shell.takes(b"\xff"):
-        assert (ended.code, ended.stdout == value + b"\n") == (0, True)
-    else:
-        assert (ended.code, ended.stdout == value + b"\n") == (0, True)
+    assert (ended.code, ended.stdout == value + b"\n") == (0, True)
     tally["MB"] += megabytes
 
 

@@ -126,7 +126,7 @@ def test_no_ordinary_script_runs_a_value(
     cases = [case for case in load("ordinary.yaml")["cases"] if "unrun" not in case]
     bench = Bench(tmp_path / "bench")
     every = [(case, value) for case in cases for value in values]
-    for case, value in chance.sample(every, min(len(every), amount(200, len(every)))):
+    for case, value in chance.sample(every, min(len(every), amount(100, len(every)))):
         language = case.get("shell", "sh")
         script = rewrite(template.parse(case["script"]), shell=language, slot=lambda ref: "v0")
         shell = chance.choice(by_language(language))
