@@ -114,7 +114,8 @@ def find_file(start: Path) -> Path | None:
     try:
         folder = start.resolve(strict=True)
         found = (place / FILE for place in (folder, *folder.parents))
-        return next((file for file in found if os.path.lexists(file) and not os.path.isdir(file)), None)
+        there = (file for file in found if os.path.lexists(file) and not os.path.isdir(file))
+        return next(there, None)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{start}: {(why or 'not a folder').lower()}") from None

@@ -92,7 +92,8 @@ def _workspace(start: str) -> tuple[str, str | None]:
     """The workspace and its llmc.yaml, as `config` finds them."""
     folder = start
     while True:
-        if os.path.lexists(f"{folder}/llmc.yaml"):
+        file = f"{folder}/llmc.yaml"
+        if os.path.lexists(file) and not os.path.isdir(file):
             return folder, f"{folder.rstrip('/')}/llmc.yaml"
         parent = os.path.dirname(folder)
         if parent == folder:

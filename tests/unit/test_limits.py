@@ -89,7 +89,7 @@ FLOW = "name: w\nsteps:\n  - {{name: a, command: x, outputs: [{}]}}\n  - {{name:
     ("output", "message"),
     [
         ("w.yaml", 'step "a" writes w.yaml, which is a workflow file'),
-        ("P.TXT", 'step "a" writes P.TXT, which is a prompt file'),
+        ("P.TXT", 'step "a" writes P.TXT, which is part of a step'),
         ("store/cas/x", 'step "a" writes store/cas/x, which lies in the store'),
         ("STORE", 'step "a" writes STORE, which lies in the store'),
         ("LLMC.yaml", "is llmc's configuration"),
