@@ -19,7 +19,7 @@ VERSION = b"llmc-store/1\n"
 
 # The marker goes last: what was not removed whole can be removed again.
 _CONTENTS = (
-    *("cas", "tmp", "quarantine", "snapshots", "index", "index.lock", "uses", "gc.lock"),
+    *("cas", "tmp", "quarantine", "snapshots", "inference", "index", "index.lock", "uses", "gc.lock"),
     *("lock", "VERSION"),
 )
 
