@@ -198,8 +198,11 @@ class House:
         return sorted(
             str(path)
             for path in self.everything()
-            if re.search(r"\.llmc-\d|snapshot-\w+\.|/tmp/.", str(path.relative_to(self.root)))
-            or path.parent == self.spill
+            if (
+                re.search(r"\.llmc-\d|snapshot-\w+\.|/tmp/.", str(path.relative_to(self.root)))
+                or path.parent == self.spill
+            )
+            and not _named_like_somebody_alive(path)
         )
 
     def everything(self) -> list[Path]:
@@ -215,6 +218,12 @@ class House:
         shutil.rmtree(self.cache, ignore_errors=True)
         shutil.rmtree(self.work / "gen", ignore_errors=True)
         (self.work / "file.out").unlink(missing_ok=True)
+
+
+def _named_like_somebody_alive(path: Path) -> bool:
+    """A process that has the id of one that was killed: its files are left to it while it lives."""
+    found = re.search(r"llmc-(\d+)", path.name)
+    return found is not None and Path("/proc", found[1]).exists()
 
 
 def _size(path: Path) -> int:

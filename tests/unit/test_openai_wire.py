@@ -55,8 +55,8 @@ def test_a_body_holds_what_is_set_and_nothing_else() -> None:
         form=FORM, model="m", messages=MESSAGES, prompt=None, chat=True, sampling=sampling
     )
     assert body == (
-        b'{"max_tokens":5,"messages":[{"content":"hi","role":"user"}],"model":"m","seed":0,"stream":false,'
-        b'"temperature":0.0}'
+        b'{"model":"m","stream":false,"messages":[{"role":"user","content":"hi"}],"max_tokens":5,'
+        b'"temperature":0.0,"seed":0}'
     )
 
 
