@@ -47,6 +47,7 @@ class Uses:
         except OSError:
             self.close()
             raise
+        in_use(root)  # takes away what killed builds left
 
     def add(self, keys: Iterable[str]) -> None:
         """To be called before these results are looked up or stored.  Raises OSError."""

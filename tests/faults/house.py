@@ -202,6 +202,7 @@ class House:
                 re.search(r"\.llmc-\d|snapshot-\w+\.|/tmp/.", str(path.relative_to(self.root)))
                 or path.parent == self.spill
             )
+            and path.parent.parent.name != "runs"  # goes with its run
             and not _named_like_somebody_alive(path)
         )
 
