@@ -115,6 +115,22 @@ def test_a_snapshot_damaged_in_any_section_is_none_and_leaves_no_half_run(
     assert is_up_to_date(*words)
 
 
+@pytest.mark.parametrize("content", [b'{".": [[1], []]}', b'{"/": [[], [], []]}', b"[]", b'{"x": 1}'])
+def test_a_snapshot_that_was_sealed_with_nonsense_costs_itself_and_no_build(
+    workspace: Path, content: bytes
+) -> None:
+    path = next((workspace / ".llmc/state").glob("snapshot-*"))
+    found = form.Snapshot.read(str(path))
+    assert found is not None
+    found.check()
+    forged = form.Snapshot(found.facts, {**found._sections, "words": content})
+    path.write_bytes(b"".join(forged.encoded()))
+    (workspace / "workflow.yaml").write_text(WORKFLOWS.replace("second {{", "third {{"))
+    assert build(workspace).ok
+    assert (workspace / ".llmc/out/b/second").read_text().startswith("third")
+    assert build(workspace).counts["ran"] == 0
+
+
 # ---------------------------------------------------------------- what is noticed
 
 
