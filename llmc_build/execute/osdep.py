@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 LINUX = sys.platform.startswith("linux")
 
@@ -277,3 +277,23 @@ def _ps_with(text: str) -> list[int]:
         if pid.isdigit() and any(word.startswith(text) for word in rest.split(" ")):
             found.append(int(pid))
     return found
+
+
+def spawn(
+    argv: tuple[str | bytes, ...],
+    environ: Mapping[str, str] | Mapping[bytes, bytes],
+    actions: Sequence[tuple[Any, ...]],
+    defaulted: Iterable[int],
+) -> int:
+    """Starts a process in a session of its own, or at least a group; its id.  Raises OSError.
+
+    `actions`: on files, as for `os.posix_spawn`; `defaulted`: signals that it does not ignore.
+    """
+    try:
+        return os.posix_spawn(
+            argv[0], argv, environ, file_actions=actions, setsid=True, setsigmask=(), setsigdef=defaulted
+        )
+    except NotImplementedError:  # a C library without POSIX_SPAWN_SETSID
+        return os.posix_spawn(
+            argv[0], argv, environ, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=defaulted
+        )

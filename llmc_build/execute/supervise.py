@@ -174,26 +174,7 @@ class Supervisor:
             (os.POSIX_SPAWN_DUP2, command.stdout, 1),
             (os.POSIX_SPAWN_DUP2, command.stderr, 2),
         ]
-        try:
-            return os.posix_spawn(
-                command.argv[0],
-                command.argv,
-                command.env,
-                file_actions=actions,
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_DEFAULTED,
-            )
-        except NotImplementedError:  # a C library without POSIX_SPAWN_SETSID
-            return os.posix_spawn(
-                command.argv[0],
-                command.argv,
-                command.env,
-                file_actions=actions,
-                setpgroup=0,
-                setsigmask=(),
-                setsigdef=_DEFAULTED,
-            )
+        return osdep.spawn(command.argv, command.env, actions, _DEFAULTED)
 
     # ------------------------------------------------------------ waiting
 

@@ -203,14 +203,7 @@ def _spawn(argv: list[str], environ: dict[str, str], stdin: int) -> int:
     nowhere = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (1, 2)]
     actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), *nowhere]
     default = [signal.SIGINT, signal.SIGTERM, signal.SIGPIPE]
-    try:
-        return os.posix_spawn(
-            argv[0], argv, environ, file_actions=actions, setsid=True, setsigmask=(), setsigdef=default
-        )
-    except NotImplementedError:  # a C library without POSIX_SPAWN_SETSID
-        return os.posix_spawn(
-            argv[0], argv, environ, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=default
-        )
+    return osdep.spawn(tuple(argv), environ, actions, default)
 
 
 def main(words: Sequence[str]) -> None:

@@ -53,6 +53,7 @@ class Flow(ABC):
         self.tainted = set(tainted)
         self.texts: dict[str, set[str]] = {}  # fixed texts that a variable may hold
         self.evaluated: set[str] = set()  # variables declared as numbers or references
+        self.calculates = False  # whether a value is taken for a number, which some shells calculate
         self.arrays: set[str] = set()
         self.maps: set[str] = set()  # associative arrays, declared before everything else
         self.function = ""  # the function that is being walked
@@ -92,6 +93,8 @@ class Flow(ABC):
             self.refuse(f"{name} is set from a placeholder, and its value decides what runs", at, _CHECKED)
         elif name in self.evaluated:
             self.refuse(f"{name} is declared as a number, so bash calculates what is assigned", at, PLAIN)
+        elif name in table.NUMERIC_VARIABLE:
+            self.calculates = True
         self.tainted.add(name)
 
     def taint_file(self, word: Word) -> None:

@@ -32,7 +32,6 @@ class Special(Flow):
 
     def __init__(self, paths: frozenset[int], tainted: Iterable[str] = ()) -> None:
         super().__init__(paths, tainted)
-        self.calculates = False  # whether a value is compared as a number, which some shells calculate
         self.shifts: dict[str, int] = {}  # arguments that a function may shift away
         self.exported: set[str] = set()
 

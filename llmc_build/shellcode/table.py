@@ -91,7 +91,7 @@ DANGEROUS_VARIABLE = re.compile(
 )
 
 # Variables that ksh and its kin calculate when they are set.
-NUMERIC_VARIABLE = frozenset({"SECONDS", "TMOUT", "HISTSIZE", "COLUMNS", "LINES"})
+NUMERIC_VARIABLE = frozenset({"SECONDS", "TMOUT", "HISTSIZE", "COLUMNS", "LINES", "PPID"})
 
 # The ways out, for messages.
 HINTS: dict[str, str] = {

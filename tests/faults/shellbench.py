@@ -47,6 +47,8 @@ def shells() -> Iterator[Shell]:
         yield Shell("bash", (path,), "bash")
         yield Shell("bash-posix", (path, "--posix"), "sh")
         yield Shell("bash-C", (path,), "bash", "C")
+    for command in filter(None, os.environ.get("LLMC_SHELLS", "").split(":")):
+        yield Shell(command, tuple(command.split()), "sh")
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -28,41 +25,14 @@ from llmc_build import template
 from llmc_build.shellcode.prelude import Load, with_prelude
 from llmc_build.shellcode.rewrite import Script, rewrite
 from llmc_build.template import apply_filters
+from tests.faults import shellbench
+from tests.faults.shellbench import BENIGN, Shell, shells
 
 CASES = Path(__file__).parent / "shell_cases"
 TEMPLATES: list[dict[str, str]] = yaml.safe_load((CASES / "templates.yaml").read_text())
 VALUES = [bytes.fromhex(text) for text in json.loads((CASES / "values.json").read_text())]
 FULL = bool(os.environ.get("LLMC_FULL"))
 SAMPLE = 2  # values for each script, shell and way of loading, when not all run
-BENIGN = b"BENIGN"
-
-
-@dataclass(frozen=True)
-class Shell:
-    name: str
-    command: tuple[str, ...]
-    language: str  # what it can run: "sh" or "bash"
-    locale: str = "C.UTF-8"
-
-    def takes(self, value: bytes) -> bool:
-        """yash works with characters: where bytes are none, the prelude ends the script."""
-        return "yash" not in self.command[0] or value.decode("utf-8", "replace").encode() == value
-
-
-def shells() -> Iterator[Shell]:
-    yield Shell("sh", ("/bin/sh",), "sh")
-    for name in ("dash", "mksh", "yash"):
-        path = shutil.which(name)
-        if path and Path(path).resolve() != Path("/bin/sh").resolve():
-            yield Shell(name, (path,), "sh")
-    if path := shutil.which("busybox"):
-        yield Shell("busybox", (path, "sh"), "sh")
-    if path := shutil.which("bash"):
-        yield Shell("bash", (path,), "bash")
-        yield Shell("bash-posix", (path, "--posix"), "sh")
-        yield Shell("bash-C", (path,), "bash", "C")
-    for command in filter(None, os.environ.get("LLMC_SHELLS", "").split(":")):
-        yield Shell(command, tuple(command.split()), "sh")
 
 
 SHELLS = list(shells())
@@ -269,3 +239,17 @@ def test_generated_scripts_print_the_value_and_run_nothing_of_it(
     assert naive.stdout == model
     if value.rstrip(b"\n") and b"z" not in value and shell.takes(value):
         assert bench.run(shell, script, value, "file") == model.replace(BENIGN, kept("{{x}}", value))
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell.name)
+@pytest.mark.parametrize("name", ["SECONDS", "TMOUT", "HISTSIZE", "COLUMNS", "LINES", "PPID"])
+def test_a_variable_that_some_shells_calculate_runs_no_value(shell: Shell, name: str, tmp_path: Path) -> None:
+    """Where the shell would, the script ends before it: see `analysis.GUARD`."""
+    bench = shellbench.Bench(tmp_path / "bench")
+    canary = tmp_path / "canary"
+    value = f"a[$(echo > {canary})]".encode()
+    for text in (f"{name}={{{{x}}}}; echo done", f"y={{{{x}}}}; export {name}=$y"):
+        ended = bench.run(shell, rewritten(text, "sh"), value, "environment")
+        if shell.name == "mksh":
+            assert ended.code == 125
+    assert not canary.exists()
