@@ -20,7 +20,7 @@ PIP := CMAKE_ARGS="$(MINIMAL) $${CMAKE_ARGS:-}" $(BIN)/python -m pip --disable-p
 
 .PHONY: help
 help: ## Print this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---------------------------------------------------------------- installing
 

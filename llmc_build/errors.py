@@ -30,7 +30,6 @@ EXIT_OFFLINE = 5
 EXIT_STORE = 8
 EXIT_INTERNAL = 37
 EXIT_INTERRUPTED = 130  # by SIGINT
-EXIT_TERMINATED = 143  # by SIGTERM
 
 
 def exit_code_of_signal(number: int) -> int:

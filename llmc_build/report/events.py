@@ -99,13 +99,8 @@ class Events:
             self._warn(f"no more events are written to {self._path}: {error.strerror}")
 
 
-def report_json(report: BuildReport) -> dict[str, Any]:
-    """The object that `llmc build --json` prints."""
-    return {**head(report), "targets": [target_json(target) for target in report.targets]}
-
-
 def report_text(report: BuildReport) -> Iterator[str]:
-    """That object as one line of JSON, in pieces: it is long where there are many targets."""
+    """What `llmc build --json` prints: one line, in pieces, since it is long where there are many targets."""
     encode = json.JSONEncoder().encode
     yield encode({**head(report), "targets": []})[:-2]
     for start in range(0, len(report.targets), _PIECE):

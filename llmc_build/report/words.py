@@ -6,7 +6,7 @@ Owns how things are worded and made harmless.  Where and when they are printed i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from llmc_build.model import BuildReport, Json, State
 from llmc_build.terminal import up_to_date
@@ -117,7 +117,6 @@ def last_line(report: BuildReport) -> str:
 
 # ---------------------------------------------------------------- colour
 
-Paint = Callable[[str, str], str]  # text, one of the names below -> the text as the terminal gets it
 _SGR = {"red": "1;31", "yellow": "33", "green": "32", "blue": "34", "dim": "2", "bold": "1"}
 
 

@@ -64,12 +64,6 @@ class Run:
                 folder = self._made[workflow] = str(self.folder / workflow)
         return f"{folder}/{step}"
 
-    def write_step(self, target: TargetId, name: str, data: bytes) -> None:
-        """A file beside the logs of a target."""
-        parts = _target_parts(target)
-        with files.open_beneath(self._home, ("runs", self.run_id, *parts), create=True) as folder:
-            files.write_at(folder, files.check_name(name), data)
-
     def finish(self, record: Mapping[str, Json | Listed | Mapped]) -> None:
         """Write `run.json`, durably."""
         with (
