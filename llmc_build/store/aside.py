@@ -7,7 +7,6 @@ import this module.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 
 from llmc_build.store import files
@@ -31,21 +30,17 @@ class Quarantine:
             files.write_at(folder, _other_name(name), data, mode=0o400)
         self._bound()
 
-    def take(self, path: str, name: str, inode: int | None) -> None:
+    def take(self, path: str, name: str, inode: int) -> None:
         """Move what is wrong here; where that can't be, it stays and remains unused.
 
         Between the look of whoever judged it (`inode`) and the move another process may have put a right one
         there: what has been moved is looked at, and moved back where it is not what was judged.
         """
         with contextlib.suppress(OSError):
-            os.lstat(path)
             # What stands in the way of the quarantine itself stays beside it.
             folder = self._base if name == "quarantine" else self._folder()
-            away = f"{folder}/{_other_name(name)}"
-            os.rename(path, away)
-            if inode is not None and os.lstat(away).st_ino != inode:
-                os.rename(away, path)
-            self._bound()
+            if files.move_away(path, f"{folder}/{_other_name(name)}", inode):
+                self._bound()
 
     def empty(self) -> int:
         """Removes everything; how many bytes that were.  What can't be removed stays."""

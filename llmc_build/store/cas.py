@@ -300,11 +300,9 @@ class Cas:
                 os.makedirs(path, 0o700, exist_ok=True)
                 if self._durable:
                     files.sync_folder(parent)
-        elif not files.is_real_folder(path):
-            self._set_aside(path, names[-1], None)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-            if self._durable:
+        else:
+            made = files.own_folder(path, lambda wrong, inode: self.quarantine.take(wrong, names[-1], inode))
+            if made and self._durable:
                 with _undone(lambda: os.rmdir(path)):
                     files.sync_folder(parent)
         self._folders.add(path)
@@ -380,7 +378,7 @@ class Cas:
         self._set_aside(self._path(digest), digest.hash, seen.st_ino)
         return False
 
-    def _set_aside(self, path: str, name: str, inode: int | None) -> None:
+    def _set_aside(self, path: str, name: str, inode: int) -> None:
         self._known.pop(name, None)
         self.quarantine.take(path, name, inode)
 

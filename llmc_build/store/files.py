@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from llmc_build.model import Digest
@@ -298,14 +298,42 @@ def is_real_folder(path: str) -> bool:
         return False
 
 
-def own_folder(path: str) -> str:
-    """The folder itself, made where it lacks; a symlink or whatever stands in its place gets another name."""
-    if not is_real_folder(path):
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(path, f"{path}.{temp_name().removeprefix(_PREFIX)}")
+def own_folder(path: str, aside: Callable[[str, int], None] | None = None) -> bool:
+    """Makes a folder where it lacks; whether it did.
+
+    A symlink or whatever stands in its place is moved away by `aside`, which is told its inode and must let
+    anything else be; without, it gets another name.  What is not there is never moved: it may have become
+    another process's folder by then, with files in it.
+    """
+    if is_real_folder(path):
+        return False
+    for _ in range(2):
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
-    return path
+            return True
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            return False
+        if aside is not None:
+            aside(path, found.st_ino)
+        else:
+            move_away(path, f"{path}.{temp_name().removeprefix(_PREFIX)}", found.st_ino)
+    return False
+
+
+def move_away(path: str, away: str, inode: int) -> bool:
+    """Give another name to what was judged; False, and moved back, where another thing has come there since.
+
+    Raises OSError.
+    """
+    os.rename(path, away)
+    if os.lstat(away).st_ino == inode:
+        return True
+    os.rename(away, path)
+    return False
 
 
 def device(path: str) -> int | None:

@@ -306,7 +306,8 @@ class DiskIndex:
         from llmc_build.store.rawdisk import open_cache
 
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temp = Path(files.own_folder(f"{self._root}/tmp")) / files.temp_name()
+        files.own_folder(f"{self._root}/tmp")
+        temp = self._root / "tmp" / files.temp_name()
         temp.mkdir(mode=0o700)
         try:
             open_cache(temp, timeout_s=1.0).close()
@@ -345,7 +346,8 @@ class DiskIndex:
             with _locked(self._root / "index.lock"):
                 if suspect is None or suspect != _identity(self._folder):
                     return
-                base = files.own_folder(f"{self._root}/quarantine")
+                base = f"{self._root}/quarantine"
+                files.own_folder(base)
                 away = f"{base}/index.{files.temp_name().removeprefix('.llmc-')}"
                 os.rename(self._folder, away)
                 if all(entry.is_file(follow_symlinks=False) for entry in files.entries(away)):

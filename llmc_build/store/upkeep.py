@@ -90,7 +90,7 @@ def _verify_blobs(cas: Cas, found: Findings, repair: bool) -> dict[str, int]:
             continue
         found.bad.append(f"{os.path.relpath(entry.path, cas.root)}: {why}")
         if repair:
-            cas.quarantine.take(entry.path, entry.name, None)
+            cas.quarantine.take(entry.path, entry.name, entry.inode())
     return right
 
 

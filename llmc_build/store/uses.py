@@ -33,7 +33,8 @@ class Uses:
     def __init__(self, root: Path) -> None:
         """Raises OSError where nothing can be written."""
         self._named: set[str] = set()
-        folder = Path(files.own_folder(f"{root}/uses"))
+        folder = root / "uses"
+        files.own_folder(f"{folder}")
         while True:
             self._path = folder / files.temp_name()
             self._fd = os.open(self._path, _OWN, 0o600)

@@ -255,6 +255,34 @@ def test_a_symlink_in_place_of_a_store_folder_is_not_followed(cas: Cas, tmp_path
     assert list(outside.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["cas", "shard", "tmp", "quarantine"])
+def test_a_folder_that_another_process_makes_just_then_keeps_what_it_holds(
+    cas: Cas, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Two processes begin a store at once: one finds no folder, and before it makes one the other has used it."""
+    other = fresh(cas)
+    folder = str(cas.path(DIGEST).parent) if name == "shard" else str(cas.root / name)
+    look = files.is_real_folder
+
+    def overtaken(path: str) -> bool:
+        found = look(path)
+        if path == folder and not found:
+            monkeypatch.undo()
+            other.put_bytes(DATA)
+            other.quarantine.keep("something", b"wrong")
+        return found
+
+    monkeypatch.setattr(files, "is_real_folder", overtaken)
+    if name == "quarantine":
+        cas.quarantine.keep("something", b"wrong")
+        assert quarantined(cas)[1:] != []
+    else:
+        cas.put_bytes(DATA if name == "shard" else DATA[::-1])
+        assert [entry.partition(".")[0] for entry in quarantined(cas)] == ["something"]
+    assert cas.read(DIGEST) == DATA
+    assert files.is_real_folder is look
+
+
 def test_quarantine_gives_back_what_another_process_repaired(cas: Cas) -> None:
     """We judge a file, another process puts a right one in its place, and only then do we move it."""
     cas.put_bytes(DATA)
