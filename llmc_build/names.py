@@ -81,8 +81,30 @@ def _list_of(item: Json, count: int) -> Json:
     return {"type": "array", "maxItems": count, **({} if item is None else {"items": item})}
 
 
+class Siblings(Protocol):
+    """All steps of a workflow of which only some are given."""
+
+    def has(self, step: str) -> bool: ...
+
+    def before(self, step: str) -> str | None:
+        """The step that stands before one."""
+        ...
+
+    def setters(self, variable: str) -> Sequence[str]:
+        """The steps that set a variable, in order."""
+        ...
+
+    def setters_before(self, variable: str, step: str) -> Sequence[str]:
+        """Those of them that stand before a step."""
+        ...
+
+
 class Known(Protocol):
-    """Workflows that exist and are not given: an edited workflow may refer to those left as they were."""
+    """What exists and is not given: an edited workflow, or step, may refer to what is left as it was."""
+
+    def siblings(self, workflow: str) -> Siblings | None:
+        """Of a workflow that is given in part."""
+        ...
 
     def has(self, workflow: str) -> bool:
         """Whether there is a workflow of that name, whatever its case."""
@@ -111,6 +133,7 @@ class Names:
         self.places = places
         self.steps: dict[str, dict[str, Origin]] = {}
         self.setters: dict[str, dict[str, list[Origin]]] = {}  # workflow -> variable -> steps, in order
+        self.siblings: dict[str, Siblings] = {}  # of workflows that are given in part
         self._origins: dict[str, list[Origin]] = {}
         folded: dict[str, Workflow] = {}
         for workflow in workflows:
@@ -125,7 +148,10 @@ class Names:
                     )
                 )
                 continue
-            if known is not None and known.has(workflow.name):
+            siblings = known.siblings(workflow.name) if known is not None else None
+            if siblings is not None:
+                self.siblings[workflow.name] = siblings
+            elif known is not None and known.has(workflow.name):
                 headline = f'workflow "{workflow.name}" is defined twice'
                 faults.append(Fault(headline=headline, location=workflow.location))
             origins = self._origins[workflow.name] = [_origin(step) for step in workflow.steps]
@@ -144,7 +170,7 @@ class Names:
     def find(self, workflow: str, name: str) -> TargetId | None:
         """The step `workflow.name`, or the last step that sets the variable of that name."""
         steps = self.steps.get(workflow)
-        if steps is None:
+        if steps is None or workflow in self.siblings:
             return self.known.find(workflow, name) if self.known is not None else None
         if name in steps:
             return steps[name].id
@@ -155,7 +181,7 @@ class Names:
         """The schema of a step's value.  Raises Unread where only its document tells."""
         workflow, _, step = target.partition(".")
         steps = self.steps.get(workflow)
-        if steps is not None:
+        if steps is not None and step in steps:
             return steps[step].schema
         if self.known is not None and not self.known.lacks_schema(target):
             raise Unread(target)
@@ -182,6 +208,7 @@ class View:
         self.sequential = workflow.order is Order.SEQUENTIAL
         self.names = names
         self.setters = names.setters.get(workflow.name, {})
+        self.siblings = names.siblings.get(workflow.name)
         self.earlier: dict[str, Origin] = {}  # variable -> the nearest earlier step that sets it
         self.current: Origin | None = None
         self.sessions: dict[str, list[Spoken]] = {}  # session -> what its earlier steps said, in order
@@ -194,14 +221,27 @@ class View:
         if step.output:
             self.earlier[step.output] = step
 
+    def own(self, name: str) -> TargetId | None:
+        """A step of the workflow itself."""
+        if self.siblings is not None:
+            return f"{self.workflow.name}.{name}" if self.siblings.has(name) else None
+        step = self.names.steps.get(self.workflow.name, {}).get(name)
+        return None if step is None else step.id
+
+    def before(self) -> TargetId | None:
+        """The step that stands before the one that is looked at, of a workflow that is given in part."""
+        assert self.current is not None
+        assert self.siblings is not None
+        step = self.siblings.before(self.current.name)
+        return None if step is None else f"{self.workflow.name}.{step}"
+
     def field(self, name: str, field: str) -> TargetId | tuple[str] | Fault:
         """What `{{ name.field }}` reaches into, there being no `name.field` itself; or what is wrong."""
-        found = self.variable(name)
-        own = self.names.steps.get(self.workflow.name, {}).get(name)
+        found, own = self.variable(name), self.own(name)
         if not isinstance(found, Fault):
             return found
         if own is not None:
-            return Fault(headline=f"{self._who()} refers to its own value") if own is self.current else own.id
+            return Fault(headline=f"{self._who()} refers to its own value") if self._is_self(own) else own
         if name in self.setters:
             return found
         headline = f'{self._who()} refers to "{name}.{field}", which does not exist'
@@ -209,15 +249,14 @@ class View:
 
     def entry(self, name: str) -> TargetId | tuple[str] | Fault:
         """What `{{ name[0] }}` reaches into: a variable, or else a step of the workflow."""
-        found = self.variable(name)
-        own = self.names.steps.get(self.workflow.name, {}).get(name)
-        if isinstance(found, Fault) and own is not None and own is not self.current:
-            return own.id
-        return found
+        found, own = self.variable(name), self.own(name)
+        return own if isinstance(found, Fault) and own is not None and not self._is_self(own) else found
 
     def variable(self, name: str) -> TargetId | tuple[str] | Fault:
         """The step or the constant that a name means, or what is wrong with it (without a place)."""
         assert self.current is not None
+        if self.siblings is not None:
+            return self._variable_of_siblings(name, self.siblings)
         setters = self.setters.get(name, [])
         if self.sequential:
             step = self.earlier.get(name)
@@ -237,6 +276,22 @@ class View:
         if name in self.workflow.vars:
             return (self.workflow.vars[name],)
         return self._unknown(name, setters)
+
+    def _variable_of_siblings(self, name: str, siblings: Siblings) -> TargetId | tuple[str] | Fault:
+        """As `variable`; what is wrong is told by whoever reads all steps."""
+        assert self.current is not None
+        if self.sequential:
+            setters = siblings.setters_before(name, self.current.name)
+        else:
+            setters = [step for step in siblings.setters(name) if step != self.current.name]
+        if setters and (self.sequential or len(setters) == 1):
+            return f"{self.workflow.name}.{setters[-1]}"
+        if name in self.workflow.vars and not setters:
+            return (self.workflow.vars[name],)
+        return Fault(headline=f'{self._who()} refers to "{name}"')
+
+    def _is_self(self, target: TargetId) -> bool:
+        return self.current is not None and target == self.current.id
 
     def _who(self) -> str:
         assert self.current is not None

@@ -30,7 +30,7 @@ from llmc_build.model import (
     Workflow,
     message,
 )
-from llmc_build.names import Known, Names, Origin, Spoken, View
+from llmc_build.names import Known, Names, Origin, Spoken, Unread, View
 from llmc_build.rules import rule
 from llmc_build.template import Condition, Ref, TemplateError, parse_condition
 
@@ -53,6 +53,11 @@ class Target:
     condition_values: Mapping[str, ValueUse] = field(default_factory=dict)  # by the text of a Ref
     # Workflows that do not have what it refers to, so that it means something else: `a` of `{{ a.b }}`.
     absent: frozenset[str] = frozenset()
+
+    @property
+    def may_mean_another(self) -> bool:
+        """Whether what it says would mean something else, had its own workflow another step."""
+        return self.step.workflow in self.absent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +119,8 @@ def resolve_all(
 
     With `known`, the program has the targets of the given workflows only; their edges may begin at others.  A
     name that is neither here nor there is a fault, whose hint draws on the given workflows alone; a workflow
-    that is both here and there is one too.  What involves two workflows by their files (two steps that write
-    one file) is looked for among the given ones.
+    that is both here and there is one too, unless it is given in part (`known.siblings`).  What involves two
+    workflows by their files (two steps that write one file) is looked for among the given ones.
     `places`: whether data edges know where they were asked for, which the report of a cycle alone needs.
     """
     faults: list[Fault] = []
@@ -143,13 +148,15 @@ def _resolved(
     edges = Edges()
     for workflow in workflows:
         view = View(workflow, names)
-        before: Origin | None = None
+        before: TargetId | None = None
         for step, origin in zip(workflow.steps, names.origins(workflow), strict=True):
             view.enter(origin)
             targets[origin.id] = _target(step, origin, view, faults, edges)
+            if view.siblings is not None:
+                before = view.before()
             if before is not None and view.sequential:
-                edges.add(before.id, origin.id, EdgeKind.ORDER)
-            before = origin
+                edges.add(before, origin.id, EdgeKind.ORDER)
+            before = origin.id
             view.leave(origin)
     refuse_shared_outputs(targets.values(), faults)
     return Program(targets=targets, edges=edges), faults
@@ -312,6 +319,8 @@ class _Scope:
 
     def said(self, messages: Sequence[Mapping[str, Json]]) -> None:
         """What the step says itself, once all of it is read: for those that go on with its session."""
+        if self._step.session is not None and self._view.siblings is not None:
+            raise Unread(self._step.id)
         if self._step.session is not None:
             read = {slot for one in messages if isinstance(one["slots"], list) for slot in one["slots"]}
             uses = {use.slot: use for use in self.values() if use.slot in read}

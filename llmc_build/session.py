@@ -138,8 +138,10 @@ class Session:
         assert graph is not None
         assert work.after is not None
         self._members.update(graph.order)
-        files = {target.id: target.step.location.file for target in program.targets.values()}
-        self._bind(program, files, last_key, after=work.after)
+        files = {target.step.file for target in program.targets.values()}
+        relative = {file: os.path.relpath(file, self.config.workspace) for file in files}
+        sources = {target.id: relative[target.step.file] for target in program.targets.values()}
+        self._bind(program, sources, last_key, after=work.after)
         if not self.options.dry_run:
             self.outputs.withdraw_gone({t.id: t.action.outputs for t in program.targets.values()})
 
@@ -164,14 +166,22 @@ class Session:
             number = was(target)
             return None if number is None else old.key(number)
 
-        paths = [os.path.abspath(file) for file in part.files]
-        relative = {path: os.path.relpath(path, self.config.workspace) for path in paths}
-        files = {target: paths[part.file_of(target)] for target in [*part.gone, *part.targets_of_changed()]}
+        files = [os.path.relpath(file, self.config.workspace) for file in part.files]
+
+        def source(target: TargetId) -> str:
+            return files[part.file_of(target)]
+
+        sources = {target: source(target) for target in [*part.gone, *map(structure.target, part.changed)]}
         outside = Outside(home=self.home, store=self.store, digest=digest, key=key)
         self._bind(
-            part.program, files, key, after=structure.comes_after, writers=structure.outputs, outside=outside
+            part.program,
+            sources,
+            key,
+            after=structure.comes_after,
+            writers=structure.outputs,
+            outside=outside,
         )
-        lost = self._settle(part, work.wanted, lambda target: relative[paths[part.file_of(target)]])
+        lost = self._settle(part, work.wanted, source)
         doubtful = suspects(part, work.wanted, lost)
         if len(doubtful) > self._enough(part):
             raise TooMuch("most of it")
@@ -184,9 +194,7 @@ class Session:
         if chosen:
             self._members.update(map(structure.target, sorted(chosen)))
             work.graph = SubGraph([structure.target(i) for i in sorted(chosen)], part.program.edges)
-            self.outputs.sources.update(
-                {target: paths[part.file_of(target)] for target in self._members - files.keys()}
-            )
+            self.outputs.sources.update({target: source(target) for target in self._members - sources.keys()})
         if not self.options.dry_run:
             for target in part.gone:
                 self.outputs.withdraw(target)
@@ -213,7 +221,7 @@ class Session:
     def _bind(
         self,
         program: Program,
-        files: Mapping[TargetId, str],
+        sources: Mapping[TargetId, str],
         last_key: Callable[[TargetId], str | None],
         *,
         after: Callable[[TargetId, TargetId], bool],
@@ -221,8 +229,6 @@ class Session:
         outside: Outside | None = None,
     ) -> None:
         config = self.config
-        relative = {file: os.path.relpath(file, config.workspace) for file in set(files.values())}
-        sources = {target: relative[file] for target, file in files.items()}
         self.outputs = Outputs(config.workspace, self.home, self.store, self._digests, sources)
         self._stack.callback(self.outputs.close)
         if writers is None:

@@ -20,11 +20,8 @@ Probe = Callable[[Sequence[TargetId]], Sequence[Finding | None]]  # None: it can
 
 def suspects(part: Partial, wanted: Collection[int] | None, lost: Iterable[int]) -> list[int]:
     """Targets to be looked at, for what happened to themselves; `lost`: by their numbers in the snapshot."""
-    survey, old, structure = part.survey, part.survey.snapshot, part.structure
-    found: set[int] = set()
-    for name in part.changed:
-        first, count = structure.documents[structure.by_workflow[name]][4:6]
-        found.update(range(first, first + count))
+    survey, old = part.survey, part.survey.snapshot
+    found = set(part.changed)
     then = {*survey.moved, *lost}
     inside = f"{old.facts['workspace']}/"
     for path in survey.changed:

@@ -1,43 +1,44 @@
 """Reading only what a change can reach. World: it reads workflow files again.
 
-Owns the structure and the program of a build of some targets, given a survey of what is no longer as the
-last build left it. Which targets those are is `cone`'s. Where a part can't be read safely on its own there
+Owns which texts are read, and the program of what they say, given a survey of what is no longer as the last
+build left it. Which targets that concerns is `cone`'s. Where a part can't be read safely on its own there
 is no partial build (`TooMuch`), and everything is read; so is whatever has a fault, so that errors are told
 as ever.
 
 Theory of operation. Documents are the unit. A document whose text is as it was, and that speaks of no
 workflow whose names changed, means what it meant: its targets have the numbers and producers of the
 snapshot. The others are read, and resolved against the names of those left alone.
+
+In a large document that can be cut (`snapshot.cuts`) the steps are the unit. A step that has another text,
+and the name, the variable and the kind of value that it had, changes what no other step means: the document
+is read with the steps alone that changed, and stays what it was for everybody else.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
 from llmc_build import reading
+from llmc_build.incremental.joining import LostProducerError, Piece, Place, join, piece_of
 from llmc_build.model import Edge, TargetId, Workflow
-from llmc_build.names import Unread, schema_of_value
+from llmc_build.names import Siblings, Unread, schema_of_value
 from llmc_build.resolve import Program, Target, resolve_all
-from llmc_build.snapshot.form import Document
-from llmc_build.snapshot.structure import (
-    Structure,
-    by_workflow,
-    declared,
-    names,
-    of_snapshot,
-    producers_of,
-    schema_hash,
-)
+from llmc_build.snapshot.cuts import Cut, Cuts, Edit
+from llmc_build.snapshot.structure import Structure, of_snapshot, schema_hash
 from llmc_build.snapshot.survey import Survey
+from llmc_build.workflow.cut import Steps, cut
 from llmc_build.workflow.split import split
 
-Piece = tuple[int, int, str]  # number of the file, first line, hash
-_FEW = 50  # documents; from here on, and from a quarter of all, everything is read
-Order = list[tuple[Piece, int | None]]  # documents, with their number in the snapshot; None: to be read
+_FEW = 50  # documents, or steps of one; from here on, and from a quarter of all, everything is read
+
+
+_NO_EDIT: Edit | None = None
 
 
 class TooMuch(Exception):
@@ -52,22 +53,35 @@ class Partial:
         self.read: dict[str, str] = {}  # every file that was read -> SHA-256 of its content
         self.files, self._workspace = files, workspace
         self._old = of_snapshot(survey.snapshot)
+        self._cuts = Cuts(survey.snapshot)
         self._texts: dict[int, bytes] = dict(survey.texts)
-        self._workflows: dict[Piece, Workflow] = {}  # those that were read because of a change
+        self._steps_of: dict[Piece, Steps | None] = {}
+        self._workflows: dict[Piece, Workflow] = {}  # those that were read as a whole because of a change
+        self._edits: dict[Piece, tuple[Workflow, Cut]] = {}  # those of which some steps were
         self._targets: dict[TargetId, Target] = {}
         self._edges: list[Edge] = []
+        self._unsure: set[str] = set()  # workflows that can't be cut any more
         self._order = self._in_order()
+        self._read_edits()
         self._read_missing()
         self._reread_speakers()
-        if self._workflows or len(self._order) != len(self._old.documents):
-            stay = {self._old.documents[number][3] for _, number in self._order if number is not None}
-            self._resolve(self._workflows.values(), self._old, stay)
-            self.structure, self.was = self._joined()
+        if self._workflows or self._edits or len(self._order) != len(self._old.documents):
+            parts = {workflow.name: known for workflow, known in self._edits.values()}
+            read = [*self._workflows.values(), *(workflow for workflow, _ in self._edits.values())]
+            self._resolve(read, self._old, self._staying(), parts)
+            names = {piece: workflow.name for piece, workflow in self._workflows.items()}
+            try:
+                joined = join(self._old, self._order, names, self.program)
+            except LostProducerError:
+                raise TooMuch("a producer went") from None
+            self.structure, self.was, self.changed = joined.structure, joined.was, joined.changed
             self._refuse_doubts()
         else:
             self.structure, self.was = self._old, array("i", range(len(self._old.paths)))
-        self.changed = {workflow.name for workflow in self._workflows.values()}
-        self.gone = [p.replace("/", ".") for p in set(self._old.paths).difference(self.structure.paths)]
+            self.changed = frozenset()
+        self.whole = {workflow.name for workflow in self._workflows.values()}  # read as a whole
+        old, new = self._old.paths, self.structure.paths
+        self.gone = [path.replace("/", ".") for path in ({*old}.difference(new) if old != new else ())]
 
     @property
     def program(self) -> Program:
@@ -75,18 +89,40 @@ class Partial:
         return Program(targets=self._targets, edges=tuple(self._edges))
 
     def read_also(self, targets: Iterable[int]) -> None:
-        """Reads the documents of some more targets."""
-        all_of = self.structure.by_workflow
-        there = by_workflow(self.program).keys()
-        wanted = {self.structure.paths[i].partition("/")[0] for i in targets} - there
-        if wanted:
-            documents = [self.structure.documents[all_of[name]] for name in wanted]
-            found = self._parsed([(d[0], d[1], d[2]) for d in documents])
-            self._resolve(found.values(), self.structure, all_of.keys() - wanted)
+        """Reads some more targets, or their documents."""
+        structure = self.structure
+        wanted: dict[int, list[int]] = {}  # document -> steps of it
+        for i in targets:
+            if structure.target(i) not in self._targets:
+                number = structure.by_workflow[structure.paths[i].partition("/")[0]]
+                wanted.setdefault(number, []).append(i - structure.documents[number][4])
+        if not wanted:
+            return
+        cuts = {number: one for number in wanted if (one := self.cuts.get(number)) is not None}
+        found = [*self._parsed([piece_of(structure.documents[n]) for n in wanted if n not in cuts]).values()]
+        names = {workflow.name for workflow in found}
+        self.whole |= names
+        for number, known in cuts.items():
+            steps = sorted(wanted[number])
+            workflow = self._steps(piece_of(structure.documents[number]), steps)
+            if workflow is None or _pairs(workflow) != [(known.names[i], known.variables[i]) for i in steps]:
+                raise TooMuch("a fault")
+            found.append(workflow)
+        parts = {structure.documents[number][3]: one for number, one in cuts.items()}
+        self._resolve(found, structure, structure.by_workflow.keys() - names, parts)
 
-    def targets_of_changed(self) -> list[TargetId]:
-        """The targets of all workflows that were read because of a change."""
-        return [target.id for target in self._targets.values() if target.step.workflow in self.changed]
+    @cached_property
+    def cuts(self) -> dict[int, Cut]:
+        """The cuts of documents that were not read as a whole because of a change, by their new numbers."""
+        documents, numbers = self._old.documents, self.structure.by_workflow
+        found: dict[int, Cut] = {}
+        for place in self._order:
+            if place.number is not None:
+                known = self._edits[place.piece][1] if place.edit else self._cuts.get(place.number)
+                workflow = documents[place.number][3]
+                if known is not None and workflow not in self._unsure:
+                    found[numbers[workflow]] = known
+        return found
 
     def file_of(self, target: TargetId) -> int:
         """The number of the file that defines a target, or did."""
@@ -100,36 +136,113 @@ class Partial:
         """The number that a target had in the snapshot; None: it is new."""
         return self.was[i] if self.was[i] >= 0 else None
 
+    def text_of(self, piece: Piece) -> bytes:
+        """The text of a document as it was surveyed."""
+        text = self._text(piece[0])
+        for line, start, end in self._split(piece[0]):
+            if line == piece[1]:
+                return text[start:end]
+        raise KeyError(piece)
+
     # ------------------------------------------------------------ which documents are to be read
 
-    def _in_order(self) -> Order:
+    def _in_order(self) -> list[Place]:
         survey, snapshot = self.survey, self.survey.snapshot
         stale = {number for path in survey.changed for number in snapshot.prompts.get(path, ())}
         there = {(d[0], d[2]): number for number, d in enumerate(self._old.documents)}
-        found: Order = []
+        around = {
+            (self._old.documents[number][0], self._cuts.around(number)): number for number in self._cuts
+        }
+        found: list[Place] = []
         for file in survey.files:
             text = self._text(file)
             for line, start, end in self._split(file):
                 sha256 = piece_hash(text[start:end])
-                number = there.get((file, sha256))
-                found.append(((file, line, sha256), None if number in stale else number))
-        if len(survey.files) == len(self.files):
-            return found
-        for number, document in enumerate(self._old.documents):
-            if document[0] not in survey.files:
-                piece = (document[0], document[1], document[2])
-                found.append((piece, None if number in stale else number))
-        return sorted(found, key=lambda entry: entry[0][:2])
+                number, edit = there.get((file, sha256)), _NO_EDIT
+                piece = (file, line, sha256)
+                if number is None and around:
+                    number, edit = self._edited(piece, around)
+                found.append(Place(piece, None) if number in stale else Place(piece, number, edit))
+        if len(survey.files) != len(self.files):
+            for number, document in enumerate(self._old.documents):
+                if document[0] not in survey.files:
+                    found.append(Place(piece_of(document), None if number in stale else number))
+            found.sort(key=lambda place: place.piece[:2])
+        numbers = [place.number for place in found if place.number is not None]
+        if len(numbers) != len(set(numbers)):
+            raise TooMuch("a document stands twice")
+        return found
+
+    def _edited(self, piece: Piece, around: Mapping[tuple[int, str], int]) -> tuple[int | None, Edit | None]:
+        """The document of the snapshot that this one is but for some steps, and what happened to these."""
+        steps = self._cut(piece)
+        number = None if steps is None else around.get((piece[0], steps.around.hex()))
+        known = None if number is None else self._cuts.get(number)
+        edit = None if known is None or steps is None else known.compared(steps)
+        return (None, None) if edit is None else (number, edit)
+
+    def _read_edits(self) -> None:
+        """Reads the steps that changed; a document for which they mean more is read as a whole."""
+        for i, place in enumerate(self._order):
+            if place.edit is not None and place.number is not None:
+                known = self._cuts.get(place.number)
+                found = None if known is None else self._read_edit(place.piece, known, place.edit)
+                if known is not None and found is None and place.edit.keeps_names:
+                    found = self._read_edit(place.piece, known, known.widened(place.edit))
+                if found is not None and self._offers_the_same(found[1], place.number):
+                    edit, workflow, now = found
+                    self._edits[place.piece] = (workflow, now)
+                    self._order[i] = Place(place.piece, place.number, edit)
+                else:
+                    self._order[i] = Place(place.piece, None)
+
+    def _read_edit(self, piece: Piece, known: Cut, edit: Edit) -> tuple[Edit, Workflow, Cut] | None:
+        """What a document is after an edit; None where that means something to steps that are not read."""
+        steps = self._cut(piece)
+        if steps is None or len(edit.read) > max(_FEW, len(known.names) // 4):
+            return None
+        workflow = self._steps(piece, edit.read)
+        now = known.edited(edit, _pairs(workflow), steps.hashes) if workflow is not None else None
+        if workflow is None or now is None:
+            return None
+        return dataclasses.replace(edit, names=now.names[edit.begin : edit.end]), workflow, now
+
+    def _offers_the_same(self, workflow: Workflow, number: int) -> bool:
+        """Whether the values of steps that were there are of the kind that they were."""
+        schemas = self._old.documents[number][8]
+        given = _offer(workflow)[2]
+        return all(
+            given.get(step.name) == schemas.get(step.name)
+            for step in workflow.steps
+            if self._old.number(step.id) is not None
+        )
+
+    def _steps(self, piece: Piece, wanted: Sequence[int]) -> Workflow | None:
+        """Some steps of a document, read; None where that can't be."""
+        steps = self._cut(piece)
+        if steps is None:
+            return None
+        file, line = piece[:2]
+        text, shown = steps.only(wanted), reading.shown(self.files[file])
+        draft = reading.read_piece(text, shown, line, self._workspace, self.read)
+        is_read = (
+            not draft.faults and len(draft.workflows) == 1 and len(draft.workflows[0].steps) == len(wanted)
+        )
+        return draft.workflows[0] if is_read else None
 
     def _read_missing(self) -> None:
-        missing = [p for p, number in self._order if number is None and p not in self._workflows]
+        missing = [p.piece for p in self._order if p.number is None and p.piece not in self._workflows]
         if len(missing) > max(_FEW, len(self._order) // 4):
             raise TooMuch("most of it")
         self._workflows.update(self._parsed(missing))
 
+    def _staying(self) -> set[str]:
+        """The workflows of which others see what they saw."""
+        return {self._old.documents[place.number][3] for place in self._order if place.number is not None}
+
     def _reread_speakers(self) -> None:
         """Reads the documents that speak of a workflow whose names changed, came or went."""
-        stay = {self._old.documents[number][3] for _, number in self._order if number is not None}
+        stay = self._staying()
         given = {workflow.name: _offer(workflow) for workflow in self._workflows.values()}
         gone = self._old.by_workflow.keys() - stay
         other = {
@@ -137,12 +250,18 @@ class Partial:
         }
         if not other.isdisjoint(stay):
             raise TooMuch("a workflow of that name is there")
+        edits = [place.edit for place in self._order]
+        other |= {
+            self._old.documents[place.number][3]
+            for place, edit in zip(self._order, edits, strict=True)
+            if edit is not None and place.number is not None and not edit.keeps_names
+        }
         if other:
             documents = self._old.documents
-            self._order = [
-                (piece, None if number is None or not other.isdisjoint(documents[number][7]) else number)
-                for piece, number in self._order
-            ]
+            for i, place in enumerate(self._order):
+                if place.number is not None and not other.isdisjoint(documents[place.number][7]):
+                    self._order[i] = Place(place.piece, None)
+                    self._edits.pop(place.piece, None)
             self._read_missing()
 
     def _offered(self, workflow: str) -> _Offer:
@@ -175,6 +294,11 @@ class Partial:
             self._texts[file] = data
         return self._texts[file]
 
+    def _cut(self, piece: Piece) -> Steps | None:
+        if piece not in self._steps_of:
+            self._steps_of[piece] = cut(self.text_of(piece))
+        return self._steps_of[piece]
+
     def _split(self, file: int) -> list[tuple[int, int, int]]:
         found = split(self._text(file))
         if found is None:
@@ -184,82 +308,22 @@ class Partial:
     # ------------------------------------------------------------ what they mean
 
     def _resolve(
-        self, workflows: Collection[Workflow], structure: Structure, others: Collection[str]
+        self,
+        workflows: Collection[Workflow],
+        structure: Structure,
+        others: Collection[str],
+        parts: Mapping[str, Siblings],
     ) -> None:
-        """Resolves workflows against each other and some others."""
+        """Resolves workflows against each other and some others; `parts`: those that are given in part."""
         try:
-            program, faults = resolve_all(list(workflows), _Others(structure, others))
+            program, faults = resolve_all(list(workflows), _Others(structure, others, parts))
         except Unread as target:
             raise TooMuch(f"a field of {target}") from None
         if faults:
             raise TooMuch("a fault")
         self._targets.update(program.targets)
         self._edges += program.edges
-
-    def _joined(self) -> tuple[Structure, array[int]]:
-        """The structure of all documents, and the number that each target had, -1: it is new."""
-        old, program = self._old, self.program
-        documents: list[Document] = []
-        paths: list[str] = []
-        was = array("i")
-        read = by_workflow(program)
-        into = producers_of(program)
-        for piece, number in self._order:
-            if number is None:
-                workflow = self._workflows.get(piece)
-                if workflow is None:
-                    continue  # an empty document
-                targets = read[workflow.name]
-                own = (workflow.name, len(paths), len(targets), *names(program, targets, into))
-                paths += [target.replace(".", "/", 1) for target in targets]
-                known = old.by_workflow.get(workflow.name)
-                was.extend(-1 if known is None else _or_none(old.number(target)) for target in targets)
-            else:
-                document = old.documents[number]
-                first, count = document[4], document[5]
-                own = (document[3], len(paths), count, document[6], document[7], document[8])
-                paths += old.paths[first : first + count]
-                was.extend(range(first, first + count))
-            documents.append((*piece, *own))
-        found = Structure(paths, documents, ([], []), {})  # type: ignore[arg-type]
-        found.producers = self._renumbered(found, was, into)
-        outputs = {path: target for path, target in old.outputs.items() if found.number(target) is not None}
-        mine = {path: t for path, t in outputs.items() if t.partition(".")[0] not in read}
-        found.outputs = {**mine, **declared(program)}
-        return found, was
-
-    def _renumbered(
-        self, found: Structure, was: array[int], into: Mapping[str, set[str]]
-    ) -> tuple[array[int], array[int]]:
-        """The producers of every target, those of targets that were left alone by their new numbers."""
-        now = array("i", [-1]) * len(self._old.paths)
-        for i, old in enumerate(was):
-            if old >= 0:
-                now[old] = i
-        starts, ends = array("I", [0]), array("I")
-        read = by_workflow(self.program).keys()
-        try:
-            for first, count, names_read in _runs(found.documents, read, was):
-                if names_read:
-                    for target in map(found.target, range(first, first + count)):
-                        numbers = [found.number(producer) for producer in into.get(target, ())]
-                        ends.extend(sorted(number for number in numbers if number is not None))
-                        starts.append(len(ends))
-                else:
-                    self._renumber_run(was[first], count, now, starts, ends)
-        except OverflowError:
-            raise TooMuch("a producer went") from None
-        return starts, ends
-
-    def _renumber_run(
-        self, first: int, count: int, now: array[int], starts: array[int], ends: array[int]
-    ) -> None:
-        """Takes over the producers of targets that stood one after another and still do."""
-        old_starts, old_ends = self._old.producers
-        shift = len(ends) - old_starts[first]
-        begin, end = old_starts[first], old_starts[first + count]
-        ends.extend(map(now.__getitem__, old_ends[begin:end]))
-        starts.extend([start + shift for start in old_starts[first + 1 : first + count + 1]])
+        self._unsure.update(t.step.workflow for t in program.targets.values() if t.may_mean_another)
 
     def _refuse_doubts(self) -> None:
         """What involves more than the documents that were read is left to a build of everything."""
@@ -284,44 +348,37 @@ class Partial:
 
 
 class _Others:
-    """`resolve.Known`: workflows that are not read."""
+    """`names.Known`: workflows that are not read, or not as a whole."""
 
-    def __init__(self, structure: Structure, names: Collection[str]) -> None:
-        self._structure, self._names = structure, names
+    def __init__(self, structure: Structure, names: Collection[str], parts: Mapping[str, Siblings]) -> None:
+        self._structure, self._names, self._parts = structure, names, parts
         self._folded = {name.casefold() for name in names}
+
+    def siblings(self, workflow: str) -> Siblings | None:
+        return self._parts.get(workflow)
 
     def has(self, workflow: str) -> bool:
         return workflow.casefold() in self._folded
 
     def find(self, workflow: str, name: str) -> TargetId | None:
-        return self._structure.find(workflow, name) if workflow in self._names else None
+        part = self._parts.get(workflow)
+        if part is None:
+            return self._structure.find(workflow, name) if workflow in self._names else None
+        step = name if part.has(name) else next(reversed(part.setters(name)), None)
+        return None if step is None else f"{workflow}.{step}"
 
     def lacks_schema(self, target: TargetId) -> bool:
         return self._structure.lacks_schema(target)
 
 
-def _runs(
-    documents: Sequence[Document], read: Collection[str], was: array[int]
-) -> Iterator[tuple[int, int, bool]]:
-    """(first target, targets, whether it was read) of documents, those left alone in long runs."""
-    begin = end = 0
-    for document in documents:
-        first, count, is_read = document[4], document[5], document[3] in read
-        follows = end > begin and was[end - 1] + 1 == was[first]
-        if begin < end and (is_read or not follows):
-            yield begin, end - begin, False
-            begin = end
-        if is_read:
-            yield first, count, True
-            begin = first + count
-        end = first + count
-    if begin < end:
-        yield begin, end - begin, False
-
-
 def piece_hash(piece: bytes) -> str:
     """What identifies the text of a document."""
     return hashlib.sha256(piece).hexdigest()[:32]
+
+
+def _pairs(workflow: Workflow) -> list[tuple[str, str | None]]:
+    """Names and variables of steps."""
+    return [(step.name, step.output) for step in workflow.steps]
 
 
 _Offer: TypeAlias = tuple[list[str], dict[str, str], dict[str, str]]  # steps, variables, hashes of schemas
@@ -334,7 +391,3 @@ def _offer(workflow: Workflow) -> _Offer:
         {s.output: s.name for s in workflow.steps if s.output},
         {name: schema_hash(schema) for name, schema in schemas.items() if schema is not None},
     )
-
-
-def _or_none(number: int | None) -> int:
-    return -1 if number is None else number

@@ -83,7 +83,7 @@ class Restoring:
             and i not in self.back
             and old.flags[was] & (GOOD | CHECK | SKIPPED) == GOOD
             and (wanted is None or i in wanted)
-            and (not part.changed or part.structure.paths[i].partition("/")[0] not in part.changed)
+            and i not in part.changed
         }
 
     def _healed(self) -> bool:

@@ -13,11 +13,14 @@ import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
+from llmc_build.incremental.joining import piece_of
 from llmc_build.incremental.partial import piece_hash
 from llmc_build.incremental.watching import Evidence, Watching
 from llmc_build.model import State, TargetId, TargetReport
+from llmc_build.names import Origin
 from llmc_build.reading import read_bytes, shown
 from llmc_build.record import ALL_OF, unchanged
+from llmc_build.snapshot import cuts
 from llmc_build.snapshot import survey as world
 from llmc_build.snapshot.form import (
     CHECK,
@@ -50,6 +53,7 @@ class _Taker:
         self.e = e
         self.old = e.part.survey.snapshot if e.part is not None else None
         self.now_ns = time.time_ns()
+        self.texts: dict[tuple[int, int], bytes] = {}  # number of a file, line -> large document
 
     def snapshot(self) -> Snapshot | None:
         e = self.e
@@ -71,6 +75,7 @@ class _Taker:
             "readers": _json(readers),
             "prompts": _json(prompts),
             "words": _json(words),
+            **cuts.sections(self._cuts()),
             **self._results(),
             **self._blobs(),
             "record": self._record(),
@@ -108,8 +113,35 @@ class _Taker:
             if data is None or world.sha256(data) != e.read.get(os.path.abspath(file)):
                 return None
             pieces = split(data) or [(1, 0, 0)]  # a piece that no text has: it is never found again
+            self.texts.update(
+                {(number, line): data[a:b] for line, a, b in pieces if b - a > _STEP * cuts.FROM}
+            )
             places[shown(file)] = (number, [(line, piece_hash(data[a:b])) for line, a, b in pieces])
         return of_program(e.program, lambda file, line: (places[file][0], *_document(places[file][1], line)))
+
+    def _cuts(self) -> dict[int, cuts.Cut]:
+        """How the large documents can be cut: as they could be, or as they were read."""
+        e = self.e
+        found = dict(e.part.cuts) if e.part is not None else {}
+        names = {}
+        for number, document in enumerate(self.structure.documents):
+            if document[5] >= cuts.FROM and number not in found:
+                names[document[3]] = number
+        steps: dict[str, list[Origin]] = {name: [] for name in names}
+        for target in e.program.targets.values() if names else ():
+            if target.step.workflow in names:
+                steps[target.step.workflow].append(target.step)
+                if target.may_mean_another:
+                    names.pop(target.step.workflow)
+        for name, number in names.items():
+            piece, own = piece_of(self.structure.documents[number]), steps[name]
+            text = e.part.text_of(piece) if e.part is not None else self.texts.get(piece[:2], b"")
+            cut = cuts.cut_of(
+                text, piece[1], [s.name for s in own], [s.output for s in own], [s.line for s in own]
+            )
+            if cut is not None:
+                found[number] = cut
+        return found
 
     def _numbered(self, reports: Mapping[TargetId, TargetReport]) -> Iterator[tuple[int, TargetReport]]:
         for target, report in reports.items():
@@ -216,6 +248,7 @@ class _Taker:
         }
 
 
+_STEP = 10  # bytes that a step has at least: a document of less than `cuts.FROM` times that is not cut
 _PLACING_NS = 1_000_000_000  # from the moment before a file is placed until it is there, at most
 
 

@@ -91,7 +91,7 @@ class Watching:
     def prompts(self) -> dict[str, list[int]]:
         """Prompt file, or another whose text is part of a step -> documents that hold its text."""
         e = self.e
-        read = {target.step.workflow for target in e.program.targets.values()}
+        read = e.part.whole if e.part is not None else {t.step.workflow for t in e.program.targets.values()}
         found: dict[str, set[int]] = {}
         if self.old is not None:
             names = [document[3] for document in self.old.documents]

@@ -40,7 +40,19 @@ FOLDER = "snapshots"
 FROM = 500  # targets: below, reading everything costs next to nothing
 _KEPT = 8
 _UNKNOWN = -1  # an mtime that no folder has
-_TAKEN = ("paths", "documents", "starts", "producers", "flags", "keys", "values", "outputs", "blobs")
+_TAKEN = (
+    "paths",
+    "documents",
+    "starts",
+    "producers",
+    "flags",
+    "keys",
+    "values",
+    "outputs",
+    "blobs",
+    "cuts",
+    "steps",
+)
 _NAME = r"[A-Za-z0-9_-]{1,200}"
 _PATHS = re.compile(rf"{_NAME}/{_NAME}(?:\n{_NAME}/{_NAME})*")
 

@@ -1,6 +1,6 @@
 """The file that a snapshot is, read part by part. World.
 
-Owns the format: a line `llmc-snapshot/1`, a line with length and CRC-32 of the head, the head (JSON: the
+Owns the format: a line `llmc-snapshot/3`, a line with length and CRC-32 of the head, the head (JSON: the
 facts, and where each section stands with its CRC-32), then the sections. Numbers of sections are
 little-endian. What is in them is `Snapshot`'s; whether it still holds is `survey`'s.
 
@@ -22,7 +22,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, TypedDict
 
-MAGIC = b"llmc-snapshot/2\n"
+MAGIC = b"llmc-snapshot/3\n"
 GOOD, SKIPPED, CHECK = 1, 2, 4  # flags of a target; see Snapshot.flags
 _KEY, _VALUE = 32, 40  # bytes: a hash; a hash and a size
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from llmc_build.resolve import Program
 
 
+_MANY = 30  # steps, from where on a search through all of them takes longer than a table
+
+
 class Structure:
     """All targets of some files."""
 
@@ -36,6 +39,7 @@ class Structure:
         self.documents = documents
         self.producers = producers  # as Snapshot.producers
         self.outputs = outputs  # declared output -> target
+        self._numbers_of: dict[int, dict[str, int]] = {}
 
     @cached_property
     def consumers(self) -> tuple[array[int], array[int]]:
@@ -53,10 +57,21 @@ class Structure:
         if document is None:
             return None
         first, count = self.documents[document][4:6]
+        if count > _MANY:
+            return self._numbers(document).get(f"{workflow}/{step}")
         try:
             return self.paths.index(f"{workflow}/{step}", first, first + count)
         except ValueError:
             return None
+
+    def _numbers(self, document: int) -> dict[str, int]:
+        """The targets of a large document by their paths."""
+        known = self._numbers_of.get(document)
+        if known is None:
+            first, count = self.documents[document][4:6]
+            known = dict(zip(self.paths[first : first + count], range(first, first + count), strict=True))
+            self._numbers_of[document] = known
+        return known
 
     def target(self, i: int) -> str:
         return self.paths[i].replace("/", ".")

@@ -293,6 +293,8 @@ def records_swapped(house: House, chance: random.Random) -> None:
 def records_flipped(house: House, chance: random.Random) -> None:
     with sqlite3.connect(index_file(house)) as db:
         for row, value in list(db.execute("SELECT rowid, value FROM Cache")):
+            if not isinstance(value, bytes) or not value:  # what an earlier damage left, and nobody reads
+                continue
             data = bytearray(value)
             data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
             db.execute("UPDATE Cache SET value = ? WHERE rowid = ?", (bytes(data), row))

@@ -233,6 +233,9 @@ class _Rest:
     def __init__(self, workflows: Sequence[Workflow]) -> None:
         self._workflows = {one.name: one for one in workflows}
 
+    def siblings(self, workflow: str) -> None:
+        return None
+
     def has(self, workflow: str) -> bool:
         return workflow.casefold() in {name.casefold() for name in self._workflows}
 
