@@ -90,11 +90,7 @@ def build(
     StoreError for what keeps the build from starting.  In the main thread, SIGINT and SIGTERM end the
     build in order; the report says so.
     """
-    from llmc_build.binder import Options
-    from llmc_build.collecting import loaded
-    from llmc_build.report import Silent
-    from llmc_build.session import Session
-    from llmc_build.stopping import signals
+    from llmc_build.ahead import Ahead
 
     flags = {
         "jobs": jobs,
@@ -103,35 +99,44 @@ def build(
         "max_tokens_total": max_tokens_total,
         "max_cost": max_cost,
     }
-    config = _config(workspace, flags, environ)
-    reporter = reporter or Silent()
     started = time.monotonic()
+    config = _config(workspace, flags, environ)
     environ = os.environ if environ is None else environ
     paths = _files(files, config)
-    options = Options(force=force, offline=offline, dry_run=dry_run)
-    work = None if force or no_cache else _part(paths, config, environ, targets)
-    work = work or _all(paths, config, targets)
-    with signals() as stop, loaded():
-        with ExitStack() as stack:
-            session = Session(
-                config=config,
-                options=options,
-                no_cache=no_cache,
-                environ=environ,
-                reporter=reporter,
-                stop=stop,
-                stack=stack,
-            )
-            work = _look(session, work, paths, config, targets)
-            reporter.started(len(work.graph or ()), session.run.run_id, config.jobs)
-            prompts = session.prompts(work)
-            if prompts:
-                reporter.asks(prompts)
-            found = session.execute(work.graph, stop, fail_fast=fail_fast) if work.graph else {}
-            report = session.report(work, found, stop, wall_s=time.monotonic() - started)
-            session.keep(report, work)
-        if not stop.signals:  # else the snapshot before stays: what moved since is seen by it
-            session.remember(report, work, paths)
+    with Ahead(config, paths, idle=dry_run) as ahead:
+        # Imported only now: that takes about as long as what was just begun.
+        from llmc_build.binder import Options
+        from llmc_build.collecting import loaded
+        from llmc_build.report import Silent
+        from llmc_build.session import Session
+        from llmc_build.stopping import signals
+
+        reporter = reporter or Silent()
+        options = Options(force=force, offline=offline, dry_run=dry_run)
+        work = None if force or no_cache else _part(paths, config, environ, targets)
+        work = work or _all(paths, config, targets)
+        with signals() as stop, loaded():
+            with ExitStack() as stack:
+                session = Session(
+                    config=config,
+                    options=options,
+                    no_cache=no_cache,
+                    environ=environ,
+                    reporter=reporter,
+                    stop=stop,
+                    stack=stack,
+                    ahead=ahead,
+                )
+                work = _look(session, work, paths, config, targets)
+                reporter.started(len(work.graph or ()), session.run.run_id, config.jobs)
+                prompts = session.prompts(work)
+                if prompts:
+                    reporter.asks(prompts)
+                found = session.execute(work.graph, stop, fail_fast=fail_fast) if work.graph else {}
+                report = session.report(work, found, stop, wall_s=time.monotonic() - started)
+                session.keep(report, work)
+            if not stop.signals:  # else the snapshot before stays: what moved since is seen by it
+                session.remember(report, work, paths)
     reporter.finished(report)
     return report
 

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmc_build.ahead import Ahead
 from llmc_build.binder import Binder, Options
 from llmc_build.config import Config
 from llmc_build.errors import (
@@ -41,7 +42,6 @@ from llmc_build.snapshot.form import SKIPPED
 from llmc_build.stopping import Stop
 from llmc_build.store import Store
 from llmc_build.store.runs import Runs
-from llmc_build.store.state import FileDigests
 from llmc_build.subgraph import Graph, SubGraph
 
 MANY = 200  # targets in doubt: from here on, and from a quarter of all, everything is looked at
@@ -87,6 +87,7 @@ class Session:
         reporter: Reporter,
         stop: Stop,
         stack: ExitStack,
+        ahead: Ahead,
     ) -> None:
         self.notes: list[str] = []
         self.config, self.options, self.reporter = config, options, reporter
@@ -102,7 +103,7 @@ class Session:
             ) from None
         stack.callback(_remove_tree, self._scratch)
         end_forgotten(str(self._scratch.parent))
-        self._digests = FileDigests(self.home / "state" / "digests")
+        self._ahead, self._digests = ahead, ahead.digests
         if no_cache:
             self.store = stack.enter_context(throwaway_store(self.home))
         else:
@@ -266,7 +267,13 @@ class Session:
         stop.building = True
         workers = {None: None, True: self.config.jobs, False: 1}[self.config.subprocess]
         models = Room(memory=self._lanes.memory, workers=workers, note=self.note)
-        pool = Pool(self.config.jobs, cas=self.store.cas_root, scratch=self._scratch, models=models)
+        pool = Pool(
+            self.config.jobs,
+            cas=self.store.cas_root,
+            scratch=self._scratch,
+            models=models,
+            spare=self._ahead.spare,
+        )
         building = Build(
             Surroundings(
                 plan=Plan(graph, fail_fast=fail_fast),

@@ -35,7 +35,7 @@ from llmc_build.execute import osdep, residence
 from llmc_build.execute.channel import ChannelClosed, Message
 from llmc_build.execute.lane import MOST_DEATHS, LaneState
 from llmc_build.execute.outcome import crashed, ended, forced, timed_out
-from llmc_build.execute.process import Flight, WorkerProcess
+from llmc_build.execute.process import Flight, Spare, WorkerProcess
 from llmc_build.execute.protocol import Done, Executor, Lane, Progress, Status, Task
 from llmc_build.execute.supervise import GRACE_S
 from llmc_build.execute.sweep import Guardian
@@ -61,20 +61,20 @@ class Pool(Executor):
         environ: Mapping[str, str] | None = None,
         runners: Mapping[str, str] = RUNNERS,
         models: residence.Room = residence.ENDLESS,
+        spare: Spare | None = None,
     ) -> None:
         """`jobs`: shell tasks at a time; `cas`: the store's root, given to lanes that don't name one.
 
         `scratch`: a folder for what workers write to stderr (else the system's); `environ`: what workers
         get their environment from (else this process's); `runners`: kind of lane -> module that serves it;
-        `models`: what there is for model workers.
+        `models`: what there is for model workers; `spare`: the first of them.
         """
         self.on_begin: Callable[[int], object] = lambda number: None
         self._jobs = max(1, jobs)
-        self._cas = cas
-        self._scratch = scratch
+        self._cas, self._scratch = cas, scratch
         self._environ = dict(os.environ if environ is None else environ)
         self._runners = runners
-        self._models = models
+        self._models, self._spare = models, spare
         self._lanes: dict[Lane, LaneState] = {}
         self._waiting: dict[Lane, LaneState] = {}  # those whose worker waits for memory
         self._news: deque[Done | Progress] = deque()
@@ -180,10 +180,8 @@ class Pool(Executor):
         for worker in workers:
             worker.bury()
         self._guardian.close()
-        self._lanes.clear()
-        self._open.clear()
-        self._flights.clear()
-        self._news.clear()
+        for emptied in (self._lanes, self._open, self._flights, self._news):
+            emptied.clear()
         osdep.adopt_orphans(self._adopted_before)
         self._selector.close()
         self._wakeup.close()
@@ -248,6 +246,7 @@ class Pool(Executor):
                 environ=self._environ,
                 scratch=self._scratch,
                 token=self._guardian.token(),
+                spare=self._spare,
             )
         except OSError as error:
             self._give_up(state, f"a worker could not be started: {error.strerror or error}")

@@ -54,6 +54,72 @@ class Flight:
         self.heard = False  # whether the worker has told of it
 
 
+class _Started:
+    """A process that waits to be told which lane it serves."""
+
+    def __init__(self, kind: str, environ: Mapping[str, str], scratch: Path | None) -> None:
+        """Raises OSError."""
+        self.errors = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by whoever buries it
+        page = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed below
+        page.write(BEGUN.pack(-1))
+        page.flush()
+        self.page = mmap.mmap(page.fileno(), BEGUN.size)
+        self.page_fd = page.fileno()  # there
+        self.channel, theirs = Channel.pair()
+        try:
+            self.process = subprocess.Popen(
+                _command_line(kind, theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=self.errors,
+                stderr=self.errors,
+                pass_fds=(theirs.fileno(), self.page_fd),
+                env=_environment(kind, environ),
+                start_new_session=True,  # the terminal's signals go to llmc alone
+            )
+        except OSError:
+            self.channel.close()
+            self.errors.close()
+            raise
+        finally:
+            theirs.close()
+            page.close()
+
+
+class Spare:
+    """A worker that was started before anybody knows for what, and makes ready what it is likely to need."""
+
+    def __init__(
+        self, kind: str, environ: Mapping[str, str], module: str, config: Mapping[str, Json]
+    ) -> None:
+        """`config`: what the module's `prepare` gets.  Raises OSError."""
+        self._kind = kind
+        self._started: _Started | None = _Started(kind, environ, None)
+        with contextlib.suppress(ChannelClosed):  # its end is noticed by whoever takes it
+            self._started.channel.post({"op": "prepare", "module": module, "config": dict(config)})
+
+    def taken(self, kind: str) -> _Started | None:
+        """The worker for a lane of some kind; None where it is for another, is gone, or has ended."""
+        if kind != self._kind or not self.is_there:
+            return None
+        started, self._started = self._started, None
+        return started
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nobody took it, and it lives."""
+        return self._started is not None and self._started.process.poll() is None
+
+    def close(self) -> None:
+        """Ends it, where nobody took it."""
+        started, self._started = self._started, None
+        if started is not None:
+            started.process.kill()
+            started.process.wait()
+            started.channel.close()
+            started.errors.close()
+            started.page.close()
+
+
 class WorkerProcess:
     """A running worker of a lane."""
 
@@ -66,8 +132,9 @@ class WorkerProcess:
         environ: Mapping[str, str],
         scratch: Path | None,
         token: str,
+        spare: Spare | None = None,
     ) -> None:
-        """Starts it; its steps are known by the token.  Raises OSError."""
+        """Starts it, unless it is the spare one; its steps are known by the token.  Raises OSError."""
         self.lane = lane
         limits = config.get("limits")
         most = limits.get("processes") if isinstance(limits, dict) else None
@@ -83,39 +150,22 @@ class WorkerProcess:
         self._token = token
         self._scratches: set[str] = set()
         self._last: Mapping[str, Json] = {}  # the last request that was sent
-        self._errors = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by `bury`
-        page = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed below
-        page.write(BEGUN.pack(-1))
-        page.flush()
-        self._page = mmap.mmap(page.fileno(), BEGUN.size)
-        self.channel, theirs = Channel.pair()
-        shared = (theirs.fileno(), page.fileno())
         try:
-            self._process = subprocess.Popen(
-                _command_line(lane, theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=self._errors,
-                stderr=self._errors,
-                pass_fds=shared,
-                env=_environment(lane, environ),
-                start_new_session=True,  # the terminal's signals go to llmc alone
-            )
+            started = spare.taken(lane.kind) if spare is not None else None
+            started = started or _Started(lane.kind, environ, scratch)
         except OSError:
-            self.channel.close()
-            self._errors.close()
             if self.group is not None:
                 cage.remove(self.group)
             raise
-        finally:
-            theirs.close()
-            page.close()
+        self.channel, self._process, self._errors = started.channel, started.process, started.errors
+        self._page = started.page
         with contextlib.suppress(ChannelClosed):  # its end is noticed by reading
             self.channel.post(
                 {
                     "op": "start",
                     "kind": lane.kind,
                     "runner": runner,
-                    "config": {**config, "token": self._token, "begun": shared[1], "group": self.group},
+                    "config": {**config, "token": self._token, "begun": started.page_fd, "group": self.group},
                     "parent": os.getpid(),
                     # The signal comes when the thread that started the worker ends.
                     "watch": threading.current_thread() is threading.main_thread(),
@@ -227,15 +277,15 @@ class WorkerProcess:
         return "\n".join(lines[-_TAIL_LINES:])
 
 
-def _command_line(lane: Lane, fd: int) -> list[str]:
-    if lane.kind == "shell":  # needs the standard library only, and starts faster without the rest
+def _command_line(kind: str, fd: int) -> list[str]:
+    if kind == "shell":  # needs the standard library only, and starts faster without the rest
         return [sys.executable, "-I", "-S", "-c", BOOTSTRAP, str(fd), _PACKAGE_PARENT]
     found = [os.path.abspath(path) for path in sys.path if path]
     return [sys.executable, "-I", "-c", BOOTSTRAP, str(fd), *found, _PACKAGE_PARENT]
 
 
-def _environment(lane: Lane, environ: Mapping[str, str]) -> dict[str, str]:
-    if lane.kind == "shell":
+def _environment(kind: str, environ: Mapping[str, str]) -> dict[str, str]:
+    if kind == "shell":
         return {name: environ[name] for name in _KEPT if name in environ}
     return dict(environ)
 

@@ -5,11 +5,13 @@ the runner's business; a runner is a module with `serve(channel, config)`.
 
 Whoever starts a worker sends {"op": "start", "kind", "runner", "config", "parent", "watch"} first: the
 kind of lane, the name of the runner's module, its settings, the process id of llmc, and whether a signal
-may tell of its death.
+may tell of its death.  Before that it may be sent {"op": "prepare", "module", "config"}: what it is likely
+to need, which the module's `prepare(config)` makes ready.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -40,6 +42,11 @@ def main(fd: int) -> None:
     channel = Channel.from_fd(fd)
     try:
         start = channel.recv()
+        if start is not None and start["op"] == "prepare":
+            with contextlib.suppress(Exception):  # it is told when it is needed
+                __import__(start["module"])
+                sys.modules[start["module"]].prepare(start["config"])
+            start = channel.recv()
     except ChannelClosed:
         return
     assert start is not None
@@ -56,6 +63,8 @@ def main(fd: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     __import__(start["runner"])
     sys.modules[start["runner"]].serve(channel, start["config"])
+    if start["kind"] == "model":
+        os._exit(0)  # the kernel frees a model in less time than llama.cpp and Python take
 
 
 def _end_with(fd: int) -> None:

@@ -192,14 +192,15 @@ class Engine:
         self._sequences.remove(sequence)
         sequence.sampler.close()
 
-    def close(self) -> None:
-        """Frees the model; the engine can't be used any more."""
+    def close(self, *, free: bool = True) -> None:
+        """The engine can't be used any more; what it has to write is written, and the model freed."""
         for sequence in self.active:
             self.retire(sequence)
         if self._model is not None:
             self._trials.close()
             self._remembered.close()
-            self._free()
+            if free:
+                self._free()
 
     def _free(self) -> None:
         if self._room is not None:

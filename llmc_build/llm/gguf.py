@@ -15,7 +15,7 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 _MAX_ENTRIES = 4096
 _MAX_STRING = 1 << 24  # bytes; chat templates can be long
@@ -35,6 +35,9 @@ _NUMBERS = {
     12: "<d",
 }
 _STRING, _ARRAY = 8, 9
+_SIZE = 8  # bytes of the size of a string
+_BYTES = "bytes of a string"
+_BUFFER = 1 << 18  # bytes of strings that are read at a time
 _CUT_OFF = "the file ends within its header: it is cut off or damaged"
 
 _QUANTISATIONS = {  # general.file_type, numbered as `enum llama_ftype` of llama.h
@@ -125,24 +128,55 @@ class _Reader:
         kind = self._whole("<I")
         count = self._bounded("<Q", _MAX_ARRAY, "elements of an array")
         if kind == _STRING:
-            for _ in range(count):
-                self._skip(self._string_size())
+            self._skip_strings(count)
         elif kind in _NUMBERS:
             self._skip(count * struct.calcsize(_NUMBERS[kind]))
         else:
             raise GgufError(f"the header is damaged: no array has elements of type {kind}")
 
+    def _skip_strings(self, count: int) -> None:
+        """Passes over so many strings: a vocabulary has a hundred thousand."""
+        size_at = struct.Struct("<Q").unpack_from
+        data, at = b"", 0
+        while count:
+            try:
+                (size,) = size_at(data, at)
+            except struct.error:  # the next size is not in the buffer
+                self._skip(max(0, at - len(data)))
+                rest = data[at:]
+                data, at = rest + self._take_some(_BUFFER), 0
+                if len(data) < _SIZE:
+                    raise GgufError(_CUT_OFF) from None
+                continue
+            if size > _MAX_STRING:
+                self._refuse(size, _MAX_STRING, _BYTES)
+            at += _SIZE + size
+            count -= 1
+        if at > len(data):
+            self._skip(at - len(data))
+        else:
+            self._left += len(data) - at
+            self._file.seek(at - len(data), os.SEEK_CUR)
+
+    def _take_some(self, most: int) -> bytes:
+        data = self._file.read(most)
+        self._spend(len(data))
+        return data
+
     def _string(self) -> bytes:
         return self._take(self._string_size())
 
     def _string_size(self) -> int:
-        return self._bounded("<Q", _MAX_STRING, "bytes of a string")
+        return self._bounded("<Q", _MAX_STRING, _BYTES)
 
     def _bounded(self, code: str, most: int, what: str) -> int:
         number = self._whole(code)
         if number > most:
-            raise GgufError(f"the header is damaged: {number} {what}, where {most} is the limit")
+            self._refuse(number, most, what)
         return number
+
+    def _refuse(self, number: int, most: int, what: str) -> NoReturn:
+        raise GgufError(f"the header is damaged: {number} {what}, where {most} is the limit")
 
     def _whole(self, code: str) -> int:
         (number,) = struct.unpack(code, self._take(struct.calcsize(code)))

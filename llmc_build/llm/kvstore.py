@@ -84,10 +84,10 @@ class KvStore:
         try:
             with open(entry.path, "rb", buffering=0) as file:
                 file.seek(entry.start)
-                view, at = state.content.data, 0
+                view, at = state.content, 0
                 while at < entry.size and (count := file.readinto(view[at:])):
                     at += count
-            right = at == entry.size and hashlib.sha256(state.content.data).hexdigest() == entry.hash
+            right = at == entry.size and hashlib.sha256(state.content).hexdigest() == entry.hash
         except OSError:
             return None
         if not right:
@@ -102,8 +102,13 @@ class KvStore:
         if self._broken or state.size + len(tokens) * 4 > self._limit:
             return
         if self._writer is None:
-            self._writer = threading.Thread(target=self._write_all, daemon=True)
-            self._writer.start()
+            writer = threading.Thread(target=self._write_all, daemon=True)
+            try:
+                writer.start()
+            except RuntimeError:  # there can be no more threads
+                self._broken = True
+                return
+            self._writer = writer
         self._queue.put((tokens, state))
 
     def close(self) -> None:
@@ -128,7 +133,7 @@ class KvStore:
         path = self._folder / (hashlib.sha256(raw).hexdigest() + SUFFIX)
         if path.exists():
             return
-        digest = {"hash": hashlib.sha256(state.content.data).hexdigest(), "size": state.size}
+        digest = {"hash": hashlib.sha256(state.content).hexdigest(), "size": state.size}
         line = json.dumps({"tokens": len(tokens), "state": digest}).encode() + b"\n"
         head = f"{FORM} {hashlib.sha256(line + raw).hexdigest()}\n".encode()
         self._make_room(len(head) + len(line) + len(raw) + state.size)
@@ -137,7 +142,7 @@ class KvStore:
             files.open_folder(self._folder) as folder,
             files.new_file(folder, path.name, mode=0o600) as out,
         ):
-            for part in (head, line, raw, state.content.data):
+            for part in (head, line, raw, state.content):
                 files.write_all(out, part)
 
     def _make_room(self, wanted: int) -> None:

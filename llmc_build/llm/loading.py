@@ -12,10 +12,13 @@ only 3 do.  The choice depends on the file alone, since it changes the bits.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmc_build.llm.native import first_error, forget_errors, lib
+from llmc_build.model import Json
+from llmc_build.store.files import stamp
 
 DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for as many
 DEFAULT_PARALLEL = 16  # requests at a time: 32 are no faster on the processors that were measured
@@ -46,9 +49,39 @@ class Settings:
     kept: int = 2 << 30  # bytes of the store that states of beginnings may take
 
 
+_ready: list[tuple[Settings, os.stat_result, object]] = []
+
+
+def prepare(config: Mapping[str, Json]) -> None:
+    """Loads a model that is likely to be asked for next, by this thread; raises LoadError, OSError.
+
+    `config`: its `path`, and `gpu_layers`.
+    """
+    layers = config.get("gpu_layers")
+    settings = Settings(path=str(config["path"]), gpu_layers=layers if isinstance(layers, int) else None)
+    before = os.stat(settings.path)
+    _ready.append((settings, before, load_model(settings)))
+
+
+def _prepared(settings: Settings) -> object | None:
+    """The model that was loaded before, if it is that of the settings; any other is freed."""
+    if not _ready:
+        return None
+    known, before, model = _ready.pop()
+    now = os.stat(settings.path)
+    same = (known.path, known.gpu_layers) == (settings.path, settings.gpu_layers)
+    if same and stamp(now) == stamp(before):
+        return model
+    lib.llama_model_free(model)
+    return None
+
+
 def load_model(settings: Settings) -> object:
     """llama.cpp's model; raises LoadError."""
     _check_file(settings.path)
+    prepared = _prepared(settings)
+    if prepared is not None:
+        return prepared
     model = _load(settings, repack=False)
     if int(lib.llama_model_ftype(model)) & ~1024 in _REPACKED:  # 1024: "guessed"
         lib.llama_model_free(model)

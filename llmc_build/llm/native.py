@@ -13,17 +13,39 @@ levels are those of ggml.h (ERROR is 4), not those in the comments of the bindin
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import sys
 from collections import deque
+from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "100")
 
-import llama_cpp.llama_cpp as _library
 
-lib: Any = _library  # untyped on purpose: the binding's annotations do not hold for what it returns
+def _low_level() -> ModuleType:
+    """llama_cpp.llama_cpp, without what its package imports for the high-level API.
+
+    That takes a tenth of a second more, as long as ten tokens of a small model.  The package itself is not
+    left half imported: whoever imports it later gets all of it, with this very module in it.
+    """
+    name = "llama_cpp"
+    if name in sys.modules:
+        return importlib.import_module(f"{name}.llama_cpp")
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        return importlib.import_module(f"{name}.llama_cpp")
+    finally:
+        del sys.modules[name]
+
+
+lib: Any = _low_level()  # untyped on purpose: the binding's annotations do not hold for what it returns
 
 _ERROR, _CONTINUED = 4, 5
 _errors: deque[str] = deque(maxlen=32)

@@ -16,11 +16,9 @@ taken apart without a word.  So callers give neighbours, in order.
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from llmc_build.llm.cores import usable_cores
 from llmc_build.llm.native import first_error, forget_errors, lib
@@ -35,7 +33,6 @@ _HEAD = 3  # words that llama.cpp begins a state with: a magic number, the slot,
 _MOST_SLOTS = 256
 _SLACK = _WORD * _MOST_SLOTS
 
-Bytes = npt.NDArray[np.uint8]
 Work = tuple[int, Items[int], int]  # slot, tokens, position of the first
 
 
@@ -47,20 +44,18 @@ class State:
     it is put into.
     """
 
-    data: Bytes
+    data: memoryview  # of bytes, and writable
     size: int
 
     @property
-    def content(self) -> Bytes:
+    def content(self) -> memoryview:
         """The bytes that matter."""
         return self.data[: self.size]
 
     @classmethod
     def blank(cls, size: int) -> State:
         """A state whose `content` is still to be filled in."""
-        data = np.empty(size + _SLACK, np.uint8)
-        data[size:] = 0
-        return cls(data=data, size=size)
+        return cls(data=_zeros(size + _SLACK), size=size)
 
 
 class RoomError(Exception):
@@ -180,21 +175,19 @@ class Room:
         """What a slot holds; it must be something that `saves`."""
         lib.llama_synchronize(self._context)
         size = int(lib.llama_state_seq_get_size(self._context, slot))
-        data = np.empty(size + _SLACK, np.uint8)
-        data[size:] = 0
+        data = _zeros(size + _SLACK)
         got = int(lib.llama_state_seq_get_data(self._context, _pointer(data), size, slot))
         if got != size:
             raise RoomError(f"llama.cpp gave {got} bytes of a state of {size}")
         if not self.plain:
             return State(data=data, size=size)
         # The streams of other slots are empty and take a word each: those before ours are cut off.
-        words = data[: _WORD * (_HEAD + slot)].view(np.uint32)
-        magic, before = int(words[0]), words[_HEAD:].any()
+        words = data[: _WORD * (_HEAD + slot)].cast("I").tolist()
         after = _WORD * (self.width - 1 - slot)
-        if list(words[1:_HEAD]) != [slot, self.width] or before or data[size - after : size].any():
+        if words[1:] != [slot, self.width, *[0] * slot] or any(data[size - after : size]):
             raise RoomError("llama.cpp writes states in a form that is not known")
         data = data[_WORD * slot :]
-        data[: _WORD * _HEAD].view(np.uint32)[:] = (magic, 0, 1)
+        _set_words(data, words[0], 0, 1)
         return State(data=data, size=size - _WORD * (self.width - 1))
 
     def load(self, slot: int, state: State) -> bool:
@@ -202,16 +195,25 @@ class Room:
         self.clear(slot)
         length = state.size
         if self.plain:
-            state.data[: _WORD * _HEAD].view(np.uint32)[1:] = (slot, self.width)
+            magic = state.data[:_WORD].cast("I")[0]
+            _set_words(state.data, magic, slot, self.width)
             length += _WORD * (self.width - 1)
         used = int(lib.llama_state_seq_set_data(self._context, _pointer(state.data), length, slot))
         if self.plain:
-            state.data[: _WORD * _HEAD].view(np.uint32)[1:] = (0, 1)
+            _set_words(state.data, magic, 0, 1)
         if used != length:
             self.clear(slot)
             return False
         return True
 
 
-def _pointer(data: Bytes) -> object:
-    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+def _zeros(size: int) -> memoryview:
+    return memoryview((ctypes.c_uint8 * size)()).cast("B")
+
+
+def _set_words(data: memoryview, *words: int) -> None:
+    data[: _WORD * _HEAD].cast("I")[:] = memoryview(array("I", words))
+
+
+def _pointer(data: memoryview) -> object:
+    return (ctypes.c_uint8 * len(data)).from_buffer(data)

@@ -50,6 +50,15 @@ def serve(channel: Channel, config: Mapping[str, Json]) -> None:
         worker.close()
 
 
+def prepare(config: Mapping[str, Json]) -> None:
+    """Imports what takes long, and loads the model that is likely to be asked for (`path`), if any is."""
+    from llmc_build.llm import engine  # noqa: F401 - for its own sake
+    from llmc_build.llm.loading import prepare as load
+
+    if config.get("path"):
+        load(config)
+
+
 def _bound_memory(limit: int | None) -> None:
     """Sees to it that what goes wrong here ends this process, and not others for want of memory.
 
@@ -145,7 +154,7 @@ class _Worker:
         if self._embeddings is not None:
             self._embeddings.close()
         if self._engine is not None:
-            self._engine.close()
+            self._engine.close(free=False)  # the process ends
 
     def _listen(self) -> None:
         """Takes every message that is there; waits for one where there is nothing to do."""

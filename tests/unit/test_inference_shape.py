@@ -129,7 +129,7 @@ def test_short_prompts_go_in_the_order_in_which_they_came() -> None:
 
 def state(size: int, fill: int = 7) -> State:
     made = State.blank(size)
-    made.content[:] = fill
+    made.content[:] = bytes([fill]) * size
     return made
 
 

@@ -29,13 +29,14 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"replies", "binding", "orders", "answers", "samples", "binder", "record"},
     {"loop", "incremental"},
+    {"ahead"},
     {"session", "doctor"},
     {"api"},
     {"cli", "quick", "__main__"},
 ]
 PURE = set().union(*LAYERS[:12])
 # Pure modules that live with the worldly ones they serve: the wire format of a protocol, chat templates.
-PURE_WITHIN = {"llm.openai", "llm.bodies", "llm.stream", "llm.chat"}
+PURE_WITHIN = {"llm.openai", "llm.bodies", "llm.stream", "llm.chat", "snapshot.cuts", "incremental.joining"}
 WORLDLY = {
     "asyncio", "ctypes", "fcntl", "glob", "http", "io", "multiprocessing", "os", "pathlib", "random", "select",
     "selectors", "shutil", "signal", "socket", "sqlite3", "subprocess", "tempfile", "threading", "time",

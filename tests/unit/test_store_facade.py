@@ -167,6 +167,33 @@ def test_a_damaged_record_is_a_miss_dropped_and_set_aside(
     assert other.stats()["quarantined"] == 1
 
 
+def test_where_there_can_be_no_thread_results_are_kept_all_the_same(
+    open_store: Callable[[], Store], no_threads: None, notes: list[str]
+) -> None:
+    store = open_store()
+    store.commit([record(store)])
+    store.commit_soon(record(store, KEYS[1], value=b"other"))
+    assert store.committing
+    assert store.committed() == [KEYS[1]]
+    assert not store.committing
+    store.close()
+    assert sorted(open_store().lookup_many(KEYS)) == sorted(KEYS[:2])
+    assert notes == []
+
+
+def test_where_there_can_be_no_thread_and_nothing_is_written_the_build_goes_on(
+    open_store: Callable[[], Store], no_threads: None, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(index: DiskIndex, items: object) -> None:
+        raise IndexUnavailableError("the disk is full")
+
+    store = open_store()
+    monkeypatch.setattr(DiskIndex, "put_many", fails)
+    store.commit([record(store)])
+    assert store.lookup(KEYS[0]) is not None
+    assert notes == ["the store can't be written (the disk is full): the build goes on uncached"]
+
+
 def test_a_record_under_a_wrong_key_is_a_miss(store: Store, open_store: Callable[[], Store]) -> None:
     store.commit([record(store)])
     store.close()
