@@ -148,10 +148,10 @@ class Machine(RuleBasedStateMachine):
     @rule(seed=SEEDS, way=st.sampled_from(["flip", "cut", "gone", "zero", "plant", "record"]))
     def corrupt_the_index(self, seed: int, way: str) -> None:
         path = self.rig.root / "index" / "cache.db"
-        if not path.exists():
+        data = bytearray(path.read_bytes() if path.exists() else b"")
+        if not data:
             return
         figures["indexes corrupted"] += 1
-        data = bytearray(path.read_bytes())
         if way == "gone":
             path.unlink()
         elif way == "cut":
