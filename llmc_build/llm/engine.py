@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from functools import partial
 
@@ -53,9 +53,9 @@ from llmc_build.llm.remembered import Remembered
 from llmc_build.llm.requests import RequestError
 from llmc_build.llm.room import Room, RoomError
 from llmc_build.llm.sampler import Sampler
-from llmc_build.llm.selftest import Tokens
-from llmc_build.llm.sequence import Event, Finish, Prepared, Request, Sequence
-from llmc_build.llm.shape import common_length, next_border, usable, widths
+from llmc_build.llm.selftest import Tokens, try_width
+from llmc_build.llm.sequence import Event, Finish, Prepared, Request, Sequence, neighbours
+from llmc_build.llm.shape import common_length, next_border, usable
 from llmc_build.llm.trials import Trials
 from llmc_build.llm.vocabulary import Vocabulary
 from llmc_build.model import Json
@@ -73,7 +73,7 @@ __all__ = [
 ]
 
 _FEW = 4  # slots of a room for a few sequences
-_LEAST_CELLS = 1024  # tokens of a slot, where the context has as many
+_LEAST_CELLS = 256  # tokens of a slot, where the context has as many
 _MEMORY = 1 << 30  # bytes that the states of beginnings may take in memory
 
 
@@ -173,17 +173,18 @@ class Engine:
 
     def step(self) -> list[Event]:
         """One piece of work, and what came of it; nothing where nothing is to be done."""
-        if not self._sequences:
-            return []
+        events: list[Event] = []
         try:
-            if self._trials.go_on(self._sequences, lambda tokens: self._beginnings.best(tokens)[1]):
-                return []
+            if not self._sequences or self._trials.go_on(self._sequences, self._beginnings.known_of):
+                return events
             reading = next((s for s in self._sequences if s.reading), None)
             if reading is not None and (reading.begun or self._begin(reading)):
-                return self._read(reading)
-            return self._decode()
+                events += self._read(reading)
+            else:
+                self._decode(events)
         except RoomError as error:
-            return [self._failed(sequence, str(error)) for sequence in self.active]
+            events += [self._failed(sequence, str(error)) for sequence in self.active]
+        return events
 
     def retire(self, sequence: Sequence) -> None:
         """Ends a sequence and frees its slot; does nothing where it is over already."""
@@ -277,25 +278,35 @@ class Engine:
 
     # ------------------------------------------------------------ decoding
 
-    def _decode(self) -> list[Event]:
+    def _decode(self, events: list[Event]) -> None:
         """Computes one token of every sequence, in as few calls as keep the bits."""
         self._close_ranks()
-        events = []
-        decoding = self._trials.decoding
+        room = self._opened
         answering = [s for s in self._sequences if s.token is not None]
-        for neighbours in _neighbours(sorted(answering, key=lambda s: s.slot)):
-            at = 0
-            for width in widths(len(neighbours), decoding):
-                events += self._compute(neighbours[at : at + width])
+        for group in neighbours(sorted(answering, key=lambda s: s.slot)):
+            steps = sum(s.max_tokens - s.generated for s in group) // len(group)
+            limit, at = room.width - group[0].slot if len(group) == len(answering) else len(group), 0
+            for width, is_trial in self._trials.planned(len(group), steps, limit):
+                self._compute(group[at : at + width], width, events, is_trial=is_trial)
                 at += width
-        return events
 
-    def _compute(self, sequences: Items[Sequence]) -> list[Event]:
-        rows = self._opened.compute([(s.slot, (s.token or 0,), s.position) for s in sequences])
-        for sequence in sequences:
+    def _compute(
+        self, sequences: Items[Sequence], width: int, events: list[Event], *, is_trial: bool
+    ) -> None:
+        room, trials = self._opened, self._trials
+        work = [(s.slot, (s.token or 0,), s.position) for s in sequences]
+        filling = room.filling(work, width)
+        for slot, _, _ in filling:
+            self._slots.pop(slot, None)
+        if is_trial:
+            learn = partial(trials.learn_width, width)
+            rows = try_width(room, work, filling, learn, trials.try_no_width)
+        else:
+            rows = iter(room.compute([*work, *filling])[: len(work)])
+        for sequence, row in zip(sequences, rows, strict=True):
             sequence.position += 1
-            sequence.widest = max(sequence.widest, len(sequences))
-        return [self._next(sequence, row) for sequence, row in zip(sequences, rows, strict=True)]
+            sequence.widest = max(sequence.widest, 1 if is_trial else len(work))
+            events.append(self._next(sequence, row))
 
     def _close_ranks(self) -> None:
         """Moves sequences into lower slots that became free, so that all of them are neighbours."""
@@ -406,15 +417,3 @@ class Engine:
             if not self._opened.load(sequence.slot, state):
                 raise RoomError("the state of a sequence could not be moved")
         return True
-
-
-def _neighbours(sequences: Items[Sequence]) -> Iterator[list[Sequence]]:
-    """Sequences in the order of their slots, as stretches of neighbouring slots."""
-    found: list[Sequence] = []
-    for sequence in sequences:
-        if found and sequence.slot != found[-1].slot + 1:
-            yield found
-            found = []
-        found.append(sequence)
-    if found:
-        yield found

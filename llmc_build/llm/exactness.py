@@ -4,8 +4,8 @@ Owns the file that remembers a self-test's outcome: which model, engine and proc
 it is read and written.  A file that is not whole or not of this form counts as absent: then the test is
 made again.
 
-    llmc-exactness/1 HASH\\n      SHA-256 of what follows {"reading": {"merged": true, "align": 1} or null,
-    "decoding": {"most": 16, "costs": {"1": 0.012, ...}} or null}
+    llmc-exactness/2 HASH\\n      SHA-256 of what follows {"reading": {"merged": true, "align": 1} or null,
+    "decoding": {"costs": {"1": 0.012, ...}, "refuted": [12, ...]} or null}
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llmc_build.llm.shape import GRID, Decoding, Reading
 from llmc_build.model import Json
 from llmc_build.store import files
 
-FORM = "llmc-exactness/1"
+FORM = "llmc-exactness/2"
 FOLDER = "inference"  # under the store
 _NAME = "exactness"
 _LIMIT = 1 << 16  # bytes
@@ -33,7 +33,6 @@ class Exactness:
 
     reading: Reading | None = None
     decoding: Decoding | None = None
-    most: int = 0  # the widest batch that was tried
 
     def as_json(self) -> dict[str, Json]:
         reading: Json = None
@@ -42,7 +41,7 @@ class Exactness:
             reading = {"merged": self.reading.merged, "align": self.reading.align}
         if self.decoding is not None:
             costs: dict[str, Json] = {str(w): round(c, 6) for w, c in sorted(self.decoding.costs.items())}
-            decoding = {"most": self.most, "costs": costs}
+            decoding = {"costs": costs, "refuted": [*sorted(self.decoding.refuted)]}
         return {"reading": reading, "decoding": decoding}
 
 
@@ -79,7 +78,7 @@ def write_exactness(folder: Path, known: Exactness) -> None:
 
 
 def _parse(data: Mapping[str, Mapping[str, object]]) -> Exactness:
-    reading, decoding, most = None, None, 0
+    reading, decoding = None, None
     found = data["reading"]
     if found is not None:
         merged, align = found["merged"], found["align"]
@@ -88,11 +87,13 @@ def _parse(data: Mapping[str, Mapping[str, object]]) -> Exactness:
         reading = Reading(merged=merged, align=int(str(align)))
     found = data["decoding"]
     if found is not None:
-        costs, told = found["costs"], found["most"]
-        if not isinstance(costs, dict) or not isinstance(told, int):
+        costs, refuted = found["costs"], found["refuted"]
+        if not isinstance(costs, dict) or not isinstance(refuted, list):
             raise ValueError
         table = {int(width): float(cost) for width, cost in costs.items()}
         if 1 not in table or any(w < 1 or not 0 < c < 1e6 for w, c in table.items()):
             raise ValueError
-        decoding, most = Decoding(costs=table), told
-    return Exactness(reading=reading, decoding=decoding, most=most)
+        if not all(isinstance(width, int) and width > 1 and width not in table for width in refuted):
+            raise ValueError
+        decoding = Decoding(costs=table, refuted=frozenset(refuted))
+    return Exactness(reading=reading, decoding=decoding)

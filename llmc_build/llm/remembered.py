@@ -48,14 +48,12 @@ class Remembered:
         self.known = read_exactness(self._folder)
         self._states = KvStore(root, name(width), limit=settings.kept)
 
-    def learn(
-        self, *, reading: Reading | None = None, decoding: Decoding | None = None, most: int = 0
-    ) -> None:
+    def learn(self, *, reading: Reading | None = None, decoding: Decoding | None = None) -> None:
         """Writes down the outcome of a trial."""
         if reading is not None:
             self.known = replace(self.known, reading=reading)
         if decoding is not None:
-            self.known = replace(self.known, decoding=decoding, most=most)
+            self.known = replace(self.known, decoding=decoding)
         if self._folder is not None:
             with contextlib.suppress(OSError):
                 write_exactness(self._folder, self.known)

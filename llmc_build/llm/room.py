@@ -133,6 +133,14 @@ class Room:
             raise RoomError(f"llama.cpp could not go on ({told})")
         return rows
 
+    def filling(self, work: Items[Work], width: int) -> list[Work]:
+        """What makes some work as wide as that: a token in each slot behind it, which nobody may use."""
+        free = work[-1][0] + 1
+        found = [(slot, work[0][1], 0) for slot in range(free, free + width - len(work))]
+        for slot, _, _ in found:
+            self.clear(slot)
+        return found
+
     def logits(self, row: int) -> bytes:
         """The logits of a row of the last call: float32, one for each token of the vocabulary."""
         return ctypes.string_at(lib.llama_get_logits_ith(self._context, row), self._n_vocab * 4)

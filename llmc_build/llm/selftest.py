@@ -2,27 +2,26 @@
 
 Owns the trials.  Their outcome is a `shape.Reading` and a `shape.Decoding`; `exactness` keeps them.
 
-A trial is a generator that yields between two calls of llama.cpp, so that a worker can go on listening
-while it runs.  It computes a few tokens in the canonical way and in the way that is tried, and compares the
-bits of all logits.  The tokens are arbitrary, but always the same: kernels choose their path by shapes, not
-by values.
+A trial computes something in the canonical way and in the way that is tried, and compares the bits of all
+logits.  How prompts may be cut is tried on a few tokens that are arbitrary, but always the same, for
+kernels choose their path by shapes, not by values; between two calls of llama.cpp it yields, so that the
+worker can go on listening.  A width is tried on the very sequences that want it, when they want it: what is
+computed in the canonical way is their next token, and only the other computation is one more.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
-from llmc_build.llm.room import Room
-from llmc_build.llm.shape import GRID, Decoding, Reading, next_border
+from llmc_build.llm.room import Room, RoomError, Work
+from llmc_build.llm.shape import GRID, Reading, next_border
 from llmc_build.llm.vocabulary import Vocabulary
 
 LIMIT_S = 30.0  # what is not known after that much time counts as not so
 
 _PROMPT = 87  # tokens: no multiple of any number of columns that kernels take together
 _CUTS = {1: 41, 8: 40, GRID: 2 * GRID}  # alignment -> where the prompt is cut to try it
-_NEVER = float("inf")
-_WIDTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)  # others are made of these
 
 Trial = Generator[None, None, None]
 
@@ -88,46 +87,41 @@ def try_reading(open_room: Callable[[int], Room], tokens: Tokens, found: Callabl
     found(reading)
 
 
-def try_decoding(
-    open_room: Callable[[int], Room], tokens: Tokens, most: int, found: Callable[[Decoding], None]
-) -> Trial:
-    """Tells `found` which widths, of those up to `most`, keep the bits; raises RoomError."""
-    clock, alone, costs = Clock(), dict[int, bytes](), dict[int, float]()
-    room = open_room(most)
-    try:
-        prompts = [tokens.take(2 + i, 2 + i % 4) for i in range(most)]
-        for slot, prompt in enumerate(prompts):
-            yield
-            clock.check()
-            room.compute([(slot, prompt, 0)])
-        nexts = [tokens.take(100 + i, 1) for i in range(most)]
-        costs[1] = _NEVER
-        for slot in range(most):
-            yield
-            clock.check()
-            begun = time.process_time()
-            rows = room.compute([(slot, nexts[slot], len(prompts[slot]))])
-            alone[slot] = room.logits(rows[0])
-            costs[1] = min(costs[1], (time.process_time() - begun) / room.threads_for(1))
-            room.cut(slot, len(prompts[slot]))
-        for width in [most, *(width for width in _WIDTHS if width < most)]:
-            yield
-            clock.check()
-            begun = time.process_time()
-            rows = room.compute(
-                [(slot, nexts[slot], len(prompt)) for slot, prompt in enumerate(prompts[:width])]
-            )
-            got = [room.logits(row) for row in rows]
-            cost = (time.process_time() - begun) / room.threads_for(width)
-            if not all(room.cut(slot, len(prompt)) for slot, prompt in enumerate(prompts[:width])):
-                break  # the memory can't be cut, so that there is no second try
-            if got == [alone[slot] for slot in range(width)]:
-                costs[width] = cost
-    except _Late:
-        pass
-    finally:
-        room.close()
-    found(Decoding(costs=costs if costs.get(1, _NEVER) < _NEVER else {1: 1.0}))
+def try_width(
+    room: Room,
+    work: Sequence[Work],
+    filling: Sequence[Work],
+    learn: Callable[[bool, float, float], None],
+    give_up: Callable[[], None],
+) -> Iterator[int]:
+    """Computes a token of several sequences, each alone; yields the row of each, while it has its logits.
+
+    Before that all are computed together, with what fills the width, and taken back: `learn` is told whether
+    that gave the same bits, and what it cost together, and alone (seconds of a thread).  `give_up` is told
+    where nothing can be taken back.  Raises RoomError.
+    """
+    first, every = work[0], [*work, *filling]
+    begun = time.process_time()
+    (row,) = room.compute([first])
+    alone_s = (time.process_time() - begun) / room.threads_for(1)
+    if not room.cut(first[0], first[2]):
+        give_up()
+        yield row
+        for one in work[1:]:
+            yield room.compute([one])[0]
+        return
+    begun = time.process_time()
+    rows = room.compute(every)
+    cost = (time.process_time() - begun) / room.threads_for(len(every))
+    together = [room.logits(row) for row in rows[: len(work)]]
+    if not all(room.cut(slot, position) for slot, _, position in every):
+        raise RoomError("the model's memory could be cut once, and then not")
+    exact = True
+    for one, bits in zip(work, together, strict=True):
+        (row,) = room.compute([one])
+        exact = exact and room.logits(row) == bits
+        yield row
+    learn(exact, cost, alone_s)
 
 
 def _rest(

@@ -9,7 +9,7 @@ import codecs
 import enum
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from llmc_build.llm.prompts import Message, Prompt
@@ -111,3 +111,15 @@ class Event:
     text: str = ""  # what the answer goes on with
     finish: Finish | None = None
     error: str | None = None
+
+
+def neighbours(sequences: Iterable[Sequence]) -> Iterator[list[Sequence]]:
+    """Sequences in the order of their slots, as stretches of neighbouring slots."""
+    found: list[Sequence] = []
+    for sequence in sequences:
+        if found and sequence.slot != found[-1].slot + 1:
+            yield found
+            found = []
+        found.append(sequence)
+    if found:
+        yield found

@@ -44,9 +44,11 @@ class Decoding:
     """How many sequences may go on together."""
 
     costs: Mapping[int, float]  # width that keeps the bits -> what a step of that width costs, in seconds
+    refuted: frozenset[int] = frozenset()  # widths that don't
 
 
 ALONE = Decoding(costs={1: 1.0})
+_LADDER = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)  # widths that others are made of
 
 
 def usable(common: int, length: int, reading: Reading) -> int:
@@ -69,17 +71,51 @@ def next_border(at: int, length: int, reading: Reading) -> int:
 
 
 def widths(active: int, decoding: Decoding) -> list[int]:
-    """How so many sequences are best taken apart into steps that keep the bits; the widest first."""
+    """How so many sequences are best taken apart into steps that keep the bits; the widest first.
+
+    The last may be wider than what is left: the rest of it is filled with anything.
+    """
+    return _parts(active, decoding)[0]
+
+
+def _parts(active: int, decoding: Decoding) -> tuple[list[int], float]:
+    """`widths`, and what they cost."""
     best: list[tuple[float, int]] = [(0.0, 0)]  # for each number: what it costs, and the last step's width
     for number in range(1, active + 1):
-        best.append(
-            min((best[number - w][0] + cost, -w) for w, cost in decoding.costs.items() if w <= number)
-        )
-    found = []
-    while active > 0:
-        found.append(-best[active][1])
-        active -= found[-1]
-    return sorted(found, reverse=True)
+        best.append(min((best[max(0, number - w)][0] + cost, -w) for w, cost in decoding.costs.items()))
+    found, left = [], active
+    while left > 0:
+        found.append(-best[left][1])
+        left -= found[-1]
+    return sorted(found, reverse=True), best[active][0]
+
+
+def planned(active: int, steps: int, decoding: Decoding, limit: int) -> list[tuple[int, bool]]:
+    """The widths of the steps for so many sequences, and which of them is to be tried out: one at most.
+
+    `steps`: how many tokens each has to come, about; `limit`: how wide a step can be.  A width is tried
+    where what it would spare is worth computing so many tokens alone.
+    """
+    parts, cost = _parts(active, decoding)
+    alone = decoding.costs[1]
+    ladder = sorted({limit, *(width for width in _LADDER if width <= limit)})
+    covering = next((width for width in ladder if width >= active), ladder[-1])
+    singles = parts.count(1)
+    for width in (covering, *reversed(ladder)):
+        if width < 2 or width in decoding.costs or any(w <= width for w in decoding.refuted):
+            continue
+        if width == covering:
+            spared, rest = cost, []
+        elif width <= singles:
+            spared, rest = width * alone, [*(p for p in parts if p > 1), *[1] * (singles - width)]
+        else:
+            continue
+        wider = next((w for w in sorted(decoding.costs) if w > width), None)
+        guess = width * (alone / 2 if wider is None else decoding.costs[wider] / wider)
+        if steps * (spared - guess) > min(width, active) * alone:
+            left = [] if width != covering else widths(max(0, active - width), decoding)
+            return [(width, True), *((part, False) for part in (*rest, *left))]
+    return [(part, False) for part in parts]
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:

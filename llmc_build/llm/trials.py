@@ -12,9 +12,9 @@ from collections.abc import Sequence as Items
 
 from llmc_build.llm.remembered import Remembered
 from llmc_build.llm.room import Room, RoomError
-from llmc_build.llm.selftest import Tokens, Trial, try_decoding, try_reading
+from llmc_build.llm.selftest import Tokens, Trial, try_reading
 from llmc_build.llm.sequence import Sequence
-from llmc_build.llm.shape import ALONE, CANONICAL, FREE, Decoding, Reading, common_length
+from llmc_build.llm.shape import ALONE, CANONICAL, FREE, Decoding, Reading, common_length, planned
 from llmc_build.model import Json
 
 _CELLS = 512  # tokens of a slot in which a trial is made
@@ -39,20 +39,34 @@ class Trials:
         self._trial: Trial | None = None
         known = remembered.known
         self._reading: Reading | None = known.reading
-        self._decoding: Decoding | None = known.decoding if known.most >= parallel else None
+        self._decoding: Decoding = known.decoding or ALONE
+        self._tries_widths = True
         if fast:
             self._reading = FREE
-            self._decoding = Decoding(costs=dict.fromkeys(range(1, parallel + 1), 1.0))
+            self._decoding = Decoding(costs={width: 1.0 + width for width in range(1, parallel + 1)})
 
     @property
     def reading(self) -> Reading:
         """How prompts may be cut, by what is known."""
         return self._reading or CANONICAL
 
-    @property
-    def decoding(self) -> Decoding:
-        """How many sequences may go on together, by what is known."""
-        return self._decoding or ALONE
+    def planned(self, active: int, steps: int, limit: int) -> list[tuple[int, bool]]:
+        """How so many sequences go on that have so many tokens to come each: widths, and which is tried."""
+        return planned(active, steps if self._tries_widths else 0, self._decoding, limit)
+
+    def learn_width(self, width: int, exact: bool, cost: float, alone: float) -> None:
+        """What came of trying a width: whether it keeps the bits, and what it costs, as does one alone."""
+        old = self._decoding
+        known = {1: min(alone, old.costs[1]) if old is not ALONE else alone}
+        if exact:
+            known[width] = cost
+        refuted = old.refuted if exact else old.refuted | {width}
+        self._decoding = Decoding(costs={**old.costs, **known}, refuted=refuted)
+        self._remembered.learn(decoding=self._decoding)
+
+    def try_no_width(self) -> None:
+        """Nothing can be taken back, so that no width can be tried."""
+        self._tries_widths = False
 
     @property
     def may_reuse(self) -> bool:
@@ -61,7 +75,7 @@ class Trials:
 
     def facts(self) -> dict[str, Json]:
         found: dict[str, Json] = {}
-        if self._decoding is not None:
+        if self._decoding is not ALONE:
             found["widths"] = [*sorted(self._decoding.costs)]
         if self._reading is not None:
             found["reuse_align"] = self._reading.align
@@ -84,7 +98,6 @@ class Trials:
         except RoomError:  # no memory to try: what is not known is not used
             self._trial = None
             self._reading = self._reading or CANONICAL
-            self._decoding = self._decoding or ALONE
         return True
 
     def close(self) -> None:
@@ -105,9 +118,6 @@ class Trials:
                 before.append(sequence)
             if spared >= _WORTH:
                 return try_reading(self._open, self._tokens, self._learn_reading)
-        to_come = sum(s.max_tokens - s.generated for s in sequences)
-        if self._decoding is None and len(sequences) > 1 and not unread and to_come >= _WORTH:
-            return try_decoding(self._open, self._tokens, self._parallel, self._learn_decoding)
         return None
 
     def _open(self, width: int) -> Room:
@@ -116,7 +126,3 @@ class Trials:
     def _learn_reading(self, reading: Reading) -> None:
         self._reading = reading
         self._remembered.learn(reading=reading)
-
-    def _learn_decoding(self, decoding: Decoding) -> None:
-        self._decoding = decoding
-        self._remembered.learn(decoding=decoding, most=self._parallel)

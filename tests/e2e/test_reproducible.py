@@ -116,6 +116,7 @@ def requests_of(count: int, size: int, answers: int, seed: int) -> tuple[Request
 def case_of(path: str, requests: tuple[Request, ...]) -> Case:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trials, "go_on", lambda *arguments: False)
+        patch.setattr(Trials, "planned", lambda trials, active, steps, limit: [(1, False)] * active)
         alone: list[tuple[str, str]] = []
         for request in requests:
             answers = run(Settings(path=path, context=2048, parallel=1, threads=1), [request])
@@ -169,7 +170,7 @@ def test_a_batch_is_as_wide_as_the_bits_allow(case: Case) -> None:
     assert answers.widest >= len(case.requests) - 1  # one may end with its first token
     assert set(answers.facts["widths"]) >= {1}
     if "gemma3" not in case.path:  # F16: each width but one takes another way through the kernels
-        assert 16 in answers.facts["widths"]
+        assert max(answers.facts["widths"]) >= len(case.requests)
 
 
 def test_a_fresh_worker_goes_on_from_what_the_store_has(case: Case, tmp_path: Path) -> None:
@@ -209,11 +210,12 @@ def test_what_was_tried_is_not_tried_again(qwen2: Case, tmp_path: Path) -> None:
     settings = qwen2.settings(store=tmp_path, model="f" * 64)
     run(settings, list(qwen2.requests))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trials, "_open", lambda *arguments: pytest.fail("a trial was made again"))
+        for trial in ("_open", "learn_width"):
+            patch.setattr(Trials, trial, lambda *arguments: pytest.fail("a trial was made again"))
         again = run(settings, list(qwen2.requests))
     assert again.got == list(qwen2.alone)
     (file,) = tmp_path.glob("inference/*/exactness")
-    file.write_bytes(file.read_bytes().replace(b'"most": 16', b'"most": 99'))
+    file.write_bytes(file.read_bytes().replace(b'"refuted": []', b'"refuted": [3]'))
     assert read_exactness(file.parent).decoding is None
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from llmc_build.llm.exactness import Exactness, read_exactness, write_exactness
 from llmc_build.llm.kvstore import KvStore
 from llmc_build.llm.room import State
 from llmc_build.llm.shape import (
+    ALONE,
     CHUNK,
     GRID,
     TAIL,
@@ -26,6 +28,7 @@ from llmc_build.llm.shape import (
     Reading,
     common_length,
     next_border,
+    planned,
     usable,
     widths,
 )
@@ -76,13 +79,79 @@ def test_nothing_is_taken_from_elsewhere_until_it_is_known_to_be_right() -> None
 def test_a_batch_is_taken_apart_into_widths_that_keep_the_bits(active: int, known: set[int]) -> None:
     decoding = Decoding(costs={w: w**0.5 for w in {1, *known}})
     found = widths(active, decoding)
-    assert sum(found) == active
+    assert active <= sum(found) < active + max(found)
     assert set(found) <= decoding.costs.keys()
+    cost = sum(decoding.costs[width] for width in found)
+    assert cost <= min(active, *(cost for width, cost in decoding.costs.items() if width >= active), 99)
 
 
 def test_a_width_that_costs_more_than_its_parts_is_not_used() -> None:
     assert widths(4, Decoding(costs={1: 1.0, 2: 2.5, 4: 3.9})) == [4]
     assert widths(4, Decoding(costs={1: 1.0, 2: 2.5, 4: 4.1})) == [1, 1, 1, 1]
+
+
+def test_a_step_may_be_wider_than_what_is_left() -> None:
+    assert widths(15, Decoding(costs={1: 1.0, 16: 8.0})) == [16]
+    assert widths(7, Decoding(costs={1: 1.0, 16: 8.0})) == [1] * 7
+    assert widths(11, Decoding(costs={1: 1.0, 4: 2.0})) == [4, 4, 4]
+
+
+def learnt(
+    active: int, exact: Callable[[int], bool], cost: Callable[[int], float], limit: int = 16, steps: int = 100
+) -> tuple[Decoding, list[int]]:
+    """What is known of a model after many steps of so many sequences, and the widths that were tried."""
+    known, tried = ALONE, []
+    for _ in range(40):
+        plan = planned(active, steps, known, limit)
+        assert active <= sum(width for width, _ in plan) < active + max(width for width, _ in plan)
+        assert max(width for width, _ in plan) <= limit
+        trials = [width for width, is_trial in plan if is_trial]
+        assert len(trials) <= 1
+        assert all(width in known.costs for width, is_trial in plan if not is_trial)
+        for width in trials:
+            tried.append(width)
+            costs = {**known.costs, 1: cost(1), **({width: cost(width)} if exact(width) else {})}
+            refuted = known.refuted if exact(width) else known.refuted | {width}
+            known = Decoding(costs=costs, refuted=refuted)
+    return known, tried
+
+
+def linear(width: int) -> float:
+    return 1 + 0.4 * width
+
+
+def test_widths_are_tried_as_they_are_wanted() -> None:
+    assert learnt(16, lambda width: True, linear)[1] == [16]
+    known, tried = learnt(15, lambda width: True, linear)
+    assert (tried, widths(15, known)) == ([16], [16])
+    assert learnt(5, lambda width: True, linear, limit=5)[1] == [5]
+    known, tried = learnt(16, lambda width: width <= 6, linear)
+    assert (tried, widths(16, known)) == ([16, 12, 8, 6], [6, 6, 6])
+    known, tried = learnt(16, lambda width: False, linear)
+    assert (tried, widths(16, known)) == ([16, 12, 8, 6, 4, 3, 2], [1] * 16)
+    assert planned(15, 100, known, 16) == [(1, False)] * 15
+    assert learnt(1, lambda width: True, linear)[1] == []
+
+
+def test_a_width_is_tried_where_it_is_worth_it() -> None:
+    assert planned(4, 100, ALONE, 4) == [(4, True)]
+    assert planned(4, 1, ALONE, 4) == [(1, False)] * 4
+    wide = Decoding(costs={1: 1.0, 16: 8.0})
+    assert planned(12, 100, wide, 16) == [(12, True)]
+    assert planned(12, 3, wide, 16) == [(16, False)]
+    assert planned(12, 100, Decoding(costs={1: 1.0, 16: 8.0, 12: 7.0}), 16) == [(12, False)]
+    assert planned(13, 100, Decoding(costs={1: 1.0, 16: 8.0, 12: 6.5}), 16) == [(12, False), (1, False)]
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 64), st.floats(0.1, 1.5), st.integers(0, 200))
+def test_no_width_is_tried_twice_nor_used_untried(
+    active: int, most: int, limit: int, each: float, steps: int
+) -> None:
+    limit = max(limit, active)
+    known, tried = learnt(active, lambda width: width <= most, lambda width: 1 + each * width, limit, steps)
+    assert len(tried) == len(set(tried)) <= 20
+    assert not any(is_trial for _, is_trial in planned(active, steps, known, limit))
+    assert planned(active, 0, ALONE, limit) == [(1, False)] * active
 
 
 @given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
@@ -215,7 +284,8 @@ def test_a_store_that_can_not_be_written_is_left_alone(tmp_path: Path) -> None:
 
 def test_what_is_known_of_the_bits_is_read_as_it_was_written_or_not_at_all(tmp_path: Path) -> None:
     known = Exactness(
-        reading=Reading(merged=True, align=8), decoding=Decoding(costs={1: 0.5, 4: 1.25}), most=16
+        reading=Reading(merged=True, align=8),
+        decoding=Decoding(costs={1: 0.5, 4: 1.25}, refuted=frozenset({6, 16})),
     )
     write_exactness(tmp_path, known)
     assert read_exactness(tmp_path) == known
