@@ -305,9 +305,8 @@ class Binder:
     def claim_many(self, targets: Sequence[TargetId]) -> list[plan.Verdict | None]:
         """Right before targets that missed are run: None for those that this process is to run now.
 
-        The locks of their keys are taken here and not when they are checked.  So a process holds few at a
-        time, for each costs the kernel a walk along all the others, and leaves to other processes what it
-        has no worker for.
+        Only here are their keys locked: so a process holds few locks, for each costs the kernel a walk along
+        all the others, and leaves to other processes what it has no worker for.
         """
         claimed = [self._claim(target) for target in targets]
         locked = [one.key.hash for one in claimed if isinstance(one, Pending) and one.cached]
@@ -400,10 +399,7 @@ class Binder:
         return self._part(target, part).attempts <= max(own, retries)
 
     def finish(self, target: TargetId, done: Done, part: int = 0) -> tuple[Done, Verified] | None:
-        """What a worker's answer comes to, and the answer that speaks for the target; None: parts still run.
-
-        The outputs of a good result are in place on return.
-        """
+        """What a worker's answer, placed, comes to, and which speaks for the target; None: not all ended."""
         if self._samples.of(target) is None:
             return done, self._answers.finish(target, self.pending[target], done)
         error = None if done.status is Status.OK else done.error or done.status.value
@@ -411,6 +407,10 @@ class Binder:
         if sampled.missing:
             return None
         return sampled.worst or done, self._whole(target, self.pending[target], sampled)
+
+    def is_cached(self, target: TargetId) -> bool:
+        """Whether a result of it may be kept."""
+        return self._program.targets[target].action.is_cached
 
     def release(self, target: TargetId, *, kept: bool) -> None:
         """The action of a target is over and, where `kept`, its record is durable."""

@@ -69,6 +69,4 @@ class Binding:
         self._traces.given(action.target, found.files)
         env = {name: self._environ.get(name) if value is None else value for name, value in action.env}
         key = keys.action_key(rule(action.rule), action, bound, files=found.files, env=env)
-        enabled = action.cache.enabled
-        cached = bool(action.sandbox) if enabled is None else enabled
-        return Pending(key=key, bound=bound, files=found.files, env=env, cached=cached)
+        return Pending(key=key, bound=bound, files=found.files, env=env, cached=action.is_cached)

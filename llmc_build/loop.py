@@ -84,7 +84,7 @@ class Build:
             if not self._todo or plan.lanes:  # something starts, or is waited for
                 self._a.outputs.settle()
             self._feed()
-            if self._committing and not self._todo and not plan.lanes:
+            if self._committing and not self._todo and not plan.lanes and not self._a.executor.busy:
                 self._a.store.hurry()
             self._listen(0.0 if self._todo else self._patience())
             self._stuck()
@@ -256,6 +256,9 @@ class Build:
         else:
             self._committing[verified.record.key] = (target, done, verified)
             self._a.store.commit_soon(verified.record)
+            # What is never cached may be done for what it does elsewhere, with a value that must last.
+            if all(map(self._a.binder.is_cached, self._a.plan.consumers(target))):
+                self._todo.extend(self._a.plan.handle(p.Answered(target=target), self._a.clock()))
 
     def _over(self, target: TargetId, done: Done, verified: Verified) -> None:
         self._a.binder.release(target, kept=verified.record is not None)

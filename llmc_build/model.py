@@ -249,6 +249,12 @@ class Action:
     timeout_s: float | None = field(default=None, compare=False)
     retries: int = field(default=0, compare=False)
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether its result may be kept."""
+        enabled = self.cache.enabled
+        return bool(self.sandbox) if enabled is None else enabled
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionKey:

@@ -180,18 +180,16 @@ class Outputs:
 
     def _announce(self, target: TargetId, wanted: dict[str, str]) -> None:
         try:
-            with open(self._journal, "ab") as journal:
-                journal.write(json.dumps([target, wanted]).encode() + b"\n")
+            _append(self._journal, json.dumps([target, wanted]).encode() + b"\n")
         except OSError as error:
             raise PlacingError(f"{self._journal.name} can't be written: {error.strerror}") from None
 
     def _replay(self) -> bool:
         """Takes over what a build that was killed had begun to place; whether there was any."""
-        try:
-            lines = self._journal.read_bytes().splitlines()
-        except OSError:
+        found = files.read_regular(self._journal)
+        if found is None:
             return False
-        for line in lines:
+        for line in found.splitlines():
             try:
                 entry, announced = json.loads(line)
             except (ValueError, TypeError, RecursionError):  # the last line may be cut off
@@ -265,9 +263,23 @@ def _why(path: str, error: OSError) -> str:
 def _read_list(path: Path) -> dict[TargetId, dict[str, str]]:
     """The list of what was placed; damaged or missing, it is empty."""
     try:
-        return _checked(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError):
+        return _checked(json.loads(files.read_regular(path) or b""))
+    except (ValueError, RecursionError):
         return {}
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Adds to a plain file; what stands in its place and is none is removed.  Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            with files.open_folder(path.parent) as folder:
+                files.remove_tree(folder, path.name)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    try:
+        files.write_all(fd, line)
+    finally:
+        os.close(fd)
 
 
 def _checked(found: object) -> dict[TargetId, dict[str, str]]:

@@ -5,7 +5,8 @@ every transition.  A target starts WANTED with a count of the producers it still
 ends well the counts of its consumers fall; when it does not, its consumers are poisoned at once, and theirs.
 A target whose count has reached zero is READY and the plan commands a `Check`.  The answer ends it (served,
 skipped, failed), or puts it into the queue of its lane, ordered by critical path, from which the caller takes
-it with `take` when a worker is free.  `Finished` ends it.
+it with `take` when a worker is free.  `Finished` ends it; its consumers need not wait for that, where it was
+`Answered` before.
 
 Wait edges with a timeout are counted apart.  Their clocks start when nothing else is waited for; a target
 that still waits when one runs out fails.  It occupied nothing meanwhile, and the producer goes on.
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from llmc_build.model import State, TargetId, message
@@ -115,6 +116,13 @@ class Checked:
 
 
 @message
+class Answered:
+    """A target's action ran well, and its result is on its way to the disk: what reads it may begin."""
+
+    target: TargetId
+
+
+@message
 class Finished:
     """A target's action is over.  `error` None: it ran well and its result is durable."""
 
@@ -137,7 +145,7 @@ class Interrupted:
     """The user asked for the end: start nothing more, end what runs."""
 
 
-Event: TypeAlias = Checked | NotStarted | Finished | Interrupted
+Event: TypeAlias = Checked | NotStarted | Answered | Finished | Interrupted
 
 
 AT_ONCE = 8192  # targets that are looked at in one turn to see whether they are ready from the start
@@ -153,6 +161,7 @@ class Plan:
         self._cancelling = False  # and what runs is being ended
         self._states: dict[TargetId, State] = dict.fromkeys(graph.order, _WANTED)
         self._open = len(graph)
+        self._answered: set[TargetId] = set()  # targets that run, and whose consumers need not wait any more
         self._begun = 0  # so many of the graph's targets, in its order, have been looked at
         self._height: dict[TargetId, int] = {}  # made when something has to run
         self._counts = graph.producer_counts()  # producers still waited for, but timed ones
@@ -189,6 +198,10 @@ class Plan:
     def state(self, target: TargetId) -> State:
         return self._states[target]
 
+    def consumers(self, target: TargetId) -> Iterable[TargetId]:
+        """What comes right after a target."""
+        return self._graph.consumers(target)
+
     def take(self, lane: str) -> TargetId | None:
         """The most urgent target of a lane's queue; it is RUNNING now."""
         queue = self._queues.get(lane, [])
@@ -210,6 +223,9 @@ class Plan:
             self._checked(event, now, commands)
         elif isinstance(event, Finished):
             self._over(event, now, commands)
+        elif isinstance(event, Answered):
+            self._answered.add(event.target)
+            self._release(event.target, now, commands)
         elif isinstance(event, NotStarted):
             self._put_back(event, now, commands)
         else:
@@ -221,7 +237,7 @@ class Plan:
         commands = self._begin(now)
         while self._clocks and self._clocks[0][0] <= now:
             _, target, producer = heapq.heappop(self._clocks)
-            if self._states[target] is _WANTED and not self._states[producer].ended:
+            if self._states[target] is _WANTED and not self._is_over(producer):
                 limit = self._graph.limits[target][producer]
                 place = f" (wait_for at {limit.location})" if limit.location else ""
                 why = f"waited {limit.timeout_s:g} s for {producer}, which has not ended{place}"
@@ -259,7 +275,7 @@ class Plan:
         elif target not in self._waiting:
             self._waiting.add(target)
             for producer, limit in self._graph.limits[target].items():
-                if not self._states[producer].ended:
+                if not self._is_over(producer):
                     heapq.heappush(self._clocks, (now + limit.timeout_s, target, producer))
 
     def _checked(self, event: Checked, now: float, commands: list[Command]) -> None:
@@ -316,7 +332,14 @@ class Plan:
     ) -> None:
         self._set(target, state)
         commands.append(Ended(target=target, state=state, reason=reason))
-        self._release(target, now, commands)
+        if target in self._answered:
+            self._answered.remove(target)
+        else:
+            self._release(target, now, commands)
+
+    def _is_over(self, producer: TargetId) -> bool:
+        """Whether nobody waits for a target any more."""
+        return self._states[producer].ended or producer in self._answered
 
     def _release(self, target: TargetId, now: float, commands: list[Command]) -> None:
         for consumer in self._graph.consumers(target):

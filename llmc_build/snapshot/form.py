@@ -68,8 +68,12 @@ class Snapshot:
         self._where: Mapping[str, Sequence[int]] = {}
 
     def __del__(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
+            self._fd = None
 
     # ------------------------------------------------------------ the file
 
@@ -134,9 +138,10 @@ class Snapshot:
         return data
 
     def check(self) -> None:
-        """Raises Damaged where any section is not as it was written."""
+        """Raises Damaged where any section is not as it was written.  The file is not needed after that."""
         for name in self._where:
             self.section(name)
+        self._close()
 
     def _json(self, name: str) -> Any:
         return json.loads(self.section(name))

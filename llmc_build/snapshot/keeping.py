@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from llmc_build.snapshot.form import Damaged, Snapshot
+from llmc_build.snapshot.stamps import read_plain
 from llmc_build.snapshot.survey import Survey, snapshot_path, take_survey
 
 KEPT = 4
@@ -87,9 +88,8 @@ def last_keys(workspace: str, files: Sequence[str]) -> Callable[[str], str | Non
 def last_files(workspace: str) -> list[str]:
     """The workflow files of the last build here; empty where that isn't known."""
     try:
-        with open(f"{workspace}/.llmc/state/last", "rb") as file:
-            found = json.loads(file.read(1 << 20))
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(read_plain(f"{workspace}/.llmc/state/last") or b"")
+    except (ValueError, RecursionError):
         return []
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 

@@ -11,6 +11,7 @@ stamp: a stamp is *fresh* when it was taken so soon, and what it stamps must be 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from array import array
 from collections.abc import Sequence
@@ -131,3 +132,13 @@ def _may_fork() -> bool:
     """Whether this process has one thread, and a fork of it is a whole one."""
     threading = sys.modules.get("threading")
     return threading is None or threading.active_count() == 1
+
+
+def read_plain(path: str) -> bytes | None:
+    """What is in a plain file; None where there is none, or what would have to be waited for."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as file:
+            return file.readall() if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    except OSError:
+        return None

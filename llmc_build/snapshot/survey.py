@@ -18,7 +18,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 
 from llmc_build.snapshot.form import CHECK, GOOD, SENSELESS, Snapshot, Watched
-from llmc_build.snapshot.stamps import boot, is_fresh, look, moved
+from llmc_build.snapshot.stamps import boot, is_fresh, look, moved, read_plain
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONSULTED = ("OPENAI_BASE_URL", "OPENAI_MODEL", "LLMC_SUBPROCESS")  # besides what steps declare
@@ -160,10 +160,8 @@ def _changed_text(entry: Watched) -> bytes | None:
     now = look(path)
     if now is not None and not fresh and list(now) == stamp:
         return None
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError:
+    data = read_plain(path)
+    if data is None:
         return b""
     return None if sha256(data) == known else data
 

@@ -47,6 +47,9 @@ class World:
     def finish(self, target: str, error: str | None = None, **more: bool) -> None:
         self.obey(self.plan.handle(p.Finished(target=target, error=error, **more), self.now))
 
+    def answer(self, target: str) -> None:
+        self.obey(self.plan.handle(p.Answered(target=target), self.now))
+
     def run(self, target: str, error: str | None = None) -> None:
         assert self.take() == target
         self.finish(target, error)
@@ -67,6 +70,46 @@ def test_a_consumer_is_checked_only_after_its_producer_has_ended() -> None:
     world.run("w.b")
     assert world.plan.finished
     assert [world.ends[t].state for t in ("w.a", "w.b")] == [State.RAN, State.RAN]
+
+
+def test_a_consumer_begins_when_its_producer_has_answered_and_ends_when_it_likes() -> None:
+    """The producer's result is on its way to the disk meanwhile."""
+    world = World("w.a w.b w.c", edge("w.a", "w.b"), edge("w.a", "w.c"), edge("w.b", "w.c"))
+    assert world.take() == "w.a"
+    world.answer("w.a")
+    assert world.checks == ["w.a", "w.b"]
+    assert world.state("w.a") is State.RUNNING
+    assert world.take() == "w.b"
+    world.answer("w.b")
+    assert world.checks == ["w.a", "w.b", "w.c"]
+    world.finish("w.b")
+    world.finish("w.a")
+    assert world.checks == ["w.a", "w.b", "w.c"]
+    world.run("w.c")
+    assert world.plan.finished
+    assert {end.state for end in world.ends.values()} == {State.RAN}
+
+
+def test_who_has_answered_keeps_nobody_waiting_for_a_clock() -> None:
+    world = World("w.a w.b w.c", edge("w.a", "w.b", EdgeKind.WAIT, 10), edge("w.c", "w.b", EdgeKind.WAIT, 20))
+    assert world.take() == "w.a"
+    assert world.take() == "w.c"
+    world.answer("w.a")
+    world.at(15)
+    assert world.state("w.b") is State.WANTED
+    world.at(21)
+    assert str(world.ends["w.b"].error).startswith("waited 20 s for w.c")
+
+
+def test_a_build_is_stopped_while_results_are_on_their_way() -> None:
+    world = World("w.a w.b", edge("w.a", "w.b"))
+    assert world.take() == "w.a"
+    world.answer("w.a")
+    assert world.take() == "w.b"
+    world.obey(world.plan.handle(p.Interrupted(), world.now))
+    world.finish("w.a")
+    world.finish("w.b", "stopped", cancelled=True)
+    assert [world.ends[t].state for t in ("w.a", "w.b")] == [State.RAN, State.CANCELLED]
 
 
 def test_targets_on_the_longest_way_start_first_and_ties_go_by_name() -> None:

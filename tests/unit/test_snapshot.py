@@ -6,6 +6,7 @@ import glob
 import os
 import random
 import shutil
+import subprocess
 import sys
 import time
 from array import array
@@ -398,6 +399,49 @@ def test_what_is_no_snapshot_is_none(tmp_path: Path, content: bytes) -> None:
 def test_a_pipe_is_no_snapshot(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "s")
     assert form.Snapshot.read(str(tmp_path / "s")) is None
+
+
+@pytest.mark.parametrize("what", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+@pytest.mark.parametrize(
+    "name", ["placed.json", "placed.journal", "state/last", "state/digests", "state/snapshot", ".gitignore"]
+)
+def test_what_stands_in_the_place_of_a_file_keeps_nobody_waiting(
+    workspace: Path, name: str, what: Callable[[Path], None]
+) -> None:
+    """In a process of its own, for it would wait for ever."""
+    paths = [workspace / ".llmc" / name]
+    if name == "state/snapshot":
+        paths = [*workspace.glob(".llmc/state/snapshot-*")]
+    for path in paths:
+        path.unlink(missing_ok=True)
+        what(path)
+    edit("workflow.yaml", WORKFLOWS.replace("echo 1 >", "echo 2 >"))(workspace)
+    command = [sys.executable, "-m", "llmc_build", "build", "workflow.yaml"]
+    for count in ("1 ran", "up to date"):
+        found = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=60, check=False)
+        assert found.returncode == 0, found.stderr
+        assert count in found.stderr
+    assert (workspace / "made.txt").read_text() == "2\n"
+
+
+def test_a_pipe_in_the_place_of_a_workflow_is_refused_also_by_the_quick_way(workspace: Path) -> None:
+    (workspace / "workflow.yaml").unlink()
+    os.mkfifo(workspace / "workflow.yaml")
+    command = [sys.executable, "-m", "llmc_build", "build", "workflow.yaml"]
+    found = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 2
+    assert "is not a regular file" in found.stderr
+
+
+def test_builds_in_one_process_leave_no_file_open(workspace: Path) -> None:
+    def opened() -> list[str]:
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return [os.readlink(link) for link in links if os.path.lexists(link)]
+
+    for number in range(3):
+        edit("workflow.yaml", WORKFLOWS.replace("echo root", f"echo root {number}"))(workspace)
+        assert build(workspace).ok
+    assert [name for name in opened() if "snapshot" in name] == []
 
 
 def test_few_snapshots_are_kept(tmp_path: Path) -> None:
