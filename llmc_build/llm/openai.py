@@ -20,7 +20,6 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit, urlunsplit
 
 ENGINE = "openai-chat/1"  # enters keys: raise it when the same request would be sent differently
@@ -316,6 +315,8 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
     value = value.strip()
     if value.replace(".", "", 1).isdecimal() and value.isascii() and len(value) <= 12:
         return float(value)
+    from email.utils import parsedate_to_datetime  # few servers say a date, and it takes long to import
+
     try:
         date = parsedate_to_datetime(value)
         if date.tzinfo is None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import TYPE_CHECKING
 
-from llmc_build.shellcode.lint import Lint
 from llmc_build.shellcode.plain import NO_PATH, plain, relative
-from llmc_build.shellcode.scan import Scanner, scan
 from llmc_build.shellcode.tree import HOLE, Analysis, Expansion, Word
+
+if TYPE_CHECKING:
+    from llmc_build.shellcode.scan import Scanner
 
 _CUT = re.compile(r"[\s;&|<>()'\"`$\\{}=]+")
 
@@ -39,6 +41,9 @@ _remembered = functools.lru_cache(maxsize=1024)(_analyse)
 
 def in_full(text: str, shell: str, paths: frozenset[int]) -> Analysis:
     """Read a script whatever it consists of."""
+    from llmc_build.shellcode.lint import Lint  # most scripts are plain, and this takes long to import
+    from llmc_build.shellcode.scan import scan
+
     scanner, tree = scan(text, shell=shell)
     if HOLE not in text:
         return Analysis(words=_words(scanner))
@@ -72,6 +77,8 @@ def _words(scanner: Scanner) -> tuple[str, ...]:
 def _paths(word: Word, *, names_command: bool) -> list[str]:
     text = word.literal
     if text is None:
+        from llmc_build.shellcode.scan import scan
+
         inner = [
             piece.text[1:-1]
             for piece in word.pieces
