@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
 import click
 
@@ -87,6 +88,10 @@ def _refused(error: BaseException | None) -> str | None:
         if why is None and error.name is not None and _is_there(error.name):
             why = str(error)
         return None if why is None else f"a part of llmc can't be loaded: {why}"
+    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+        # A package whose folder was found and whose first file was not is one without anything in it.
+        empty = getattr(error.obj, "__file__", None) is None and _is_there(error.obj.__name__)
+        return f"a part of llmc can't be loaded: {error.obj.__name__}" if empty else None
     return None
 
 

@@ -329,3 +329,20 @@ def test_every_make_target_has_one_line_of_help() -> None:
     helped = re.findall(r"^([a-z-]+):.* ## \S.*$", text, flags=re.MULTILINE)
     assert phony
     assert helped == phony
+
+
+def test_a_package_of_which_the_disk_gave_nothing_is_no_bug_of_llmc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A first file that can't be looked at makes a namespace of a package, which has nothing in it."""
+    from llmc_build.cli import Session, failure
+
+    (tmp_path / "half_there").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AttributeError) as told:
+        _ = __import__("half_there").DiGraph
+    assert failure.tell(told.value, Session()) == 8
+    assert "a part of llmc can't be loaded: half_there" in capsys.readouterr().err
+    with pytest.raises(AttributeError) as told:
+        _ = failure.nothing  # type: ignore[attr-defined]
+    assert failure.tell(told.value, Session()) == 37
