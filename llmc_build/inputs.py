@@ -100,8 +100,15 @@ class Inputs:
             return False
 
     def changed(self, files: Files) -> list[str]:
-        """Which of the files hold something else by now."""
-        return [path for path, entry in files.items() if self._entry(path) != entry]
+        """Which of the files hold something else by now, or can't be read any more."""
+
+        def is_as_it_was(path: str, entry: tuple[Digest, bool]) -> bool:
+            try:
+                return self._entry(path) == entry
+            except InputError:
+                return False
+
+        return [path for path, entry in files.items() if not is_as_it_was(path, entry)]
 
     def _visible(self, target: TargetId, path: str) -> bool:
         if files.temp_owner(path.rpartition("/")[2]) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import random
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from llmc_build.incremental.watching import folders_of
-from llmc_build.inputs import matching
+from llmc_build.inputs import Inputs, matching
+from llmc_build.model import Action
+from llmc_build.store.state import FileDigests
 
 PARTS = ["*", "**", "a", "?", "*.txt", "[ab]*", ".h", ".*", "a*", "[[]x]", "c.txt"]
 NAMES = ["a", "b", "ab", ".h", "c.txt", "d.txt", "[x]"]
@@ -53,3 +56,24 @@ def test_two_stars_go_through_no_link(tmp_path: Path) -> None:
     for pattern, paths in found.items():
         watched = folders_of(str(tmp_path), pattern)
         assert {str((tmp_path / path).parent) for path in paths} <= watched, pattern
+
+
+def test_a_file_that_can_not_be_read_any_more_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found out after the step ran: its result is not kept then, and the build goes on."""
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    digests = FileDigests(tmp_path / ".llmc" / "digests")
+    inputs = Inputs(tmp_path, digests, {}, lambda target, other: True, ())
+    action = Action(rule="shell", version=1, params={}, inputs=("a", "b"), target="w.s")
+    found = inputs.find(action).files
+    assert inputs.changed(found) == []
+
+    def broken(self: FileDigests, file: Path) -> object:
+        if file.name == "b":
+            raise OSError(errno.EIO, "Input/output error")
+        return found["a"][0]
+
+    monkeypatch.setattr(FileDigests, "digest", broken)
+    assert inputs.changed(found) == ["b"]
