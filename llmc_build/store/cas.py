@@ -11,8 +11,9 @@ or a power cut leaves at most a file in `tmp/`, which a later process removes.
 
 Nothing read is believed.  The bytes that leave the store (`read`, `place`) are hashed on their way out;
 what does not match, and anything that is not a plain file, is moved to `quarantine/` and counts as
-absent.  `verify` may remember what it hashed in this process, by everything `stat` says of the file, so
-that a build does not hash the same blob for each target that uses it.
+absent; what can't be read counts as absent, and stays.  `verify` may remember what it hashed in this
+process, by everything `stat` says of the file, so that a build does not hash the same blob for each target
+that uses it.
 
 Where the disk is full or read-only, new blobs go to `spill`, a throwaway folder that several
 processes of one build may share, and are found there.
@@ -340,8 +341,9 @@ class Cas:
                     hasher.update(chunk)
                     if take is not None:
                         take(chunk)
-            except files.ReadError:
-                return self._judge(fd, digest, "")
+            except files.ReadError:  # perhaps the next build can read it; who can't, writes it again
+                self._known.pop(digest.hash, None)
+                return False
             return self._judge(fd, digest, hasher.hexdigest())
         finally:
             os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -281,6 +283,29 @@ def test_a_folder_that_another_process_makes_just_then_keeps_what_it_holds(
         assert [entry.partition(".")[0] for entry in quarantined(cas)] == ["something"]
     assert cas.read(DIGEST) == DATA
     assert files.is_real_folder is look
+
+
+def test_what_can_not_be_read_is_absent_and_stays(
+    cas: Cas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk may answer again; where it never does, the content is written once more."""
+
+    def fails(fd: int) -> NoReturn:
+        raise files.ReadError(errno.EIO, "Input/output error")
+
+    cas.put_bytes(DATA)
+    other = fresh(cas)
+    chunks = files.chunks
+    monkeypatch.setattr(files, "chunks", fails)
+    assert other.read(DIGEST) is None
+    assert not other.verify(DIGEST)
+    assert not other.place(DIGEST, tmp_path / "out")
+    assert quarantined(cas) == []
+    before = cas.path(DIGEST).stat().st_ino
+    other.put_bytes(DATA)
+    assert cas.path(DIGEST).stat().st_ino != before
+    monkeypatch.setattr(files, "chunks", chunks)
+    assert fresh(cas).read(DIGEST) == DATA
 
 
 def test_quarantine_gives_back_what_another_process_repaired(cas: Cas) -> None:
