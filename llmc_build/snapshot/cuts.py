@@ -160,14 +160,17 @@ class Cuts:
     """The cuts that a snapshot has, by the numbers of documents."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        """Raises ValueError for what was never written."""
+        """Raises what `form.SENSELESS` has for what was never written; nothing else here does."""
         self._snapshot = snapshot
         self._said: dict[str, tuple[str, list[str | None]]] = json.loads(snapshot.section("cuts"))
         self._begins: dict[str, int] = {}
         end = 0
-        for number, (_, variables) in self._said.items():
+        for number, (around, variables) in self._said.items():
             self._begins[number] = end
             end += HASH * len(variables)
+            known = isinstance(around, str) and all(v is None or isinstance(v, str) for v in variables)
+            if not known or int(number) < 0 or len(variables) != snapshot.documents[int(number)][5]:
+                raise ValueError("cuts")
         if end != len(snapshot.section("steps")):
             raise ValueError("cuts")
         self._made: dict[int, Cut] = {}
@@ -181,8 +184,6 @@ class Cuts:
         if number not in self._made:
             around, variables = self._said[str(number)]
             workflow, first, count = self._snapshot.documents[number][3:6]
-            if len(variables) != count:
-                raise ValueError("cuts")
             names = [
                 path.removeprefix(f"{workflow}/") for path in self._snapshot.paths[first : first + count]
             ]

@@ -116,15 +116,26 @@ def test_a_snapshot_damaged_in_any_section_is_none_and_leaves_no_half_run(
     assert is_up_to_date(*words)
 
 
-@pytest.mark.parametrize("content", [b'{".": [[1], []]}', b'{"/": [[], [], []]}', b"[]", b'{"x": 1}'])
+NINE = b"[" + b"null," * 8 + b"null]"
+
+
+@pytest.mark.parametrize(
+    ("section", "content"),
+    [
+        *(("words", c) for c in (b'{".": [[1], []]}', b'{"/": [[], [], []]}', b"[]", b'{"x": 1}')),
+        *(("cuts", c) for c in (b"[]", b"1", b'{"0": 1}', b'{"x": ["", []]}', b'{"9": ["", []]}', b'{"-1": ["", []]}')),
+        *(("cuts", b'{"1": [%s, %s]}' % pair) for pair in ((b'""', NINE), (b"1", NINE), (b'""', NINE.replace(b"null", b"1")))),
+        ("steps", b"x" * 16),
+    ],
+)  # fmt: skip
 def test_a_snapshot_that_was_sealed_with_nonsense_costs_itself_and_no_build(
-    workspace: Path, content: bytes
+    workspace: Path, section: str, content: bytes
 ) -> None:
     path = next((workspace / ".llmc/state").glob("snapshot-*"))
     found = form.Snapshot.read(str(path))
     assert found is not None
     found.check()
-    forged = form.Snapshot(found.facts, {**found._sections, "words": content})
+    forged = form.Snapshot(found.facts, {**found._sections, section: content})
     path.write_bytes(b"".join(forged.encoded()))
     (workspace / "workflow.yaml").write_text(WORKFLOWS.replace("second {{", "third {{"))
     assert build(workspace).ok
