@@ -114,10 +114,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told
         try:
             from llmc_build.cli import failure
+
+            return failure.tell(error, session)
         except (OSError, ImportError, MemoryError):  # of a disk that gives nothing any more
             click.echo(f"error: {error}", err=True)
             return 8
-        return failure.tell(error, session)
     return code if isinstance(code, int) else 0
 
 

@@ -75,8 +75,7 @@ def _usage(error: click.ClickException) -> Fault:
 def _refused(error: BaseException | None) -> str | None:
     """What the machine would not do, in a line; None where it is llmc's own mistake.
 
-    A disk that does not answer also makes modules vanish: those that are there after all were not found
-    because of it.
+    A module that can't be found is missing, or its disk does not answer: both are the machine's.
     """
     if isinstance(error, MemoryError):
         return "out of memory"
@@ -84,25 +83,13 @@ def _refused(error: BaseException | None) -> str | None:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return f"{where}{error.strerror or error}"
     if isinstance(error, ImportError):
-        why = _refused(error.__cause__ or error.__context__)
-        if why is None and error.name is not None and _is_there(error.name):
-            why = str(error)
-        return None if why is None else f"a part of llmc can't be loaded: {why}"
+        why = _refused(error.__cause__ or error.__context__) or str(error)
+        return f"a part of llmc can't be loaded: {why}"
     if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
         # A package whose folder was found and whose first file was not is one without anything in it.
-        empty = getattr(error.obj, "__file__", None) is None and _is_there(error.obj.__name__)
+        empty = getattr(error.obj, "__file__", None) is None
         return f"a part of llmc can't be loaded: {error.obj.__name__}" if empty else None
     return None
-
-
-def _is_there(module: str) -> bool:
-    import importlib.util
-
-    importlib.invalidate_caches()
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, OSError, ValueError):
-        return True  # not even that can be told
 
 
 def _internal(error: Exception) -> Fault:
@@ -114,11 +101,11 @@ def _internal(error: Exception) -> Fault:
 
 
 def _tracker() -> str:
-    from importlib import metadata
-
     try:
+        from importlib import metadata
+
         urls = metadata.metadata("llmc_build").get_all("Project-URL") or []
-    except metadata.PackageNotFoundError:
+    except (ImportError, OSError):  # it is not installed, or the disk gives nothing any more
         urls = []
     for entry in urls:
         label, _, url = entry.partition(", ")

@@ -346,3 +346,18 @@ def test_a_package_of_which_the_disk_gave_nothing_is_no_bug_of_llmc(
     with pytest.raises(AttributeError) as told:
         _ = failure.nothing  # type: ignore[attr-defined]
     assert failure.tell(told.value, Session()) == 37
+
+
+def test_a_module_that_can_not_be_found_is_no_bug_of_llmc(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is missing, or its disk does not answer; and an error that can't be told in full is told in short."""
+    from llmc_build.cli import Session, failure
+
+    assert failure.tell(ModuleNotFoundError("No module named 'yaml'", name="yaml"), Session()) == 8
+    assert "a part of llmc can't be loaded: No module named 'yaml'" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "importlib.metadata", None)
+        assert failure.tell(RuntimeError("odd"), Session()) == 37
+        patch.setattr(failure, "_faults", lambda error: __import__("llmc_build.nothing"))
+        patch.setattr("llmc_build.cli.group.main", lambda **more: 1 / 0)
+        assert cli.main(["build"]) == 8
+    assert "error: division by zero" in capsys.readouterr().err
