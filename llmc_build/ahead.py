@@ -32,7 +32,12 @@ class Ahead:
         self.digests = FileDigests(config.workspace / ".llmc" / "state" / "digests")
         self.spare: Spare | None = None
         local = [model for model in config.models.values() if model.path is not None]
-        if idle or usable_cores() < 2 or not _asks_models(config, files, bool(local)):
+        if (
+            idle
+            or config.subprocess is not None
+            or usable_cores() < 2
+            or not _asks_models(config, files, bool(local))
+        ):
             return
         model = local[0] if len(local) == 1 else None
         path = _file_of(model, config) if model is not None else None

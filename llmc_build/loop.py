@@ -84,7 +84,7 @@ class Build:
             if not self._todo or plan.lanes:  # something starts, or is waited for
                 self._a.outputs.settle()
             self._feed()
-            if self._committing and not self._todo and not plan.lanes and not self._a.executor.busy:
+            if self._committing and not self._todo and not plan.lanes:
                 self._a.store.hurry()
             self._listen(0.0 if self._todo else self._patience())
             self._stuck()

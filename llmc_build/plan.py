@@ -6,7 +6,7 @@ ends well the counts of its consumers fall; when it does not, its consumers are 
 A target whose count has reached zero is READY and the plan commands a `Check`.  The answer ends it (served,
 skipped, failed), or puts it into the queue of its lane, ordered by critical path, from which the caller takes
 it with `take` when a worker is free.  `Finished` ends it; its consumers need not wait for that, where it was
-`Answered` before.
+`Answered` before, but are not said to have ended before it.
 
 Wait edges with a timeout are counted apart.  Their clocks start when nothing else is waited for; a target
 that still waits when one runs out fails.  It occupied nothing meanwhile, and the producer goes on.
@@ -162,6 +162,8 @@ class Plan:
         self._states: dict[TargetId, State] = dict.fromkeys(graph.order, _WANTED)
         self._open = len(graph)
         self._answered: set[TargetId] = set()  # targets that run, and whose consumers need not wait any more
+        self._early: dict[TargetId, set[TargetId]] = {}  # consumers of those -> which of them
+        self._held: dict[TargetId, Verdict] = {}  # what would end a target before a producer has ended
         self._begun = 0  # so many of the graph's targets, in its order, have been looked at
         self._height: dict[TargetId, int] = {}  # made when something has to run
         self._counts = graph.producer_counts()  # producers still waited for, but timed ones
@@ -225,6 +227,8 @@ class Plan:
             self._over(event, now, commands)
         elif isinstance(event, Answered):
             self._answered.add(event.target)
+            for consumer in self._graph.consumers(event.target):
+                self._early.setdefault(consumer, set()).add(event.target)
             self._release(event.target, now, commands)
         elif isinstance(event, NotStarted):
             self._put_back(event, now, commands)
@@ -282,7 +286,9 @@ class Plan:
         target, verdict = event.target, event.verdict
         if self._states[target] is not _READY:
             return  # cancelled while it was checked
-        if isinstance(verdict, Hit):
+        if target in self._early and isinstance(verdict, Hit | Skip | Broken):
+            self._held[target] = verdict
+        elif isinstance(verdict, Hit):
             self._end_well(target, State.CACHED, verdict.reason, now, commands)
         elif isinstance(verdict, Skip):
             self._end_well(target, State.SKIPPED, verdict.reason, now, commands)
@@ -332,10 +338,18 @@ class Plan:
     ) -> None:
         self._set(target, state)
         commands.append(Ended(target=target, state=state, reason=reason))
-        if target in self._answered:
-            self._answered.remove(target)
-        else:
+        if target not in self._answered:
             self._release(target, now, commands)
+            return
+        self._answered.remove(target)
+        for consumer in self._graph.consumers(target):
+            producers = self._early[consumer]
+            producers.remove(target)
+            if not producers:
+                del self._early[consumer]
+                verdict = self._held.pop(consumer, None)
+                if verdict is not None:
+                    self._checked(Checked(target=consumer, verdict=verdict), now, commands)
 
     def _is_over(self, producer: TargetId) -> bool:
         """Whether nobody waits for a target any more."""

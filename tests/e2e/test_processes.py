@@ -125,6 +125,8 @@ def test_after_kill_9_nothing_is_left_running_and_what_was_done_is_kept(space: S
     mark = slow(space, marker)
     process = start(space, "flow.yaml")
     wait_for(mark)
+    assert process.stderr is not None
+    assert any("ran w.quick" in line for line in process.stderr)  # what comes after it may begin before that
     process.kill()
     process.communicate(timeout=30)
     assert gone(marker)

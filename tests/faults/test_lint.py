@@ -22,7 +22,7 @@ import yaml
 
 from llmc_build import template
 from llmc_build.placeholder import TemplateError
-from llmc_build.shellcode import analysis
+from llmc_build.shellcode import analysis, lint
 from llmc_build.shellcode.lint import Lint
 from llmc_build.shellcode.rewrite import Script, rewrite
 from llmc_build.shellcode.tree import Sequence_
@@ -62,7 +62,7 @@ def furnish(bench: Bench) -> None:
 def unlinted(source: str, shell: str, monkeypatch: pytest.MonkeyPatch) -> Script | None:
     """The script as it would be without the lint; None where no form of rewriting exists."""
     with monkeypatch.context() as patch:
-        patch.setattr(analysis, "Lint", _NoLint)
+        patch.setattr(lint, "Lint", _NoLint)
         patch.setattr(analysis, "plain", lambda text, paths: None)
         analysis._remembered.cache_clear()
         try:

@@ -90,6 +90,27 @@ def test_a_consumer_begins_when_its_producer_has_answered_and_ends_when_it_likes
     assert {end.state for end in world.ends.values()} == {State.RAN}
 
 
+def test_what_is_found_at_once_is_not_said_before_its_producers_have_ended() -> None:
+    world = World(
+        "w.a w.b w.c w.d",
+        edge("w.a", "w.c"),
+        edge("w.b", "w.c"),
+        edge("w.c", "w.d"),
+        **{"w.c": p.Hit(reason="in the store")},
+    )
+    assert [world.take(), world.take()] == ["w.a", "w.b"]
+    world.answer("w.a")
+    world.answer("w.b")
+    assert world.checks[-1] == "w.c"
+    world.finish("w.a")
+    assert world.state("w.c") is State.READY
+    world.finish("w.b")
+    assert world.state("w.c") is State.CACHED
+    world.run("w.d")
+    assert list(world.ends) == ["w.a", "w.b", "w.c", "w.d"]
+    assert world.plan.finished
+
+
 def test_who_has_answered_keeps_nobody_waiting_for_a_clock() -> None:
     world = World("w.a w.b w.c", edge("w.a", "w.b", EdgeKind.WAIT, 10), edge("w.c", "w.b", EdgeKind.WAIT, 20))
     assert world.take() == "w.a"
