@@ -162,7 +162,7 @@ class Plan:
         self._states: dict[TargetId, State] = dict.fromkeys(graph.order, _WANTED)
         self._open = len(graph)
         self._answered: set[TargetId] = set()  # targets that run, and whose consumers need not wait any more
-        self._early: dict[TargetId, set[TargetId]] = {}  # consumers of those -> which of them
+        self._early: dict[TargetId, int] = {}  # consumers of those -> how many of them
         self._held: dict[TargetId, Verdict] = {}  # what would end a target before a producer has ended
         self._begun = 0  # so many of the graph's targets, in its order, have been looked at
         self._height: dict[TargetId, int] = {}  # made when something has to run
@@ -228,7 +228,7 @@ class Plan:
         elif isinstance(event, Answered):
             self._answered.add(event.target)
             for consumer in self._graph.consumers(event.target):
-                self._early.setdefault(consumer, set()).add(event.target)
+                self._early[consumer] = self._early.get(consumer, 0) + 1
             self._release(event.target, now, commands)
         elif isinstance(event, NotStarted):
             self._put_back(event, now, commands)
@@ -343,9 +343,8 @@ class Plan:
             return
         self._answered.remove(target)
         for consumer in self._graph.consumers(target):
-            producers = self._early[consumer]
-            producers.remove(target)
-            if not producers:
+            self._early[consumer] -= 1
+            if not self._early[consumer]:
                 del self._early[consumer]
                 verdict = self._held.pop(consumer, None)
                 if verdict is not None:
