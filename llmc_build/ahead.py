@@ -12,16 +12,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from llmc_build.config import Config, ModelConfig
-from llmc_build.execute.process import Spare
-from llmc_build.execute.worker import RUNNERS
-from llmc_build.llm.cores import usable_cores
+from llmc_build.config import Config
 from llmc_build.model import Json
 from llmc_build.store.state import FileDigests
 
-_LIGHT = 512 << 20  # bytes of a model that is loaded on the mere suspicion that it is needed
+if TYPE_CHECKING:
+    from llmc_build.execute.process import Spare
+
+_LIGHT = 512 << 20  # bytes of a model that is loaded and hashed on the mere suspicion that it is needed
 
 
 class Ahead:
@@ -31,26 +31,23 @@ class Ahead:
         """`idle`: no step will run."""
         self.digests = FileDigests(config.workspace / ".llmc" / "state" / "digests")
         self.spare: Spare | None = None
-        local = [model for model in config.models.values() if model.path is not None]
-        if (
-            idle
-            or config.subprocess is not None
-            or usable_cores() < 2
-            or not _asks_models(config, files, bool(local))
-        ):
-            return
-        model = local[0] if len(local) == 1 else None
-        path = _file_of(model, config) if model is not None else None
-        if model is not None and path is not None:
-            self._start(path if path.stat().st_size <= _LIGHT else None, model.gpu_layers)
-            self.digests.begin(path)
-        else:
-            self._start(None, None)
+        if not idle and config.subprocess is None and _asks_models(config, files):
+            self._begin(config)
 
-    def _start(self, path: Path | None, gpu_layers: int | None) -> None:
+    def _begin(self, config: Config) -> None:
+        from llmc_build.execute.process import Spare
+        from llmc_build.execute.worker import RUNNERS
+        from llmc_build.llm.cores import usable_cores
+
+        if usable_cores() < 2:
+            return
+        found = _only_model(config)
+        path, gpu_layers = found or (None, None)
+        likely: dict[str, Json] = {"path": None if path is None else str(path), "gpu_layers": gpu_layers}
         with contextlib.suppress(OSError):  # then it is started when it is needed
-            likely: dict[str, Json] = {"path": None if path is None else str(path), "gpu_layers": gpu_layers}
             self.spare = Spare("model", os.environ, RUNNERS["model"], likely)
+        if path is not None:
+            self.digests.begin(path)
 
     def __enter__(self) -> Self:
         return self
@@ -62,21 +59,27 @@ class Ahead:
             self.spare.close()
 
 
-def _file_of(model: ModelConfig, config: Config) -> Path | None:
-    """The file of the only model, where it is here."""
+def _only_model(config: Config) -> tuple[Path, int | None] | None:
+    """The file of the only model, and its layers on a GPU, where it is here and small."""
     from llmc_build.llm import models
 
-    if str(model.path).startswith("hf:"):  # it may have to be fetched first
+    local = _local(config)
+    if len(local) != 1 or str(config.models[local[0]].path).startswith("hf:"):  # it may have to be fetched
         return None
-    with contextlib.suppress(models.ModelError):  # it is told when a step asks for it
-        path = models.resolve(model.name, aliases=config.models, workspace=config.workspace).path
-        return path if path.is_file() else None
+    with contextlib.suppress(models.ModelError, OSError):  # it is told when a step asks for it
+        path = models.resolve(local[0], aliases=config.models, workspace=config.workspace).path
+        if path.is_file() and path.stat().st_size <= _LIGHT:
+            return path, config.models[local[0]].gpu_layers
     return None
 
 
-def _asks_models(config: Config, files: Sequence[Path], has_models: bool) -> bool:
+def _local(config: Config) -> list[str]:
+    return [name for name, model in config.models.items() if model.path is not None]
+
+
+def _asks_models(config: Config, files: Sequence[Path]) -> bool:
     """Whether the last build had steps that ask models; where there was none, whether it could."""
     from llmc_build.snapshot import keeping
 
     last = keeping.last(str(config.workspace), [os.path.abspath(file) for file in files])
-    return has_models if last is None else bool(last.facts["python"])
+    return bool(_local(config)) if last is None else bool(last.facts["python"])

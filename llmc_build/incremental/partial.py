@@ -38,9 +38,6 @@ from llmc_build.workflow.split import split
 _FEW = 50  # documents, or steps of one; from here on, and from a quarter of all, everything is read
 
 
-_NO_EDIT: Edit | None = None
-
-
 class TooMuch(Exception):
     """Why what changed is not to be built in part."""
 
@@ -158,7 +155,8 @@ class Partial:
             text = self._text(file)
             for line, start, end in self._split(file):
                 sha256 = piece_hash(text[start:end])
-                number, edit = there.get((file, sha256)), _NO_EDIT
+                number = there.get((file, sha256))
+                edit: Edit | None = None
                 piece = (file, line, sha256)
                 if number is None and around:
                     number, edit = self._edited(piece, around)

@@ -5,10 +5,10 @@ right is known only of a document that was read as a whole: there each step stan
 
 Theory of operation.  The steps are the items of a list in block style, so each begins on a line of its own
 with a dash in the column of the list.  At such a line the parser knows nothing of the items before it, but
-for anchors.  So where a document was read and cut alike, what stands around the steps is as it was, there
-are as many of them, and none of them has an anchor, a document with some of the steps taken out means for
-the others what the whole means.  A line with a comment stands for each line that is taken out: it keeps
-the numbers of lines, and ends a block scalar before it as a step would.
+for anchors.  So where a document was read and cut alike, what stands around the steps is as it was, and none
+of them has an anchor, a document with some of the steps taken out means for the others what the whole means.
+A line with a comment stands for each line that is taken out: it keeps the numbers of lines, and ends a block
+scalar before it as a step would.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ HASH = 16  # bytes of the hash of a step's text
 _FIRST = re.compile(rb"^steps:[ \t]*(?:#.*)?\r?\n(?:[ \t]*(?:#.*)?\r?\n)*( *)-(?=[ \r\n])", re.MULTILINE)
 _BEHIND = re.compile(rb"^[^ \t\r\n#]", re.MULTILINE)  # a line that begins in the first column
 _BEHIND_DASHES = re.compile(rb"^(?!-[ \r\n])[^ \t\r\n#]", re.MULTILINE)
-_ANCHOR = re.compile(rb"&(?=[^\s&;|>])")
-_BEFORE_ANCHOR = (b"", b" ", b"\t", b"\r", b"\n", b"[", b"{", b",")
+# What could be an anchor, wherever it stands (`{"a":&x 1}` has one); a shell's `&&`, `2>&1` and `<&3` are none.
+_ANCHOR = re.compile(rb"&(?<![\w&<>]&)(?=[^\s&;|>])")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,4 @@ def cut(text: bytes) -> Steps | None:
 
 def is_tied(text: bytes) -> bool:
     """Whether a step may give something to others that do not name it: an anchor, or a part of a session."""
-    if b"session" in text:
-        return True
-    return any(text[i - 1 : i] in _BEFORE_ANCHOR for i in (found.start() for found in _ANCHOR.finditer(text)))
+    return b"session" in text or _ANCHOR.search(text) is not None

@@ -13,9 +13,11 @@ from llmc_build import ahead as module
 from llmc_build import api, quick
 from llmc_build.ahead import Ahead
 from llmc_build.config import Config, load_config
+from llmc_build.execute import process
 from llmc_build.execute.pool import Pool
 from llmc_build.execute.process import Spare
 from llmc_build.execute.protocol import Done, Lane, Status, Task
+from llmc_build.llm import cores
 from llmc_build.store.state import FileDigests
 
 RUNNER = """
@@ -117,8 +119,8 @@ class Counted:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     Counted.made = []
-    monkeypatch.setattr(module, "Spare", Counted)
-    monkeypatch.setattr(module, "usable_cores", lambda: 2)
+    monkeypatch.setattr(process, "Spare", Counted)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 2)
     return Counted.made
 
 
@@ -143,11 +145,11 @@ def test_a_first_build_guesses_by_the_models_of_the_configuration(
     Ahead(config(tmp_path, "models: {m: {path: gone.gguf}}\n"), files, idle=False)
     Ahead(config(tmp_path, "models: {m: {path: 'hf:a/b/c.gguf'}}\n"), files, idle=False)
     monkeypatch.setattr(module, "_LIGHT", 5000)
-    Ahead(config(tmp_path, one), files, idle=False)
+    large = Ahead(config(tmp_path, one), files, idle=False)
+    assert large.digests._coming == {}, "a build that asks no model would wait for it"
     nothing = {"path": None, "gpu_layers": None}
-    loaded, unloaded = {"path": str(model), "gpu_layers": 3}, {"path": None, "gpu_layers": 3}
-    assert made == [loaded, nothing, nothing, nothing, unloaded]
-    monkeypatch.setattr(module, "usable_cores", lambda: 1)
+    assert made == [{"path": str(model), "gpu_layers": 3}, nothing, nothing, nothing, nothing]
+    monkeypatch.setattr(cores, "usable_cores", lambda: 1)
     Ahead(config(tmp_path, one), files, idle=False)
     assert len(made) == 5
 
