@@ -25,7 +25,7 @@ HASH = 16  # bytes of the hash of a step's text
 _FIRST = re.compile(rb"^steps:[ \t]*(?:#.*)?\r?\n(?:[ \t]*(?:#.*)?\r?\n)*( *)-(?=[ \r\n])", re.MULTILINE)
 _BEHIND = re.compile(rb"^[^ \t\r\n#]", re.MULTILINE)  # a line that begins in the first column
 _BEHIND_DASHES = re.compile(rb"^(?!-[ \r\n])[^ \t\r\n#]", re.MULTILINE)
-# What could be an anchor, wherever it stands (`{"a":&x 1}` has one); a shell's `&&`, `2>&1` and `<&3` are none.
+# What could be an anchor, wherever it stands, as in `{"a":&x 1}`; a shell's `&&`, `2>&1` and `<&3` are none.
 _ANCHOR = re.compile(rb"&(?<![\w&<>]&)(?=[^\s&;|>])")
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from llmc_build import api
 from llmc_build import plan as p
 from llmc_build.execute.protocol import Done, Lane, Progress, Status, Task
 from llmc_build.graph import ActionGraph
 from llmc_build.loop import COMMANDS_A_TURN, Build, Surroundings
 from llmc_build.model import State
+from llmc_build.report import Silent, TargetEvent
+from llmc_build.store import Store
 
 SHELL = Lane(kind="shell")
 MANY = 20_000
@@ -139,3 +143,24 @@ def test_nothing_more_is_checked_once_a_failure_stops_the_build(fail_fast: bool)
     reports = building(world, lambda: False, fail_fast=fail_fast).run()
     assert world.checked <= 2 * COMMANDS_A_TURN
     assert sum(report.status is State.FAILED for report in reports.values()) in (1, 2)
+
+
+@pytest.mark.parametrize(("more", "waits"), [("", False), (", cache: false", True)])
+def test_what_is_never_cached_begins_when_what_it_reads_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, waits: bool
+) -> None:
+    """It may be there for what it does elsewhere; all others begin when the value is known."""
+    told: list[tuple[str, State]] = []
+
+    class Listening(Silent):
+        def target(self, event: TargetEvent) -> None:
+            told.append((event.target, event.state))
+
+    monkeypatch.setattr(Store, "hurry", lambda store: None)  # a commit is a quarter of a second on its way
+    steps = f"[{{name: a, command: echo 1}}, {{name: b, command: 'echo {{{{w.a}}}}'{more}}}]"
+    (tmp_path / "w.yaml").write_text(f"name: w\nsteps: {steps}\n")
+    report = api.build([tmp_path / "w.yaml"], workspace=tmp_path, reporter=Listening())
+    assert report.ok
+    in_turn = told.index(("w.a", State.RAN)) < told.index(("w.b", State.RUNNING))
+    assert in_turn is waits
+    assert told.index(("w.a", State.RAN)) < told.index(("w.b", State.RAN))
