@@ -26,7 +26,7 @@ class ValueRefused(Exception):
     """A value can't be brought to the script.  One line."""
 
 
-Place = tuple[str, Literal["environment", "file", "path"], str]  # see `shellcode.Load`
+Place = tuple[str, Literal["environment", "file", "path"], str, str]  # see `shellcode.Load`
 
 
 class Loaded:
@@ -45,7 +45,7 @@ class Loaded:
 
 @functools.lru_cache(maxsize=256)  # most steps find their values in the same places
 def _prelude(places: tuple[Place, ...]) -> str:
-    return with_prelude("", [Load(variable=v, kind=k, source=s) for v, k, s in places])
+    return with_prelude("", [Load(*place) for place in places])
 
 
 def load(
@@ -58,7 +58,7 @@ def load(
         variable, name = str(entry["variable"]), str(entry.get("name") or entry["variable"])
         value = _filtered(entry, name)
         if entry.get("path"):
-            found.places.append((variable, "path", _write(found, folder(), variable, name, value)))
+            found.places.append((variable, "path", _write(found, folder(), variable, name, value), ""))
             continue
         if b"\0" in value:
             raise ValueRefused(f"value of {{{{{name}}}}} holds a NUL byte: use {{{{{name} | path}}}}")
@@ -71,9 +71,10 @@ def load(
             total += len(value)
             carrier = f"LLMC_VALUE_{variable}"
             found.env[carrier.encode()] = value
-            found.places.append((variable, "environment", carrier))
+            found.places.append((variable, "environment", carrier, ""))
         else:
-            found.places.append((variable, "file", _write(found, folder(), variable, name, value)))
+            path = _write(found, folder(), variable, name, value)
+            found.places.append((variable, "file", path, write_newlines(path, value)))
     return found
 
 
@@ -105,11 +106,24 @@ def _bytes(content: Mapping[str, Any], name: str) -> bytes:
 def _write(found: Loaded, folder: str, variable: str, name: str, value: bytes) -> str:
     """Writes a value's file, for nobody else to read, and tells programs below the script where it is."""
     path = f"{folder}/{variable}"
+    _write_file(path, value)
+    exported = "".join(c if c in _EXPORTED else "_" for c in name.upper())
+    found.env[f"LLMC_{exported}_FILE".encode("ascii")] = os.fsencode(path)
+    return path
+
+
+def write_newlines(path: str, value: bytes) -> str:
+    """Writes the newlines that a value ends in beside its file; their path, "" where there are none."""
+    count = len(value) - len(value.rstrip(b"\n"))
+    if not count:
+        return ""
+    _write_file(f"{path}.newlines", b"\n" * count)
+    return f"{path}.newlines"
+
+
+def _write_file(path: str, value: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "wb", buffering=0) as file:
         view = memoryview(value)
         while view:
             view = view[file.write(view) :]
-    exported = "".join(c if c in _EXPORTED else "_" for c in name.upper())
-    found.env[f"LLMC_{exported}_FILE".encode("ascii")] = os.fsencode(path)
-    return path

@@ -19,12 +19,15 @@ class Load(NamedTuple):
     variable: str
     kind: Literal["environment", "file", "path"]
     source: str  # name of an environment variable, or a path: of a file to read, or to put into the variable
+    newlines: str = ""  # of a file to read that ends in newlines: path of a file with these alone
 
 
 def prelude(loads: Iterable[Load]) -> str:
     """One line of sh that fills variables with exact bytes and exports none; it ends the shell on failure.
 
-    A value from a file is followed by a sentinel while it is read, because `$(...)` drops trailing newlines.
+    `$(...)` drops the newlines that a file ends in.  They are read from a file of their own, with a sentinel
+    that is then cut off: of a whole value it can't be, for bash 5.2 in a UTF-8 locale gives other memory for
+    `${v%x}` where v has certain bytes that are no UTF-8.
     """
     return "; ".join(_loading(load) for load in loads)
 
@@ -35,11 +38,18 @@ def with_prelude(text: str, loads: Sequence[Load]) -> str:
 
 
 def _loading(load: Load) -> str:
-    name, quoted = load.variable, "'" + load.source.replace("'", "'\\''") + "'"
+    name, quoted = load.variable, _quoted(load.source)
     match load.kind:
         case "environment":
             return f"{name}=${{{load.source}?}} && unset {load.source}"
         case "file":
-            return f"{name}=$(/bin/cat {quoted} && printf x) || exit 125; {name}=${{{name}%x}}"
+            if not load.newlines:
+                return f"{name}=$(/bin/cat {quoted}) || exit 125"
+            newlines = f"{name}=$(/bin/cat {_quoted(load.newlines)} && printf x)"
+            return f"{newlines} && {name}=$(/bin/cat {quoted})${{{name}%x}} || exit 125"
         case "path":
             return f"{name}={quoted}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"

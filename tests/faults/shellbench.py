@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmc_build.execute.values import write_newlines
 from llmc_build.filters import apply_filters
 from llmc_build.shellcode.prelude import Load, with_prelude
 from llmc_build.shellcode.rewrite import Script
@@ -94,7 +95,9 @@ class Bench:
             file = self.folder / f"value {number}"
             if variable.path or kind == "file":
                 file.write_bytes(data)
-                loads.append(Load(variable.name, "path" if variable.path else "file", str(file)))
+                (self.folder / f"{file.name}.newlines").unlink(missing_ok=True)
+                newlines = "" if variable.path else write_newlines(str(file), data)
+                loads.append(Load(variable.name, "path" if variable.path else "file", str(file), newlines))
             else:
                 given[f"LLMC_V{number}".encode()] = data
                 loads.append(Load(variable.name, "environment", f"LLMC_V{number}"))

@@ -233,10 +233,12 @@ def test_the_prelude_is_one_line_and_line_numbers_stay() -> None:
     loads = [
         Load(variable="a", kind="environment", source="E"),
         Load(variable="b", kind="file", source="/o'b/f"),
+        Load(variable="d", kind="file", source="/f", newlines="/g"),
         Load(variable="c", kind="path", source="/p q"),
     ]
     assert prelude(loads) == (
-        "a=${E?} && unset E; b=$(/bin/cat '/o'\\''b/f' && printf x) || exit 125; b=${b%x}; c='/p q'"
+        "a=${E?} && unset E; b=$(/bin/cat '/o'\\''b/f') || exit 125; "
+        "d=$(/bin/cat '/g' && printf x) && d=$(/bin/cat '/f')${d%x} || exit 125; c='/p q'"
     )
     assert with_prelude("#!/bin/sh\necho", loads) == f"{prelude(loads)}; #!/bin/sh\necho"
     assert with_prelude("echo", []) == "echo"

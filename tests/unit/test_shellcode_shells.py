@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmc_build import template
+from llmc_build.execute.values import write_newlines
 from llmc_build.shellcode.prelude import Load, with_prelude
 from llmc_build.shellcode.rewrite import Script, rewrite
 from llmc_build.template import apply_filters
@@ -62,7 +63,9 @@ class Bench:
             if variable.path:
                 loads.append(Load(variable=variable.name, kind="path", source=str(file)))
             elif kind == "file":
-                loads.append(Load(variable=variable.name, kind="file", source=str(file)))
+                (self.folder / f"{file.name}.newlines").unlink(missing_ok=True)
+                newlines = write_newlines(str(file), data)
+                loads.append(Load(variable=variable.name, kind="file", source=str(file), newlines=newlines))
             else:
                 environment[f"LLMC_V{number}".encode()] = data
                 loads.append(Load(variable=variable.name, kind="environment", source=f"LLMC_V{number}"))
@@ -136,6 +139,16 @@ def test_every_byte_arrives_also_at_the_end_of_a_value(shell: Shell, kind: str, 
     for tail in filter(shell.takes, tails if FULL else tails[shell_offset(shell) :: 9]):
         assert bench.run(shell, script, b"a" + tail, kind) == b"a" + tail
         assert bench.run(shell, script, tail, kind) == tail
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell.name)
+def test_bytes_that_are_no_characters_are_not_cut(shell: Shell, bench: Bench) -> None:
+    """bash 5.2 gives other bytes of its memory for `${v%x}` where v has these."""
+    value = b"\xc3\\\n&x"
+    script = rewritten("printf %s {{x | raw}}", "sh")
+    for tail in (b"", b"\n\n"):
+        if shell.takes(value):
+            assert bench.run(shell, script, value + tail, "file") == value + tail
 
 
 def shell_offset(shell: Shell) -> int:
