@@ -86,7 +86,8 @@ class Snapshot:
             return None
         found = cls({}, {}, fd)  # type: ignore[typeddict-item]
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            about = os.fstat(fd)
+            if not stat.S_ISREG(about.st_mode):
                 return None
             begin = os.pread(fd, 64, 0)
             magic, line = begin[: len(MAGIC)], begin[len(MAGIC) :].partition(b"\n")[0]
@@ -94,6 +95,8 @@ class Snapshot:
                 return None
             length, crc = (int(part, 16) for part in line.split())
             start = len(MAGIC) + len(line) + 1
+            if length > about.st_size:
+                return None
             head = os.pread(fd, length, start)
             if len(head) != length or zlib.crc32(head) != crc:
                 return None

@@ -313,7 +313,7 @@ TEMPLATES = [
     "{% set n = namespace(l=[1]) %}{% for i in range(99) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
     "{{ namespace.__init__.__globals__ }}", "{{ cycler.__init__.__globals__.os.system('touch /tmp/llmc-owned') }}",
     "{{ ('ab' * 4000000)|wordwrap(1)|length }}", "{{ ('a' * 4000000).rfind('ab' ~ 'a' * 2000000) }}",
-    "{{ messages|tojson|safe|indent('x' * 10000000) }}", "{% include '/etc/passwd' %}", "{{ raise_exception('\x1b[2J') }}",
+    "{{ ('\\n' * 10000)|indent('x' * 10000000) }}", "{% include '/etc/passwd' %}", "{{ raise_exception('\x1b[2J') }}",
     "{{ messages.append(1) }}", "{{ joiner|attr('__class__') }}", "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
 ]  # fmt: skip
 

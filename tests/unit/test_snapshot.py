@@ -116,6 +116,16 @@ def test_a_snapshot_damaged_in_any_section_is_none_and_leaves_no_half_run(
     assert is_up_to_date(*words)
 
 
+@pytest.mark.parametrize("line", [b"%x 0" % (1 << 60), b"-1 0", b"%x 0" % (1 << 40), b"1", b""])
+def test_a_snapshot_whose_head_has_a_senseless_length_is_none(workspace: Path, line: bytes) -> None:
+    """As much memory as it says can't be had."""
+    path = next((workspace / ".llmc/state").glob("snapshot-*"))
+    rest = path.read_bytes()[len(form.MAGIC) :].partition(b"\n")[2]
+    path.write_bytes(form.MAGIC + line + b"\n" + rest)
+    assert form.Snapshot.read(str(path)) is None
+    assert quick.build(["build", "workflow.yaml"], ENVIRON) is None
+
+
 NINE = b"[" + b"null," * 8 + b"null]"
 
 
