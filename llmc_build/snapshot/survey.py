@@ -143,9 +143,10 @@ def _survey(
 
 
 def same(entry: Watched | Sequence[object]) -> bool:
-    """Whether a watched file holds what it held."""
+    """Whether a watched file holds what it held.  Raises what SENSELESS has for what is no entry."""
     path, stamp, known, fresh = entry
-    assert isinstance(path, str)
+    if not isinstance(path, str):
+        raise TypeError(f"{type(path).__name__} for a path")
     now = look(path)
     if now is None:
         return known == ""
