@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -57,6 +58,21 @@ class Ended:
     stdout: bytes
     stderr: bytes
     code: int | None  # None: it ran longer than it may
+
+
+def _wait(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
+    """The exit code of a child, None where it runs on.  `Popen.wait` with a limit sleeps and looks again."""
+    if hasattr(os, "pidfd_open"):
+        fd = os.pidfd_open(process.pid)
+        try:
+            ready, _, _ = select.select([fd], [], [], limit_s)
+        finally:
+            os.close(fd)
+        return process.wait() if ready else None
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 class Bench:
@@ -134,11 +150,7 @@ class Bench:
                 stderr=err,
                 start_new_session=True,
             )
-            ended: int | None
-            try:
-                ended = process.wait(limit_s)
-            except subprocess.TimeoutExpired:
-                ended = None
+            ended = _wait(process, limit_s)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
