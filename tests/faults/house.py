@@ -169,6 +169,10 @@ class House:
                 found.acknowledged.add(event["target"].partition(".")[2])
             elif event.get("event") == "target" and event["state"] == "failed":
                 found.failed[event["target"].partition(".")[2]] = event.get("error", "")
+        # what it read can't be told to be what its result was made of, and the user was told
+        found.acknowledged -= set(
+            re.findall(r"^warning: w\.(\w+): .* result is not kept", stderr, re.MULTILINE)
+        )
         return found
 
     def heals(self, broken: Ended, before: Counter[str]) -> None:
