@@ -13,7 +13,7 @@ from llmc_build import replies
 from llmc_build.binding import Pending
 from llmc_build.execute.protocol import Done, Status
 from llmc_build.inputs import Inputs
-from llmc_build.model import ActionResult, Json, TargetId
+from llmc_build.model import NO_STATS, ActionResult, Json, TargetId
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.reads import Reads
 from llmc_build.resolve import Program
@@ -31,7 +31,7 @@ class Verified:
     record: Record | None = None  # to be committed before the target is reported
     warnings: tuple[str, ...] = ()
     stderr_tail: str = ""
-    stats: Mapping[str, Json] = field(default_factory=dict)
+    stats: Mapping[str, Json] = field(default_factory=lambda: NO_STATS)
 
 
 class Answers:
@@ -66,8 +66,8 @@ class Answers:
         if undeclared:
             warnings.append(f"wrote {', '.join(undeclared)}: declare what is to be kept in `outputs`")
         tail = str(done.reply.get("stderr_tail", ""))
-        stats = done.reply.get("stats")
-        stats = stats if isinstance(stats, dict) else {}
+        found = done.reply.get("stats")
+        stats = found if isinstance(found, dict) else NO_STATS
         if done.status is not Status.OK:
             error = self._explain(target, pending, done, tail)
             return Verified(error=error, warnings=tuple(warnings), stderr_tail=tail, stats=stats)

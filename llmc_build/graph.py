@@ -3,14 +3,18 @@
 Owns structure: edges of every kind, cycles, closure, order, how long the way below a target is.  What the
 edges mean for a build is `plan`'s business; whether a path leads from here to there is `reach`'s.
 
-It is one networkx DAG, in which targets and edges carry nothing, so that a hundred thousand of them are
-small.  What a build has to know of an edge beyond that it is there, the limit of a wait, is kept beside it.
+Theory of operation.  One networkx DAG of everything finds the cycles and the order.  Its dictionaries take
+half a kilobyte for each target, so then only the edges stay, as numbers in arrays: a target's number is its
+place in the order.  What a build has to know of an edge beyond that it is there, the limit of a wait, is kept
+beside it.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 import networkx as nx
@@ -39,52 +43,62 @@ class _Dag(_DiGraph):
     edge_attr_dict_factory = _share
 
 
+_NEAR = 64  # edges of a target that are looked through before a path is looked for
+
+
 class ActionGraph:
     """A directed acyclic graph over target ids; an edge goes from producer to consumer."""
 
     def __init__(self, targets: Sequence[TargetId], edges: Collection[Edge]) -> None:
         """Raises WorkflowError with every cycle, each printed whole."""
-        self._dag = _Dag()
-        self._dag.add_nodes_from(targets)
-        self._dag.add_edges_from((edge.producer, edge.target) for edge in edges)
+        dag = _Dag()
+        dag.add_nodes_from(targets)
+        dag.add_edges_from((edge.producer, edge.target) for edge in edges)
         try:
-            self.order: tuple[TargetId, ...] = tuple(nx.topological_sort(self._dag))
+            self.order: tuple[TargetId, ...] = tuple(nx.topological_sort(dag))
         except nx.NetworkXUnfeasible:
-            raise WorkflowError(_cycle_faults(list(self._cycles()), edges)) from None
+            raise WorkflowError(_cycle_faults(list(_cycles(dag)), edges)) from None
         self.limits: Mapping[TargetId, Mapping[TargetId, Limit]] = limits_of(edges)  # target -> producer
         self._whole = self  # what it is a part of
         self._reach: Reach | None = None  # of a whole graph, once it is needed
+        self._settle(dag.predecessors, dag.successors)
+        dag.clear()  # views that it keeps refer to it, so that it would stay
 
-    def _cycles(self) -> Iterator[list[tuple[TargetId, TargetId]]]:
-        """A cycle, as its edges, of each group of targets that wait for each other."""
-        for group in nx.strongly_connected_components(self._dag):
-            if len(group) > 1 or any(self._dag.has_edge(n, n) for n in group):
-                yield list(nx.find_cycle(self._dag.subgraph(group), source=min(group)))
+    def _settle(
+        self,
+        producers: Callable[[TargetId], Iterable[TargetId]],
+        consumers: Callable[[TargetId], Iterable[TargetId]],
+    ) -> None:
+        """Writes down the edges of the targets in `order`."""
+        self._place = {target: place for place, target in enumerate(self.order)}
+        self._into = _Lists(map(self._place.__getitem__, producers(target)) for target in self.order)
+        self._out = _Lists(map(self._place.__getitem__, consumers(target)) for target in self.order)
 
     def __len__(self) -> int:
-        return len(self._dag)
+        return len(self.order)
 
     def __contains__(self, target: object) -> bool:
-        return target in self._dag
+        return target in self._place
 
     def producers(self, target: TargetId) -> Iterator[TargetId]:
         """What the target comes after by an edge of any kind."""
-        return self._dag.predecessors(target)
+        return map(self.order.__getitem__, self._into[self._place[target]])
 
     def consumers(self, target: TargetId) -> Iterator[TargetId]:
-        return self._dag.successors(target)
+        return map(self.order.__getitem__, self._out[self._place[target]])
 
     def producer_counts(self) -> dict[TargetId, int]:
         """How many producers each target has; the caller's own."""
-        return dict(self._dag.in_degree())
+        return dict(zip(self.order, self._into.sizes(), strict=True))
 
     def comes_after(self, target: TargetId, other: TargetId) -> bool:
         """Whether a path leads from `other` to `target`."""
-        if self._dag.has_edge(other, target):
+        into = self._into[self._place[target]]
+        if len(into) <= _NEAR and self._place.get(other) in into:
             return True
         whole = self._whole  # a part has all that its targets come after
         if whole._reach is None:
-            whole._reach = Reach(whole.order, whole.producers, whole.consumers)
+            whole._reach = Reach(whole._place, whole.producers, whole.consumers)
         return whole._reach.comes_after(target, other)
 
     def select(self, patterns: Sequence[str]) -> ActionGraph:
@@ -106,15 +120,13 @@ class ActionGraph:
             return self
         part = object.__new__(ActionGraph)
         part.order = tuple(target for target in self.order if target in wanted)
-        part._dag = _Dag()
-        part._dag.add_nodes_from(part.order)
-        part._dag.add_edges_from((p, target) for target in part.order for p in self.producers(target))
         part.limits = {target: found for target, found in self.limits.items() if target in wanted}
         part._whole = self._whole
+        part._settle(self.producers, lambda target: filter(wanted.__contains__, self.consumers(target)))
         return part
 
     def _matches(self, pattern: str) -> list[TargetId]:
-        if pattern in self._dag:
+        if pattern in self._place:
             return [pattern]
         glob = pattern if "." in pattern else f"{pattern}.*"
         found = (
@@ -135,6 +147,31 @@ class ActionGraph:
 
     def heights(self) -> dict[TargetId, int]:
         return heights_of(self)
+
+
+class _Lists:
+    """A list of numbers for each number, in four bytes for each."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self, lists: Iterable[Iterable[int]]) -> None:
+        self._starts, self._ends = array("I", [0]), array("I")
+        for one in lists:
+            self._ends.extend(one)
+            self._starts.append(len(self._ends))
+
+    def __getitem__(self, number: int) -> array[int]:
+        return self._ends[self._starts[number] : self._starts[number + 1]]
+
+    def sizes(self) -> Iterator[int]:
+        return (end - start for start, end in pairwise(self._starts))
+
+
+def _cycles(dag: _Dag) -> Iterator[list[tuple[TargetId, TargetId]]]:
+    """A cycle, as its edges, of each group of targets that wait for each other."""
+    for group in nx.strongly_connected_components(dag):
+        if len(group) > 1 or any(dag.has_edge(n, n) for n in group):
+            yield list(nx.find_cycle(dag.subgraph(group), source=min(group)))
 
 
 def _cycle_faults(cycles: Sequence[_Cycle], edges: Iterable[Edge]) -> list[Fault]:

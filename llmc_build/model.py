@@ -310,6 +310,9 @@ class State(enum.Enum):
 _COUNTED = (State.RAN, State.CACHED, State.FAILED, State.POISONED, State.SKIPPED, State.CANCELLED)
 
 
+NO_STATS: Mapping[str, Json] = {}  # one for all that have none: reports are kept to the end
+
+
 @message
 class TargetReport:
     """What a build says of one target."""
@@ -324,7 +327,7 @@ class TargetReport:
     caused_by: TargetId | None = None  # of a poisoned target: the failure at the root
     warnings: tuple[str, ...] = ()
     stderr_tail: str = ""  # of a failed target
-    stats: Mapping[str, Json] = field(default_factory=dict)  # tokens and the like
+    stats: Mapping[str, Json] = field(default_factory=lambda: NO_STATS)  # tokens and the like
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

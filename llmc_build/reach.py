@@ -16,7 +16,7 @@ PVLDB 3 (2010).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from llmc_build.model import TargetId
 
@@ -24,18 +24,19 @@ Neighbours = Callable[[TargetId], Iterable[TargetId]]
 
 
 class Reach:
-    """Answers for one graph that does not change; `order` is a topological one."""
+    """Answers for one graph that does not change."""
 
-    def __init__(self, order: Sequence[TargetId], producers: Neighbours, consumers: Neighbours) -> None:
+    def __init__(self, place: Mapping[TargetId, int], producers: Neighbours, consumers: Neighbours) -> None:
+        """`place`: target -> its place in a topological order, in that order."""
         self._producers = producers
-        self._place = {target: place for place, target in enumerate(order)}
-        self._enter = array("q", [-1]) * len(order)
-        self._leave = array("q", [-1]) * len(order)
-        self._low = array("q", [-1]) * len(order)
+        self._place = place
+        self._enter = array("q", [-1]) * len(place)
+        self._leave = array("q", [-1]) * len(place)
+        self._low = array("q", [-1]) * len(place)
         self._asked: TargetId = ""  # the target that was asked about last,
         self._before: frozenset[TargetId] | None = None  # all that comes before it, once that paid
         self._spent = 0  # and how many targets were looked at for it
-        self._number(order, consumers)
+        self._number(consumers)
 
     def comes_after(self, target: TargetId, other: TargetId) -> bool:
         """Whether a path leads from `other` to `target`; nothing comes after what is not in the graph."""
@@ -50,15 +51,15 @@ class Reach:
             self._before = frozenset(self._all_before(target))
         return self._found(target, other) if self._before is None else other in self._before
 
-    def _number(self, order: Sequence[TargetId], consumers: Neighbours) -> None:
+    def _number(self, consumers: Neighbours) -> None:
         place, enter, leave, low = self._place, self._enter, self._leave, self._low
         entered = left = 0
-        for root in order:
+        for root in place:
             if enter[place[root]] >= 0:
                 continue
             enter[place[root]], entered = entered, entered + 1
             way = [(place[root], iter(consumers(root)))]
-            least = [len(order)]  # of the ways from each target on the way, as far as they are walked
+            least = [len(place)]  # of the ways from each target on the way, as far as they are walked
             while way:
                 here, rest = way[-1]
                 for consumer in rest:
@@ -66,7 +67,7 @@ class Reach:
                     if enter[there] < 0:
                         enter[there], entered = entered, entered + 1
                         way.append((there, iter(consumers(consumer))))
-                        least.append(len(order))
+                        least.append(len(place))
                         break
                     least[-1] = min(least[-1], low[there])
                 else:

@@ -364,7 +364,7 @@ class Session:
                 read=work.read,
                 program=work.program,
                 part=work.part,
-                reports={one.target: one for one in report.looked_at or ()},
+                reports=report.looked_at or (),
                 traces=binder.traces,
                 placed_ns=self.outputs.placed_ns,
                 names=self._inputs.names,

@@ -99,7 +99,7 @@ def _renumbered(
     found: Structure,
     was: array[int],
     changed: Collection[int],
-    into: Mapping[TargetId, set[TargetId]],
+    into: Mapping[TargetId, Sequence[TargetId]],
 ) -> tuple[array[int], array[int]]:
     """The producers of every target, those of targets that were left alone by their new numbers."""
     now = array("i", [-1]) * len(old.paths)
@@ -112,7 +112,7 @@ def _renumbered(
             if count:
                 _take_over(old.producers, was[first], count, now, starts, ends)
             else:
-                producers = map(found.number, into.get(found.target(first), ()))
+                producers = set(map(found.number, into.get(found.target(first), ())))
                 ends.extend(sorted(number for number in producers if number is not None))
                 starts.append(len(ends))
     except OverflowError:

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from llmc_build.incremental.joining import piece_of
 from llmc_build.incremental.partial import piece_hash
@@ -143,9 +143,9 @@ class _Taker:
                 found[number] = cut
         return found
 
-    def _numbered(self, reports: Mapping[TargetId, TargetReport]) -> Iterator[tuple[int, TargetReport]]:
-        for target, report in reports.items():
-            number = self.structure.number(target)
+    def _numbered(self, reports: Iterable[TargetReport]) -> Iterator[tuple[int, TargetReport]]:
+        for report in reports:
+            number = self.structure.number(report.target)
             if number is not None:
                 yield number, report
 

@@ -42,7 +42,7 @@ class Evidence:
     read: Mapping[str, str]  # workflow files and prompt files -> SHA-256 of what was read
     program: Program  # all targets, or those of the documents that were read
     part: Partial | None
-    reports: Mapping[TargetId, TargetReport]  # of the targets that were looked at
+    reports: Sequence[TargetReport]  # of the targets that were looked at
     traces: Traces
     placed_ns: Mapping[TargetId, int]  # when the value of a target was seen in place, unix time
     names: Callable[[Action], set[str]]  # which files an action would be given now

@@ -149,7 +149,7 @@ def of_program(program: Program, hash_of: Callable[[str, int], tuple[int, int, s
         documents.append(
             (file, line, sha256, workflow, index[targets[0]], len(targets), *names(program, targets, into))
         )
-    lists = [sorted(index[p] for p in into.get(target, ())) for target in index]
+    lists = (sorted({index[p] for p in into.get(target, ())}) for target in index)
     return Structure(paths, documents, lists_of(lists), declared(program))
 
 
@@ -161,16 +161,16 @@ def by_workflow(program: Program) -> dict[str, list[str]]:
     return found
 
 
-def producers_of(program: Program) -> dict[str, set[str]]:
-    """Target -> all that it comes after."""
-    found: dict[str, set[str]] = {}
+def producers_of(program: Program) -> dict[str, list[str]]:
+    """Target -> all that it comes after, some of it more than once."""
+    found: dict[str, list[str]] = {}
     for edge in program.edges:
-        found.setdefault(edge.target, set()).add(edge.producer)
+        found.setdefault(edge.target, []).append(edge.producer)
     return found
 
 
 def names(
-    program: Program, targets: Sequence[str], into: Mapping[str, set[str]]
+    program: Program, targets: Sequence[str], into: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, str], list[str], dict[str, str]]:
     """Which variables the steps of a workflow set, of which other workflows they speak, whether these are
     there or not, and which steps have a schema for their values.

@@ -56,6 +56,8 @@ def test_a_generated_script_prints_the_value_and_runs_nothing_of_it(
     """The promise "data is never code", measured on scripts that nobody wrote."""
     bench = Bench(tmp_path / "bench")
     (bench.work / "BAIT").touch()
+    benign = bench.folder / "benign"
+    benign.write_bytes(BENIGN)
     wanted = amount(40, 10_000)
     done = tried = printed = 0
     while done < wanted:

@@ -230,7 +230,8 @@ def test_many_questions_about_one_target_end_in_one_search() -> None:
         before[named(b)].append(named(a))
         after[named(a)].append(named(b))
     order = [named(i) for i in (*range(0, size, 2), *range(1, size, 2), size)]
-    reach = Reach(order, producers, after.__getitem__)
+    place = {target: number for number, target in enumerate(order)}
+    reach = Reach(place, producers, after.__getitem__)
     assert all(reach.comes_after(named(size), named(i)) for i in range(0, size, 2))
     assert looks <= 4 * len(pairs)
 
