@@ -93,8 +93,8 @@ class ActionGraph:
 
     def comes_after(self, target: TargetId, other: TargetId) -> bool:
         """Whether a path leads from `other` to `target`."""
-        into = self._into[self._place[target]]
-        if len(into) <= _NEAR and self._place.get(other) in into:
+        place = self._place[target]
+        if self._into.size(place) <= _NEAR and self._place.get(other) in self._into[place]:
             return True
         whole = self._whole  # a part has all that its targets come after
         if whole._reach is None:
@@ -162,6 +162,9 @@ class _Lists:
 
     def __getitem__(self, number: int) -> array[int]:
         return self._ends[self._starts[number] : self._starts[number + 1]]
+
+    def size(self, number: int) -> int:
+        return self._starts[number + 1] - self._starts[number]
 
     def sizes(self) -> Iterator[int]:
         return (end - start for start, end in pairwise(self._starts))

@@ -122,7 +122,7 @@ class Session:
             budget=budget_of(config, self._scratch),
             limits=config.limits,
         )
-        self._members: set[TargetId] = set()  # of the build
+        self._members: set[TargetId] = set()  # of a partial build: the targets that it looks at
         self._put_back: Collection[int] = ()  # targets of a partial build that needed nothing but placing
         self._record: Record | None = None  # of this run, where it speaks of every target
 
@@ -135,10 +135,8 @@ class Session:
 
     def whole(self, work: Work, last_key: Callable[[TargetId], str | None]) -> None:
         """Gets ready to look at every target of a graph."""
-        graph, program = work.graph, work.program
-        assert graph is not None
+        program = work.program
         assert work.after is not None
-        self._members.update(graph.order)
         files = {target.step.file for target in program.targets.values()}
         relative = {file: os.path.relpath(file, self.config.workspace) for file in files}
         sources = {target.id: relative[target.step.file] for target in program.targets.values()}
