@@ -97,7 +97,8 @@ def test_a_build_in_which_a_system_call_fails_is_right_or_says_why(
             lasting = False
         wrap, command = injected(house, point, f"error={error}", lasting=lasting)
         what = f"{error} at {point}{' and after it' if lasting else ''} (round {number})"
-        ended = house.build(wrap=wrap, command=command)
+        # a lock that is never had looks like one that somebody holds: the store is waited for, 60 s each time
+        ended = house.build(wrap=wrap, command=command, timeout_s=400 if point.call == "fcntl" else 120)
         before = house.executions()
         assert ended.code in HONEST, (what, ended)
         assert not re.search("^Traceback", ended.stderr, re.MULTILINE), (what, ended.stderr)
