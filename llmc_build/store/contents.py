@@ -38,6 +38,11 @@ class Contents:
             if self._bytes > self._limit:
                 self._shrink()
 
+    def clear(self) -> None:
+        self._data.clear()
+        self._records.clear()
+        self._bytes, self._limit = 0, self._most
+
     def recorded(self, names: Iterable[str], key: str) -> None:
         """These contents are in the durable record of a key."""
         for name in names:

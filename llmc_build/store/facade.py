@@ -127,6 +127,7 @@ class Store:
                 files.remove_tree(folder, self.spill.name)
             if self._broken is not None:
                 sweep_spills(self.spill.parent)
+        self._small.clear()  # a build still has its snapshot to make, in the same memory
 
     # ------------------------------------------------------------ results
 

@@ -64,6 +64,7 @@ class Uses:
             self._path.unlink()
         os.close(self._fd)
         self._fd = -1
+        self._named.clear()
 
 
 def in_use(root: Path) -> tuple[set[str], int | None]:
