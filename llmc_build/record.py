@@ -6,7 +6,7 @@ Owns its form: the object of `--json` with what the original program writes besi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -58,7 +58,8 @@ def _contexts(
     reports: Mapping[str, TargetReport], binder: Binder, program: Program, structure: Structure | None
 ) -> Iterator[tuple[str, Json]]:
     """Workflow -> variable -> value."""
-    for workflow, group in groupby(_variables(program, structure), key=lambda variable: variable[0]):
+    told = {target.partition(".")[0] for target in reports}
+    for workflow, group in groupby(_variables(program, structure, told), key=lambda variable: variable[0]):
         good = [(v, reports[t]) for _, v, t in group if t in reports and reports[t].status.good]
         if good:
             yield workflow, {variable: _value(report, binder) for variable, report in good}
@@ -80,8 +81,10 @@ def unchanged(record: Record) -> dict[str, Json]:
     return {"targets": same, "notes": [], "contexts": record["contexts"], "channels": record["channels"]}
 
 
-def _variables(program: Program, structure: Structure | None) -> Iterator[tuple[str, str, str]]:
-    """(workflow, variable, the target that sets it), the last one last."""
+def _variables(
+    program: Program, structure: Structure | None, workflows: Container[str]
+) -> Iterator[tuple[str, str, str]]:
+    """(workflow, variable, the target that sets it), the last one last, of these workflows at least."""
     read = set()
     for target in program.targets.values():
         read.add(target.step.workflow)
@@ -89,7 +92,7 @@ def _variables(program: Program, structure: Structure | None) -> Iterator[tuple[
             yield target.step.workflow, target.step.output, target.id
     for document in structure.documents if structure is not None else ():
         workflow, variables = document[3], document[6]
-        if workflow not in read:
+        if workflow not in read and workflow in workflows:
             for variable, step in variables.items():
                 yield workflow, variable, f"{workflow}.{step}"
 

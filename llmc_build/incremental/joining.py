@@ -66,9 +66,14 @@ def join(old: Structure, order: Iterable[Place], workflows: Mapping[Piece, str],
             known = old.by_workflow.get(workflow)
             was.extend(-1 if known is None else _or_none(old.number(target)) for target in targets)
             changed.update(range(here, len(paths)))
+        elif place.edit is None:
+            workflow, first, count, variables, speaks, schemas = old.documents[place.number][3:]
+            paths += old.paths[first : first + count]
+            was.extend(range(first, first + count))
+            own = (workflow, here, count, variables, speaks, schemas)
         else:
             workflow, first, count, variables, speaks, schemas = old.documents[place.number][3:]
-            edit = place.edit or Edit(())
+            edit = place.edit
             begin, end = first + edit.begin, first + edit.old_end
             before = {path: begin + i for i, path in enumerate(old.paths[begin:end])}
             new = [f"{workflow}/{name}" for name in edit.names]

@@ -52,6 +52,7 @@ class Partial:
         self._old = of_snapshot(survey.snapshot)
         self._cuts = Cuts(survey.snapshot)
         self._texts: dict[int, bytes] = dict(survey.texts)
+        self._pieces: dict[int, list[tuple[int, int, int]]] = {}
         self._steps_of: dict[Piece, Steps | None] = {}
         self._workflows: dict[Piece, Workflow] = {}  # those that were read as a whole because of a change
         self._edits: dict[Piece, tuple[Workflow, Cut]] = {}  # those of which some steps were
@@ -298,10 +299,12 @@ class Partial:
         return self._steps_of[piece]
 
     def _split(self, file: int) -> list[tuple[int, int, int]]:
-        found = split(self._text(file))
-        if found is None:
-            raise TooMuch("a file that can't be split")
-        return found
+        if file not in self._pieces:
+            found = split(self._text(file))
+            if found is None:
+                raise TooMuch("a file that can't be split")
+            self._pieces[file] = found
+        return self._pieces[file]
 
     # ------------------------------------------------------------ what they mean
 

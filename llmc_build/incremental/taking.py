@@ -12,6 +12,7 @@ import os
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from llmc_build.incremental.joining import piece_of
 from llmc_build.incremental.partial import piece_hash
@@ -202,8 +203,13 @@ class _Taker:
         data = self.old.section(section)
         return b"".join(
             bytes(count * width) if first < 0 else data[first * width : (first + count) * width]
-            for first, count in _runs(part.was)
+            for first, count in self._runs
         )
+
+    @cached_property
+    def _runs(self) -> list[tuple[int, int]]:
+        """(first, count) of old numbers that follow each other."""
+        return list(_runs(self.e.part.was)) if self.e.part is not None else []
 
     def _one(self, report: TargetReport, path: str) -> tuple[int, int]:
         """Flags of a target, and the ctime of the file that holds its value."""
