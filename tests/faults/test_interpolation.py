@@ -71,7 +71,7 @@ def test_a_generated_script_prints_the_value_and_runs_nothing_of_it(
             if model.code != 0:
                 pasted = source.replace(f"{{{{x{kept}}}}}", "BENIGN").replace("{{x | path}}", str(benign))
                 naive = bench.run_text(shell, pasted, limit_s=_LIMIT_S)
-                assert naive.code == model.code, (shell.name, source, model, naive)
+                assert naive.code != 0, (shell.name, source, model, naive)
                 tally["scripts that a shell itself misreads"] += 1  # bash 5.2 prints some $(...) wrongly
                 continue
             tried += 1
