@@ -16,6 +16,7 @@ is read with the steps alone that changed, and stays what it was for everybody e
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from array import array
@@ -134,13 +135,14 @@ class Partial:
         """The number that a target had in the snapshot; None: it is new."""
         return self.was[i] if self.was[i] >= 0 else None
 
-    def text_of(self, piece: Piece) -> bytes:
-        """The text of a document as it was surveyed."""
-        text = self._text(piece[0])
-        for line, start, end in self._split(piece[0]):
-            if line == piece[1]:
-                return text[start:end]
-        raise KeyError(piece)
+    def text_of(self, piece: Piece) -> bytes | None:
+        """The text of a document as it was surveyed; None: its file can't be split, or is being changed."""
+        with contextlib.suppress(TooMuch):
+            text = self._text(piece[0])
+            for line, start, end in self._split(piece[0]):
+                if line == piece[1]:
+                    return text[start:end]
+        return None
 
     # ------------------------------------------------------------ which documents are to be read
 
@@ -295,7 +297,8 @@ class Partial:
 
     def _cut(self, piece: Piece) -> Steps | None:
         if piece not in self._steps_of:
-            self._steps_of[piece] = cut(self.text_of(piece))
+            text = self.text_of(piece)
+            self._steps_of[piece] = None if text is None else cut(text)
         return self._steps_of[piece]
 
     def _split(self, file: int) -> list[tuple[int, int, int]]:

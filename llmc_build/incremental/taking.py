@@ -136,7 +136,9 @@ class _Taker:
                     names.pop(target.step.workflow)
         for name, number in names.items():
             piece, own = piece_of(self.structure.documents[number]), steps[name]
-            text = e.part.text_of(piece) if e.part is not None else self.texts.get(piece[:2], b"")
+            text = self.texts.get(piece[:2], b"") if e.part is None else e.part.text_of(piece)
+            if text is None:
+                continue
             cut = cuts.cut_of(
                 text, piece[1], [s.name for s in own], [s.output for s in own], [s.line for s in own]
             )

@@ -609,3 +609,19 @@ def files_of(root: Path, pattern: str) -> set[str]:
             return {str(p) for p in place.rglob("*") if p.is_file()}
         return {str(place)} if place.exists() else set()
     return {p for p in glob.glob(pattern, root_dir=root, recursive=True) if (root / p).is_file()}
+
+
+# ---------------------------------------------------------------- found from outside
+
+
+@pytest.mark.parametrize("before, behind", [("\ufeff", ""), ("", "...\n"), ("# a\r# b\n", "")])
+def test_a_large_document_in_a_file_that_can_not_be_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, behind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    steps = "".join(f"- {{name: s{i}, command: echo {i}}}\n" for i in range(100))
+    for text in (steps, steps, steps.replace("echo 7}", "echo 7 x}")):
+        (tmp_path / "workflow.yaml").write_text(f"{before}name: w\nsteps:\n{text}{behind}", newline="")
+        report = build(tmp_path)
+        assert (report.ok, len(report.targets)) == (True, 100)
+    assert ran(report) == {"w.s7"}
