@@ -10,25 +10,26 @@ from collections.abc import Mapping
 
 from llmc_build.keys import Files
 from llmc_build.model import ActionResult, TargetId
+from llmc_build.snapshot.form import marked
 from llmc_build.store import INLINE
 from llmc_build.store.record import digests
 
 
 class Traces:
     def __init__(self) -> None:
-        self.files: dict[TargetId, Mapping[str, str]] = {}  # inputs that a target was given -> SHA-256
+        self.files: dict[TargetId, Mapping[str, str]] = {}  # inputs that a target was given -> `marked`
         self.not_kept: set[TargetId] = set()  # ran, and their results are not stored
         self.blobs: set[str] = set()  # SHA-256 of contents of results that records don't hold
-        self.outputs: dict[str, str] = {}  # declared outputs that were placed -> SHA-256
+        self.outputs: dict[str, str] = {}  # declared outputs that were placed -> `marked`
 
     def given(self, target: TargetId, files: Files) -> None:
         """A target reads some files."""
         if files:
-            self.files[target] = {path: digest.hash for path, (digest, _) in files.items()}
+            self.files[target] = {path: marked(digest.hash, can) for path, (digest, can) in files.items()}
 
     def gave(self, result: ActionResult) -> None:
         """A result is in place."""
         for output in result.outputs:
-            self.outputs[output.path] = output.digest.hash
+            self.outputs[output.path] = marked(output.digest.hash, output.executable)
         if result.value.size > INLINE or result.stderr.size > INLINE or result.outputs:
             self.blobs.update(digest.hash for digest in digests(result) if digest.size > INLINE)

@@ -18,13 +18,12 @@ from llmc_build.model import Action, TargetId, TargetReport
 from llmc_build.record import Record
 from llmc_build.resolve import Program
 from llmc_build.snapshot import survey as world
-from llmc_build.snapshot.form import Snapshot, Watched
+from llmc_build.snapshot.form import UNKNOWN, Snapshot, Watched
 from llmc_build.snapshot.stamps import Stamp, is_fresh, look
 from llmc_build.snapshot.structure import Structure
 from llmc_build.traces import Traces
 
 _MAGIC = frozenset("*?[")
-_NO_FOLDER = -1  # an mtime that no folder has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +138,7 @@ class Watching:
 
     def _entry(self, path: str, sha256: str) -> Watched:
         remembered = self.e.remembered(Path(path))
-        stamp = remembered[0] if remembered is not None and remembered[1] == sha256 else None
+        stamp = remembered[0] if remembered is not None and sha256.startswith(remembered[1]) else None
         return world.watch(path, sha256, stamp, self.now_ns)
 
     @property
@@ -164,24 +163,24 @@ class Watching:
     def watch(self, path: str, sha256: str | None = None) -> Watched:
         """A file as it is now, or, where it has another content than it should, in a way that tells so."""
         before = look(path)
-        now = world.hash_file(path)
+        now = world.content(path, sha256 or "")
         stamp = before if before == look(path) and sha256 in (None, now) else None
         return world.watch(path, now if sha256 is None else sha256, stamp, self.now_ns)
 
-    def folders(self) -> tuple[list[tuple[str, int]], dict[str, list[list[str]]]]:
-        """Folders whose listing matters to inputs, with their mtimes, and the words that matter in them.
+    def folders(self) -> tuple[list[tuple[str, list[int]]], dict[str, list[list[str]]]]:
+        """Folders whose listing matters to inputs, with their stamps, and the words that matter in them.
 
-        The mtimes are taken first: what comes later than that is seen by `names`, or next time.
+        The stamps are taken first: what comes later than that is seen by `names`, or next time.
         """
         e = self.e
         candidates: dict[str, set[str]] = {}
-        listed: dict[str, int] = {}
+        listed: dict[str, list[int]] = {}
         changed: set[str] = set()
         if self.old is not None:
             candidates = {folder: set(names[0]) for folder, names in self.old.words.items()}
-            for folder, mtime in self.old.facts["folders"]:
+            for folder, stamp in self.old.facts["folders"]:
                 if folder not in candidates:
-                    listed[folder] = mtime
+                    listed[folder] = stamp
                 elif world.here(folder, self.old.words[folder][0]) != set(self.old.words[folder][1]):
                     changed.add(folder)
         patterns: set[str] = set()
@@ -192,8 +191,8 @@ class Watching:
                 folder, _, name = f"{e.workspace}/{word}".rpartition("/")
                 candidates.setdefault(os.path.normpath(folder), set()).add(name)
         for pattern in patterns:
-            listed.update((folder, _mtime(folder)) for folder in folders_of(str(e.workspace), pattern))
-        times = {folder: _NO_FOLDER if folder in changed else _mtime(folder) for folder in candidates}
+            listed.update((folder, _stamp(folder)) for folder in folders_of(str(e.workspace), pattern))
+        times = {folder: UNKNOWN if folder in changed else _stamp(folder) for folder in candidates}
         words = {f: [sorted(names), sorted(world.here(f, list(names)))] for f, names in candidates.items()}
         for folder in words.keys() & listed.keys():  # a glob looks there: every name matters
             words.pop(folder)
@@ -253,9 +252,7 @@ def _below(folder: str, *, deep: bool, links: bool) -> set[str]:
         return set()
 
 
-def _mtime(folder: str) -> int:
-    """0 where there is no folder, and never one that may stay though the listing changes."""
-    stamp = look(folder)
-    if stamp is None:
-        return 0
-    return _NO_FOLDER if is_fresh(stamp[3], stamp[4], time.time_ns()) else stamp[3]
+def _stamp(folder: str) -> list[int]:
+    """As `survey.folder_stamp`, and never one that may stay though the listing changes."""
+    stamp = world.folder_stamp(folder)
+    return UNKNOWN if stamp and is_fresh(stamp[3], stamp[4], time.time_ns()) else stamp

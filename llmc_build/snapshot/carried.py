@@ -29,17 +29,16 @@ from llmc_build.snapshot.form import (
     GOOD,
     SENSELESS,
     SKIPPED,
+    UNKNOWN,
     Facts,
     Snapshot,
     Watched,
     number_bytes,
 )
-from llmc_build.snapshot.stamps import Stamp, look
 
 FOLDER = "snapshots"
 FROM = 500  # targets: below, reading everything costs next to nothing
 _KEPT = 8
-_UNKNOWN = -1  # an mtime that no folder has
 _TAKEN = (
     "paths",
     "documents",
@@ -159,19 +158,14 @@ def _here(
     )
     listings: Sequence[tuple[str, Any]] = facts["folders"]
     for path, listing in listings:
-        folder, stamp = names.into(path), look(names.into(path))
+        folder, stamp = names.into(path), world.folder_stamp(names.into(path))
         holds = _listing(folder, hidden, outputs) == listing
-        here["folders"].append((folder, _mtime(folder, stamp) if holds else _UNKNOWN))
+        here["folders"].append((folder, stamp if holds and stamp == world.folder_stamp(folder) else UNKNOWN))
     for path, (asked, there) in found.words.items():
-        folder, stamp = names.into(path), look(names.into(path))
+        folder, stamp = names.into(path), world.folder_stamp(names.into(path))
         holds = world.here(folder, asked) | _written(folder, outputs).intersection(there) == set(there)
-        here["folders"].append((folder, _mtime(folder, stamp) if holds else _UNKNOWN))
+        here["folders"].append((folder, stamp if holds and stamp == world.folder_stamp(folder) else UNKNOWN))
     return Snapshot(here, sections)
-
-
-def _mtime(folder: str, stamp: Stamp | None) -> int:
-    """The mtime of a folder, where it is as it was before it was listed."""
-    return _UNKNOWN if stamp != look(folder) else stamp[3] if stamp else 0
 
 
 def _written(folder: str, outputs: set[str]) -> set[str]:
@@ -240,11 +234,10 @@ def _listings(snapshot: Snapshot, hidden: Sequence[str]) -> list[tuple[str, str]
     """The folders whose every name matters, with what they list; None where one changes just now."""
     facts, found = snapshot.facts, []
     outputs = {f"{facts['workspace']}/{path}" for path in snapshot.outputs}
-    for path, mtime in facts["folders"]:
+    for path, stamp in facts["folders"]:
         if path not in snapshot.words:
             listing = _listing(path, hidden, outputs)
-            now = look(path)
-            if (now[3] if now else 0) != mtime:
+            if world.folder_stamp(path) != stamp:
                 return None
             found.append((path, listing))
     return found

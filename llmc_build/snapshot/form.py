@@ -22,11 +22,13 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, TypedDict
 
-MAGIC = b"llmc-snapshot/3\n"
+MAGIC = b"llmc-snapshot/4\n"
+UNKNOWN = [-1]  # a stamp that no folder has
+EXECUTABLE, PLAIN = "+x", "-x"  # what a marked hash ends in
 GOOD, SKIPPED, CHECK = 1, 2, 4  # flags of a target; see Snapshot.flags
 _KEY, _VALUE = 32, 40  # bytes: a hash; a hash and a size
 
-# path, stamp, SHA-256 in hex, whether the stamp is fresh
+# path, stamp, SHA-256 in hex (of inputs and outputs `marked`), whether the stamp is fresh
 Watched = tuple[str, list[int], str, bool]
 # file, first line, hash of the text, workflow, first target, targets, variable -> step, other workflows that
 # it speaks of, step -> hash of the schema of its value
@@ -44,7 +46,7 @@ class Facts(TypedDict):
     environ: dict[str, str | None]  # variable -> SHA-256 of its value, None: it is not set
     files: list[Watched]  # the workflow files, in their order
     watched: list[Watched]  # whatever else was read: inputs, prompt files, models; and declared outputs
-    folders: list[tuple[str, int]]  # mtime_ns of every folder whose listing mattered, -1: unknown
+    folders: list[tuple[str, list[int]]]  # stamp of every folder whose listing mattered; UNKNOWN; []: none
     python: list[tuple[str, int]]  # mtime_ns of the folders that packages are found in; empty: no models
     store: list[tuple[str, list[int] | None]]  # stamps of the files of the index
     given: list[str]  # the files that llmc.yaml lists
@@ -241,6 +243,11 @@ class Snapshot:
         """SHA-256 and size of the value of a target that is good and was not skipped."""
         raw = self.section("values")[i * _VALUE : (i + 1) * _VALUE]
         return raw[:32].hex(), int.from_bytes(raw[32:], "little")
+
+
+def marked(sha256: str, executable: bool) -> str:
+    """The content of a file that steps see: its SHA-256, and whether it may be executed."""
+    return sha256 + (EXECUTABLE if executable else PLAIN)
 
 
 def pack_key(key: str | None) -> bytes:

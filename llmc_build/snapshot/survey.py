@@ -17,7 +17,7 @@ import stat
 import sys
 from collections.abc import Collection, Mapping, Sequence
 
-from llmc_build.snapshot.form import CHECK, GOOD, SENSELESS, Snapshot, Watched
+from llmc_build.snapshot.form import CHECK, EXECUTABLE, GOOD, PLAIN, SENSELESS, Snapshot, Watched, marked
 from llmc_build.snapshot.stamps import boot, is_fresh, look, moved, read_plain
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -122,7 +122,7 @@ def _survey(
         found.whole = "the environment changed"
     elif facts["python"] and [tuple(entry) for entry in facts["python"]] != packages():
         found.whole = "packages were installed or removed"
-    elif any(not _same_folder(snapshot, path, mtime) for path, mtime in facts["folders"]):
+    elif any(not _same_folder(snapshot, path, stamp) for path, stamp in facts["folders"]):
         found.whole = "files came or went where inputs are looked for"
     if found.whole:
         return
@@ -145,14 +145,22 @@ def _survey(
 def same(entry: Watched | Sequence[object]) -> bool:
     """Whether a watched file holds what it held.  Raises what SENSELESS has for what is no entry."""
     path, stamp, known, fresh = entry
-    if not isinstance(path, str):
-        raise TypeError(f"{type(path).__name__} for a path")
+    if not isinstance(path, str) or not isinstance(known, str):
+        raise TypeError("a path and a hash are texts")
     now = look(path)
     if now is None:
         return known == ""
     if not fresh and list(now) == stamp:
         return True
-    return known != "" and hash_file(path) == known
+    return known != "" and content(path, known) == known
+
+
+def content(path: str, like: str) -> str:
+    """What a file holds in the form of what is known of it: its SHA-256, marked or not; "": can't be read."""
+    found = hash_file(path)
+    if found and like.endswith((EXECUTABLE, PLAIN)):
+        return marked(found, os.access(path, os.X_OK))
+    return found
 
 
 def _changed_text(entry: Watched) -> bytes | None:
@@ -171,13 +179,20 @@ def _same_config(entry: Watched | None, config: str | None) -> bool:
     return entry is None if config is None else entry is not None and entry[0] == config and same(entry)
 
 
-def _same_folder(snapshot: Snapshot, path: str, mtime: int) -> bool:
+def _same_folder(snapshot: Snapshot, path: str, stamp: list[int]) -> bool:
     """Whether the listing of a folder says what it said; of most folders only some names matter."""
-    now = look(path)
-    if (now[3] if now else 0) == mtime:
+    if folder_stamp(path) == stamp:
         return True
     known = snapshot.words.get(path)
     return known is not None and sorted(here(path, known[0])) == known[1]
+
+
+def folder_stamp(path: str) -> list[int]:
+    """What tells that a folder's listing is as it was; empty: there is none.
+
+    Not its mtime alone: unpacking and `touch` set it, and a link may lead to another folder with it.
+    """
+    return [*(look(path) or ())]
 
 
 def here(folder: str, names: Sequence[str]) -> set[str]:

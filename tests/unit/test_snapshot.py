@@ -614,7 +614,7 @@ def files_of(root: Path, pattern: str) -> set[str]:
 # ---------------------------------------------------------------- found from outside
 
 
-@pytest.mark.parametrize("before, behind", [("\ufeff", ""), ("", "...\n"), ("# a\r# b\n", "")])
+@pytest.mark.parametrize(("before", "behind"), [("\ufeff", ""), ("", "...\n"), ("# a\r# b\n", "")])
 def test_a_large_document_in_a_file_that_can_not_be_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, behind: str
 ) -> None:
@@ -625,3 +625,68 @@ def test_a_large_document_in_a_file_that_can_not_be_split(
         report = build(tmp_path)
         assert (report.ok, len(report.targets)) == (True, 100)
     assert ran(report) == {"w.s7"}
+
+
+MODES = """name: w
+steps:
+- name: mk
+  command: 'printf "#!/bin/sh\\necho hi\\n" > made.sh; chmod +x made.sh'
+  outputs: [made.sh]
+- name: uses
+  command: ./made.sh
+- name: runs
+  command: test -x ./run.sh && echo yes || echo no
+  inputs: [run.sh]
+"""
+
+
+@pytest.mark.parametrize("edit", ["", "# a remark\n"])
+def test_whether_a_file_may_be_executed_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str
+) -> None:
+    """It is part of what a step is given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "run.sh").chmod(0o755)
+    (tmp_path / "workflow.yaml").write_text(MODES)
+    assert build(tmp_path).ok
+    settle(tmp_path)
+    (tmp_path / "run.sh").chmod(0o644)
+    (tmp_path / "made.sh").chmod(0o644)
+    (tmp_path / "workflow.yaml").write_text(MODES + edit)
+    assert not is_up_to_date()
+    report = build(tmp_path)
+    assert (report.ok, ran(report)) == (True, {"w.runs"})
+    assert api.show("w.runs", workspace=tmp_path) == b"no\n"
+    assert os.access(tmp_path / "made.sh", os.X_OK)
+    assert build(tmp_path).counts["ran"] == 0
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_with_the_same_mtime_and_other_files_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    """As archives make it that are unpacked with a fixed time, and links that are switched."""
+    monkeypatch.chdir(tmp_path)
+    for number, names in ((1, "a"), (2, "ab")):
+        (tmp_path / f"v{number}").mkdir()
+        for name in names:
+            (tmp_path / f"v{number}" / f"{name}.txt").write_text(name)
+            os.utime(tmp_path / f"v{number}", ns=(10**18 + 1, 10**18 + 1))
+    (tmp_path / "data").symlink_to("v1") if link else shutil.copytree(tmp_path / "v1", tmp_path / "data")
+    (tmp_path / "workflow.yaml").write_text(
+        "name: w\nsteps:\n"
+        "- {name: glob, command: cat data/*.txt, inputs: ['data/*.txt']}\n"
+        "- {name: word, command: cat data/b.txt 2>/dev/null || echo none}\n"
+    )
+    assert build(tmp_path).ok
+    settle(tmp_path)
+    if link:
+        (tmp_path / "data").unlink()
+        (tmp_path / "data").symlink_to("v2")
+    else:
+        (tmp_path / "data" / "b.txt").write_text("b")
+        os.utime(tmp_path / "data", ns=(10**18 + 1, 10**18 + 1))
+    assert not is_up_to_date()
+    assert ran(build(tmp_path)) == {"w.glob", "w.word"}
+    assert api.show("w.word", workspace=tmp_path) == b"b"
