@@ -94,9 +94,14 @@ def _first(found: Sequence[Fault]) -> list[Fault]:
     return faults
 
 
-def read_piece(data: bytes, name: str, first_line: int, workspace: Path, seen: Seen) -> Draft:
-    """A document of a file that is called `name` in messages, with the texts of prompt files in place."""
-    draft = workflow.read(data, name, first_line)
+def read_piece(
+    data: bytes, name: str, first_line: int, workspace: Path, seen: Seen, left_out: int | None = None
+) -> Draft:
+    """A document of a file that is called `name` in messages, with the texts of prompt files in place.
+
+    `left_out`: see `workflow.read`.
+    """
+    draft = workflow.read(data, name, first_line, left_out=left_out)
     faults = list(draft.faults)
     workflows = tuple(_with_texts(one, workspace, faults, seen) for one in draft.workflows)
     return dataclasses.replace(draft, workflows=workflows, faults=tuple(faults))

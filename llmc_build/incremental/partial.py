@@ -224,8 +224,8 @@ class Partial:
         if steps is None:
             return None
         file, line = piece[:2]
-        text, shown = steps.only(wanted), reading.shown(self.files[file])
-        draft = reading.read_piece(text, shown, line, self._workspace, self.read)
+        (text, left_out), shown = steps.only(wanted), reading.shown(self.files[file])
+        draft = reading.read_piece(text, shown, line, self._workspace, self.read, left_out)
         is_read = (
             not draft.faults and len(draft.workflows) == 1 and len(draft.workflows[0].steps) == len(wanted)
         )

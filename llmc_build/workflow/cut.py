@@ -7,8 +7,9 @@ Theory of operation.  The steps are the items of a list in block style, so each 
 with a dash in the column of the list.  At such a line the parser knows nothing of the items before it, but
 for anchors.  So where a document was read and cut alike, what stands around the steps is as it was, and none
 of them has an anchor, a document with some of the steps taken out means for the others what the whole means.
-A line with a comment stands for each line that is taken out: it keeps the numbers of lines, and ends a block
-scalar before it as a step would.
+An empty item stands for each stretch of steps that is taken out, and a comment for each other line of it,
+which keeps the numbers of lines.  Where such an item is not read as one, what stands before it did not end
+where a step begins, as with a quote that is not closed; then nothing is known of the whole.
 """
 
 from __future__ import annotations
@@ -64,15 +65,26 @@ class Steps:
         """The text of a step."""
         return self.text[self.starts[i] : self.starts[i + 1]]
 
-    def only(self, wanted: Collection[int]) -> bytes:
-        """The document with some of its steps, each on the line on which it stands."""
+    def only(self, wanted: Collection[int]) -> tuple[bytes, int]:
+        """The document with some of its steps, each on the line on which it stands; and how many items stand
+        for others.
+        """
         text, starts = self.text, self.starts
-        parts, at = [text[: starts[0]]], 0
-        for i in sorted(wanted):
-            parts += (b"#\n" * text.count(b"\n", starts[at], starts[i]), text[starts[i] : starts[i + 1]])
+        parts, at, left_out = [text[: starts[0]]], 0, 0
+        for i in (*sorted(wanted), len(starts) - 1):
+            if i > at:
+                parts.append(self._instead_of(at, i))
+                left_out += 1
+            parts.append(text[starts[i] : starts[i + 1]] if i + 1 < len(starts) else text[starts[-1] :])
             at = i + 1
-        parts += (b"#\n" * text.count(b"\n", starts[at], starts[-1]), text[starts[-1] :])
-        return b"".join(parts)
+        return b"".join(parts), left_out
+
+    def _instead_of(self, first: int, end: int) -> bytes:
+        """What stands for some steps, on as many lines."""
+        begin, stop = self.starts[first], self.starts[end]
+        lines = self.text.count(b"\n", begin, stop)
+        item = self.text[begin : self.text.index(b"-", begin)] + b"- ~"
+        return item + b"\n#" * (lines - 1) + b"\n" if lines else item
 
 
 def cut(text: bytes) -> Steps | None:

@@ -50,15 +50,23 @@ class Draft:
     names_known: bool  # every name that the file defines is there: an unknown one is a fault of its own
 
 
-def read(data: bytes | str, file: str, first_line: int | None = None, *, places: bool = True) -> Draft:
+def read(
+    data: bytes | str,
+    file: str,
+    first_line: int | None = None,
+    *,
+    places: bool = True,
+    left_out: int | None = None,
+) -> Draft:
     """What `parse` does, for a caller that has more to check before it raises.
 
     `first_line`: the data is a piece of the file (`split`), and this is the number of its first line.  Where
     any piece has a fault, the whole file has to be read to know its faults.
+    `left_out`: so many empty items stand for steps that are left out (`cut`); another number is a fault.
     `places`: whether steps know where each of their values stands, which only messages about them need.
     """
     site = Site(file)
-    reader = _Reader(site, places)
+    reader = _Reader(site, places, left_out)
     found: list[Workflow] = []
     try:
         for root in documents(data, site, first_line):
@@ -74,8 +82,8 @@ def read(data: bytes | str, file: str, first_line: int | None = None, *, places:
 class _Reader:
     """Reads the workflows of one file."""
 
-    def __init__(self, site: Site, places: bool) -> None:
-        self.site, self.places = site, places
+    def __init__(self, site: Site, places: bool, left_out: int | None) -> None:
+        self.site, self.places, self.left_out = site, places, left_out
         self.workflows: dict[str, tuple[str, Node]] = {}  # lower-case name -> name, its place
         self.names_known = True
         self.names: dict[str, str] = {}  # steps of many workflows have the same: one string will do
@@ -203,7 +211,12 @@ class _Reader:
         self.steps_called = (
             f'steps of workflow "{shown(self.name)}"' if self.name else "steps of this workflow"
         )
-        for number, node in enumerate(entry.node.items, 1):
+        items = entry.node.items
+        if self.left_out is not None:
+            items = [node for node in items if not (isinstance(node, Scalar) and node.is_null)]
+            if len(entry.node.items) - len(items) != self.left_out:
+                site.fault("a step does not end where the next one begins", entry.node)
+        for number, node in enumerate(items, 1):
             yield from self._step(node, number, names)
 
     # ------------------------------------------------------------ a step

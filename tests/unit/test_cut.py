@@ -16,7 +16,14 @@ HEADS = (
     "# steps:\nname: w\norder: dataflow\ndescription: |\n  steps:\n    - name: no\nsteps:   # of many\n\n# here\n",
     "vars: {a: b}\nname: w\ndefaults:\n  env: &e {A: b}\nsteps:\n",
 )
-TAILS = ("", "vars2:\n", "env: {B: c}\n", "# the end\n", "\n\ndescription: no steps\n")
+TAILS = (
+    "",
+    "vars2:\n",
+    "env: {B: c}\n",
+    "# the end\n",
+    "\n\ndescription: no steps\n",
+    "env: {B: c} # '\"}]\n",
+)
 BODIES = (
     ["command: echo a"],
     ["command: |+", "  echo a", "  ", "", "", "output: v"],
@@ -48,8 +55,8 @@ def document(chance: random.Random, count: int) -> tuple[str, list[str], str]:
     return chance.choice(HEADS), steps, chance.choice(TAILS)
 
 
-def steps_of(text: bytes) -> tuple[Step, ...] | None:
-    draft = read(text, "w.yaml", 1)
+def steps_of(text: bytes, left_out: int | None = None) -> tuple[Step, ...] | None:
+    draft = read(text, "w.yaml", 1, left_out=left_out)
     return draft.workflows[0].steps if not draft.faults and len(draft.workflows) == 1 else None
 
 
@@ -68,7 +75,7 @@ def test_a_step_means_the_same_where_others_are_left_out(seed: int) -> None:
         assert found is not None, text.decode()
         assert found.lines(1) == [step.location.line for step in whole], text.decode()
         wanted = [i for i in range(len(whole)) if chance.random() < 0.5]
-        part = steps_of(found.only(wanted)) if wanted else ()
+        part = steps_of(*found.only(wanted)) if wanted else ()
         assert part == tuple(whole[i] for i in wanted), text.decode()
 
 
@@ -123,7 +130,7 @@ def test_steps_that_read_well_alone_read_so_in_the_whole(seed: int) -> None:
             continue
         if chance.random() < 0.5 and edit.keeps_names:
             edit = known.widened(edit)
-        alone = steps_of(now.only(edit.read))
+        alone = steps_of(*now.only(edit.read))
         if alone is None or len(alone) != len(edit.read):
             continue
         after = known.edited(edit, [(s.name, s.output) for s in alone], now.hashes)
@@ -226,16 +233,29 @@ def test_which_steps_are_read(text: bytes, read: list[int] | None, names: str) -
     edit = known.compared(now) if now is not None else None
     after = None
     if now is not None and edit is not None:
-        after = known.edited(edit, pairs(now.only(edit.read)), now.hashes)
+        after = known.edited(edit, pairs(*now.only(edit.read)), now.hashes)
         if after is None and edit.keeps_names:
             edit = known.widened(edit)
-            after = known.edited(edit, pairs(now.only(edit.read)), now.hashes)
+            after = known.edited(edit, pairs(*now.only(edit.read)), now.hashes)
     assert (None if after is None or edit is None else list(edit.read)) == read
     assert "".join(after.names if after is not None else ()) == names
 
 
-def pairs(text: bytes) -> list[tuple[str, str | None]]:
-    return [(step.name, step.output) for step in steps_of(text) or ()]
+def pairs(text: bytes, left_out: int) -> list[tuple[str, str | None]]:
+    return [(step.name, step.output) for step in steps_of(text, left_out) or ()]
+
+
+@pytest.mark.parametrize(
+    "opened", ["command: 'b", 'command: "b', "command: b\n  inputs: [a", "inputs: {a: b"]
+)
+def test_what_is_opened_in_a_step_and_closed_behind_all_of_them_is_no_step(opened: str) -> None:
+    """A quote's text may go on through steps that are left out."""
+    steps = [f"- name: s{i}\n  command: b\n" for i in range(6)]
+    steps[2] = f"- name: s2\n  {opened}\n"
+    now = cut("".join(["name: w\nsteps:\n", *steps, "description: x # '\"]}\n"]).encode())
+    assert now is not None
+    assert steps_of(*now.only([2])) is None
+    assert steps_of(*now.only([3])) is not None
 
 
 def test_a_new_step_may_not_have_the_name_of_a_variable() -> None:
@@ -248,7 +268,7 @@ def test_a_new_step_may_not_have_the_name_of_a_variable() -> None:
         assert now is not None
         edit = known.compared(now)
         assert edit is not None
-        assert (known.edited(edit, pairs(now.only(edit.read)), now.hashes) is not None) is fits
+        assert (known.edited(edit, pairs(*now.only(edit.read)), now.hashes) is not None) is fits
 
 
 def test_a_small_document_is_not_cut() -> None:
