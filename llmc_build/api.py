@@ -210,7 +210,7 @@ def _look(
             work = _all(paths, config, targets)
         else:
             return work
-    session.whole(work, keeping.last_keys(str(config.workspace), [os.path.abspath(path) for path in paths]))
+    session.whole(work, keeping.Last(str(config.workspace), [os.path.abspath(path) for path in paths]))
     return work
 
 

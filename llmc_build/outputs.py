@@ -16,7 +16,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from llmc_build.errors import StoreError
@@ -113,6 +113,11 @@ class Outputs:
         if entry in self._placed:
             self._remove(self._placed[entry])
             self._note(entry, {})
+
+    def withdraw_values(self, targets: Iterable[TargetId]) -> None:
+        """Targets that are gone, with whole workflows or files perhaps: their values don't stay."""
+        for target in targets:
+            self._values.withdraw(target)
 
     def withdraw_gone(
         self, declared: Mapping[TargetId, tuple[str, ...]], only: Collection[str] | None = None

@@ -39,6 +39,7 @@ from llmc_build.report import Reporter
 from llmc_build.resolve import Program
 from llmc_build.snapshot.everything import Everything
 from llmc_build.snapshot.form import SKIPPED
+from llmc_build.snapshot.keeping import Last
 from llmc_build.stopping import Stop
 from llmc_build.store import Store
 from llmc_build.store.runs import Runs
@@ -133,15 +134,16 @@ class Session:
 
     # ------------------------------------------------------------ what there is to do
 
-    def whole(self, work: Work, last_key: Callable[[TargetId], str | None]) -> None:
+    def whole(self, work: Work, last: Last) -> None:
         """Gets ready to look at every target of a graph."""
         program = work.program
         assert work.after is not None
         files = {target.step.file for target in program.targets.values()}
         relative = {file: os.path.relpath(file, self.config.workspace) for file in files}
         sources = {target.id: relative[target.step.file] for target in program.targets.values()}
-        self._bind(program, sources, last_key, after=work.after)
+        self._bind(program, sources, last.key, after=work.after)
         if not self.options.dry_run:
+            self.outputs.withdraw_values(t for t in last.targets() if t not in program.targets)
             self.outputs.withdraw_gone({t.id: t.action.outputs for t in program.targets.values()})
 
     def partly(self, work: Work) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from llmc_build.snapshot.form import Damaged, Snapshot
+from llmc_build.snapshot.form import SENSELESS, Snapshot
 from llmc_build.snapshot.stamps import read_plain
 from llmc_build.snapshot.survey import Survey, snapshot_path, take_survey
 
@@ -71,18 +71,23 @@ def default_files(workspace: str) -> list[str]:
     return last if found is None else found.facts["given"] or last
 
 
-def last_keys(workspace: str, files: Sequence[str]) -> Callable[[str], str | None]:
-    """Which key a target had when it was last built, as far as that is known."""
-    found = Snapshot.read(snapshot_path(workspace, files))
+class Last:
+    """What is known of the last build of some files; as much as nothing where that is damaged."""
 
-    def key(target: str) -> str | None:
-        try:
-            number = None if found is None else found.index.get(target)
-            return None if found is None or number is None else found.key(number)
-        except (Damaged, ValueError):
-            return None
+    def __init__(self, workspace: str, files: Sequence[str]) -> None:
+        self._found = Snapshot.read(snapshot_path(workspace, files))
 
-    return key
+    def key(self, target: str) -> str | None:
+        """The key that a target had."""
+        with contextlib.suppress(*SENSELESS):
+            number = None if self._found is None else self._found.index.get(target)
+            return None if self._found is None or number is None else self._found.key(number)
+        return None
+
+    def targets(self) -> list[str]:
+        with contextlib.suppress(*SENSELESS):
+            return [] if self._found is None else [*self._found.index]
+        return []
 
 
 def last_files(workspace: str) -> list[str]:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmc_build import api, quick
+from llmc_build import api, errors, quick
 from llmc_build.graph import ActionGraph
 from llmc_build.incremental.watching import folders_of
 from llmc_build.model import BuildReport, Edge, EdgeKind, State
@@ -690,3 +690,18 @@ def test_a_folder_with_the_same_mtime_and_other_files_is_noticed(
     assert not is_up_to_date()
     assert ran(build(tmp_path)) == {"w.glob", "w.word"}
     assert api.show("w.word", workspace=tmp_path) == b"b"
+
+
+def test_the_values_of_a_workflow_that_is_gone_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it had outputs, so that everything is looked at."""
+    monkeypatch.chdir(tmp_path)
+    stays = "name: w\nsteps:\n- {name: a, command: echo 1}\n"
+    goes = "---\nname: z\nsteps:\n- {name: a, command: echo 3 > f.txt, outputs: [f.txt]}\n"
+    (tmp_path / "workflow.yaml").write_text(stays + goes)
+    assert build(tmp_path).ok
+    (tmp_path / "workflow.yaml").write_text(stays)
+    assert build(tmp_path).ok
+    assert [path.name for path in (tmp_path / ".llmc/out").rglob("*") if path.is_file()] == ["a"]
+    assert not (tmp_path / "f.txt").exists()
+    with pytest.raises(errors.NoSuchTarget):
+        api.show("z.a", workspace=tmp_path)
