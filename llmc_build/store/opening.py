@@ -10,8 +10,9 @@ import os
 import re
 import time
 from pathlib import Path
+from textwrap import shorten
 
-from llmc_build.errors import StoreError
+from llmc_build.errors import StoreError, UsageError
 from llmc_build.store import files
 from llmc_build.store.cas import LEFTOVER_AGE_S
 
@@ -29,16 +30,31 @@ class OtherVersionError(Exception):
 
 
 def prepare(root: Path) -> None:
-    """Make the folder and its marker.  Raises OSError, or OtherVersionError."""
+    """Make the folder and its marker.
+
+    Raises OSError, OtherVersionError, or UsageError for a folder that is somebody else's.
+    """
     if not root.is_dir():
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     marker = root / "VERSION"
     found = files.read_regular(marker, 64)
     if found is None or not found:
+        _refuse_others(root)
         files.write_atomic(marker, VERSION, durable=True)
     elif found != VERSION:
         raise OtherVersionError(
             f"{root} holds a store of another version, {found.decode('ascii', 'replace').strip()!r}"
+        )
+
+
+def _refuse_others(root: Path) -> None:
+    """A folder without a marker must be empty, or what a store is but for that: it may be removed one day."""
+    names = {entry.name for entry in files.entries(os.fspath(root))}
+    strange = {name for name in names if not name.startswith(".")} - {"lost+found"}
+    if "VERSION" not in names and strange and not (strange <= {*_CONTENTS} and strange & {"cas", "index"}):
+        raise UsageError(
+            f"{root} is no store of llmc, and not empty: it holds {shorten(', '.join(sorted(strange)), 80)}",
+            hint="let cache_dir name a folder that is empty, or not there yet",
         )
 
 

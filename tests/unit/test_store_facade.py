@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llmc_build.errors import StoreError
+from llmc_build.errors import StoreError, UsageError
 from llmc_build.model import ActionResult, Digest, OutputFile
 from llmc_build.store import INLINE, Record, Store
 from llmc_build.store.cas import Cas, digest_of
@@ -387,3 +387,23 @@ def test_only_a_store_is_expunged(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not look like a store"):
         expunge(tmp_path)
     assert (tmp_path / "cas" / "my file").exists()
+
+
+@pytest.mark.parametrize("names", [("tmp", "snapshots"), ("photo.jpg",), ("cas", "notes"), ("lock",)])
+def test_a_folder_of_others_does_not_become_a_store(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Whoever removes the store would remove what is theirs."""
+    for name in names:
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    with pytest.raises(UsageError, match="is no store of llmc, and not empty"):
+        Store.open(tmp_path / "mine", note=lambda text: None)
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("names", [(), (".gitkeep", "lost+found"), ("cas", "index", "tmp")])
+def test_a_folder_that_is_empty_or_a_store_without_its_marker_becomes_one(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        (tmp_path / "store" / name).mkdir(parents=True)
+    Store.open(tmp_path / "store", note=lambda text: None).close()
+    assert (tmp_path / "store" / "VERSION").is_file()
