@@ -132,15 +132,18 @@ class Lanes:
 
     def _server(self, reference: str) -> ModelId:
         config = self._models.get(reference)
-        if config is not None and config.base_url is None and config.path is not None:
+        asked = (config.base_url if config else None) or self._environ.get("OPENAI_BASE_URL")
+        if config is not None:
+            is_file = config.base_url is None and config.path is not None
+        else:  # nothing is sent to a server that nobody has named where the model can only be a file
+            from llmc_build.llm.models import names_a_file
+
+            is_file = not asked and names_a_file(reference)
+        if is_file:
             raise BindError(
                 f"model {reference} is a file: a step of type `llm` asks a server; use `local_llm`"
             )
-        base = (
-            (config.base_url if config else None)
-            or self._environ.get("OPENAI_BASE_URL")
-            or openai.DEFAULT_BASE_URL
-        )
+        base = asked or openai.DEFAULT_BASE_URL
         name = (config.model if config else None) or reference or self._environ.get("OPENAI_MODEL", "")
         if not name:
             raise BindError("the step has no `model`, and OPENAI_MODEL is not set")

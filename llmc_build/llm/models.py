@@ -118,6 +118,11 @@ def is_pinned(reference: str, aliases: Mapping[str, Alias]) -> bool:
     )
 
 
+def names_a_file(reference: str) -> bool:
+    """Whether a reference that is no name of llmc.yaml can't mean anything but a file."""
+    return reference in BUILTIN or reference.startswith(("pkg:", "hf:")) or reference.endswith(".gguf")
+
+
 def engine_identity() -> str:
     """The engine as it enters the key: "llama-cpp-python 0.3.36 cpu".  Raises ModelError where there is none.
 

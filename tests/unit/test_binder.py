@@ -25,6 +25,7 @@ from llmc_build.model import State, TargetId
 from llmc_build.outputs import Outputs
 from llmc_build.report import Silent
 from llmc_build.resolve import resolve
+from llmc_build.rules import BindError
 from llmc_build.store import Store
 from llmc_build.store.cas import digest_of
 from llmc_build.store.state import FileDigests
@@ -300,3 +301,17 @@ def test_a_result_with_a_damaged_blob_is_no_hit(
     assert second.ran == first.ran
     assert (tmp_path / ".llmc" / "out" / "w" / "s").read_bytes() == b"echo 12345" * 1000
     assert blob.read_bytes() == data
+
+
+@pytest.mark.parametrize("model", ["smollm2-135m", "pkg:a/b.gguf", "hf:a/b/c.gguf", "./x.gguf"])
+def test_a_prompt_for_a_model_file_is_sent_to_no_server_that_nobody_named(tmp_path: Path, model: str) -> None:
+    """A step without `type` asks a server: one that is forgotten would send the prompt away."""
+
+    def server(environ: dict[str, str]) -> str | None:
+        digests = FileDigests(tmp_path / "digests")
+        lanes = Lanes(models={}, workspace=tmp_path, digests=digests, environ=environ, store=tmp_path)
+        return lanes._server(model).base_url
+
+    with pytest.raises(BindError, match="is a file: a step of type `llm` asks a server"):
+        server({})
+    assert server({"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}) == "http://127.0.0.1:1/v1"
