@@ -6,7 +6,8 @@ edges mean for a build is `plan`'s business; whether a path leads from here to t
 Theory of operation.  One networkx DAG of everything finds the cycles and the order.  Its dictionaries take
 half a kilobyte for each target, so then only the edges stay, as numbers in arrays: a target's number is its
 place in the order.  What a build has to know of an edge beyond that it is there, the limit of a wait, is kept
-beside it.
+beside it.  Importing networkx takes a tenth of a second, longer than most small builds: a few targets are put
+into the same order without it, unless they have a cycle.
 """
 
 from __future__ import annotations
@@ -17,32 +18,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
-import networkx as nx
-
 from llmc_build.errors import Fault, NoSuchTarget, WorkflowError, did_you_mean
 from llmc_build.model import Edge, EdgeKind, Location, TargetId
 from llmc_build.reach import Reach
-from llmc_build.subgraph import Limit, heights_of, limits_of
+from llmc_build.subgraph import Limit, SubGraph, heights_of, limits_of
 
 _Cycle: TypeAlias = Sequence[tuple[TargetId, TargetId]]
 if TYPE_CHECKING:
-    _DiGraph = nx.DiGraph[str]
-else:
-    _DiGraph = nx.DiGraph
+    from networkx import DiGraph
 
-
-class _Dag(_DiGraph):
-    """A DiGraph whose targets and edges share one empty dictionary of attributes."""
-
-    _nothing: dict[str, object] = {}  # noqa: RUF012 - networkx updates it with nothing
-
-    def _share(self) -> dict[str, object]:
-        return self._nothing
-
-    node_attr_dict_factory = _share
-    edge_attr_dict_factory = _share
-
-
+FEW = 64  # targets that need no networkx
 _NEAR = 64  # edges of a target that are looked through before a path is looked for
 
 
@@ -51,16 +36,28 @@ class ActionGraph:
 
     def __init__(self, targets: Sequence[TargetId], edges: Collection[Edge]) -> None:
         """Raises WorkflowError with every cycle, each printed whole."""
-        dag = _Dag()
-        dag.add_nodes_from(targets)
-        dag.add_edges_from((edge.producer, edge.target) for edge in edges)
-        try:
-            self.order: tuple[TargetId, ...] = tuple(nx.topological_sort(dag))
-        except nx.NetworkXUnfeasible:
-            raise WorkflowError(_cycle_faults(list(_cycles(dag)), edges)) from None
+        self.order: tuple[TargetId, ...] = ()
+        few = SubGraph(targets, edges) if len(targets) <= FEW else None
+        if few is not None and len(few.order) == len(targets):  # else there is a cycle, to be told
+            self.order = few.order
+            into = _producers(few)
+            self._settle(into.__getitem__, few.consumers)
+        else:
+            self._order_by_networkx(targets, edges)
         self.limits: Mapping[TargetId, Mapping[TargetId, Limit]] = limits_of(edges)  # target -> producer
         self._whole = self  # what it is a part of
         self._reach: Reach | None = None  # of a whole graph, once it is needed
+
+    def _order_by_networkx(self, targets: Sequence[TargetId], edges: Collection[Edge]) -> None:
+        import networkx as nx
+
+        dag = _empty_dag()
+        dag.add_nodes_from(targets)
+        dag.add_edges_from((edge.producer, edge.target) for edge in edges)
+        try:
+            self.order = tuple(nx.topological_sort(dag))
+        except nx.NetworkXUnfeasible:
+            raise WorkflowError(_cycle_faults(list(_cycles(dag)), edges)) from None
         self._settle(dag.predecessors, dag.successors)
         dag.clear()  # views that it keeps refer to it, so that it would stay
 
@@ -170,8 +167,30 @@ class _Lists:
         return (end - start for start, end in pairwise(self._starts))
 
 
-def _cycles(dag: _Dag) -> Iterator[list[tuple[TargetId, TargetId]]]:
+def _producers(graph: SubGraph) -> dict[TargetId, list[TargetId]]:
+    found: dict[TargetId, list[TargetId]] = {target: [] for target in graph.order}
+    for target in graph.order:
+        for consumer in graph.consumers(target):
+            found[consumer].append(target)
+    return found
+
+
+def _empty_dag() -> DiGraph[str]:
+    """A DiGraph whose targets and edges share one empty dictionary of attributes."""
+    from networkx import DiGraph
+
+    nothing: dict[str, object] = {}  # networkx updates it with nothing
+
+    class Dag(DiGraph):  # type: ignore[type-arg]
+        node_attr_dict_factory = edge_attr_dict_factory = staticmethod(lambda: nothing)
+
+    return Dag()
+
+
+def _cycles(dag: DiGraph[str]) -> Iterator[list[tuple[TargetId, TargetId]]]:
     """A cycle, as its edges, of each group of targets that wait for each other."""
+    import networkx as nx
+
     for group in nx.strongly_connected_components(dag):
         if len(group) > 1 or any(dag.has_edge(n, n) for n in group):
             yield list(nx.find_cycle(dag.subgraph(group), source=min(group)))

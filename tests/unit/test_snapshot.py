@@ -12,12 +12,14 @@ import time
 from array import array
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmc_build import api, errors, quick
+from llmc_build import graph as graph_module
 from llmc_build.graph import ActionGraph
 from llmc_build.incremental.watching import folders_of
 from llmc_build.model import BuildReport, Edge, EdgeKind, State
@@ -564,14 +566,41 @@ def test_selection_is_that_of_the_graph(graph: tuple[list[str], list[Edge]], pat
 @given(graph=graphs())
 def test_a_subgraph_answers_like_the_graph(graph: tuple[list[str], list[Edge]]) -> None:
     names, edges = graph
-    whole, part = ActionGraph(names, edges), SubGraph(names, edges)
-    assert set(part.order) == set(whole.order)
+    whole, part = by_networkx(names, edges), SubGraph(names, edges)
+    assert part.order == whole.order
     assert part.producer_counts() == whole.producer_counts()
     assert part.heights() == whole.heights()
     assert part.limits == whole.limits
     assert all(set(part.consumers(n)) == set(whole.consumers(n)) for n in names)
     place = {name: i for i, name in enumerate(part.order)}
     assert all(place[e.producer] < place[e.target] for e in edges)
+
+
+def by_networkx(names: list[str], edges: list[Edge]) -> ActionGraph:
+    with mock.patch.object(graph_module, "FEW", 0):
+        return ActionGraph(names, edges)
+
+
+@settings(max_examples=200, deadline=None)
+@given(graph=graphs(), back=st.booleans())
+def test_few_targets_are_as_networkx_has_them(graph: tuple[list[str], list[Edge]], back: bool) -> None:
+    """Cycles among them too."""
+    names, edges = graph
+    if back and edges:
+        edges = [*edges, Edge(producer=edges[0].target, target=edges[0].producer, kind=EdgeKind.DATA)]
+        with pytest.raises(errors.WorkflowError) as few:
+            ActionGraph(names, edges)
+        with pytest.raises(errors.WorkflowError) as many:
+            by_networkx(names, edges)
+        assert str(few.value) == str(many.value)
+        return
+    one, other = ActionGraph(names, edges), by_networkx(names, edges)
+    assert one.order == other.order
+    for name in names:
+        assert [*one.consumers(name)] == [*other.consumers(name)]
+        assert {*one.producers(name)} == {*other.producers(name)}
+    assert one.producer_counts() == other.producer_counts()
+    assert all(one.comes_after(a, b) == other.comes_after(a, b) for a in names for b in names)
 
 
 def test_whatever_comes_or_goes_for_a_pattern_changes_a_folder_that_is_watched(tmp_path: Path) -> None:
