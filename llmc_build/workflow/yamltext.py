@@ -356,6 +356,10 @@ class _Builder:
 # ---------------------------------------------------------------- faults of syntax
 
 _COLON_HINT = 'a value that holds ": " or ends in ":" is written in quotes, or as a block after "|"'
+_LINE_HINT = (
+    'compare it with the lines before: what belongs together begins in the same column, and names end in ":"'
+)
+_NAME_ALONE = re.compile(r" *(?:- +)?[\w.-]+ *")
 _QUOTE_HINT = 'a value that begins with "{", "[", "*", "&", "!", "%", "@" or "`" is written in quotes'
 
 
@@ -368,7 +372,8 @@ def _add_syntax_fault(error: yaml.MarkedYAMLError, text: str, faults: Faults, fi
         facts.append(("where", f"{error.context} that begins at {began}"))
     problem = error.problem or error.context or "it can't be read"
     index = mark.index if mark else 0
-    hint = _syntax_hint(problem, text[index : index + 1], _row(text, line + 1))
+    what = f"{error.context or ''} {problem}"
+    hint = _syntax_hint(what, text[index : index + 1], _row(text, line + 1), column)
     faults.add(f"not valid YAML: {shown(problem, 120)}", line + first, column, facts=facts, hint=hint)
 
 
@@ -380,11 +385,22 @@ def _row(text: str, line: int) -> str:
     return text[start : end.start() if end else len(text)]
 
 
-def _syntax_hint(problem: str, character: str, row: str) -> str | None:
-    if row[: len(row) - len(row.lstrip())].count("\t") or character == "\t":
+def _syntax_hint(problem: str, character: str, row: str, column: int) -> str | None:
+    """`column`: of the problem in its row, from 1 on."""
+    before = row[: len(row) - len(row.lstrip())]
+    if "\t" in before or character == "\t":
         return "YAML is indented with spaces, never with tabs"
+    if before.strip(" "):
+        return "the line begins with a character that only looks like a space"
+    if "quoted scalar" in problem:
+        return "a quote is opened there and not closed; within 'single quotes' a quote is written twice"
     if "mapping values are not allowed" in problem:
-        return _COLON_HINT
+        # a name that is its line's first word is no value with a colon: the line above it goes on here
+        return _LINE_HINT if _NAME_ALONE.fullmatch(row, 0, max(0, column - 1)) else _COLON_HINT
+    if "expected '-' indicator" in problem or ("expected key" in problem and not row[: column - 1].strip()):
+        return _LINE_HINT
+    if "expected key" in problem and row[column - 2 : column - 1] in ("'", '"'):
+        return "the quotes end before that: within 'single quotes' a quote is written twice"
     if re.search(r"[:-] +[{\[*&!%@`]", row):
         return _QUOTE_HINT
     return None

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmc_build.workflow import yamltext
+from llmc_build.workflow import reader, yamltext
 from llmc_build.workflow.nodes import Enough, Faults, Map, Node, Scalar, Seq
 from llmc_build.workflow.yamltext import documents
 
@@ -316,3 +316,20 @@ def test_what_pyyaml_writes_reads_back_equal(value: object, flow: bool) -> None:
         assert plain(roots[0]) == value
     else:
         assert all("character U+0000" in fault or "surrogate" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a: x\n    b: y\n", "begins in the same column"),
+        ("- a\n  b: y\n", "begins in the same column"),
+        ("a:\n  - b: c\n - d: e\n", "begins in the same column"),
+        ("a: b: c\n", "is written in quotes"),
+        ("a: 'it's'\n", "written twice"),
+        ('a: "b\n', "not closed"),
+        ("a: b\n\u00a0c: d: e\n", "only looks like a space"),
+    ],
+)
+def test_the_commonest_mistakes_get_a_hint_that_fits(text: str, hint: str) -> None:
+    found = reader.read(text, "w.yaml").faults
+    assert any(hint in (fault.hint or "") for fault in found), found
