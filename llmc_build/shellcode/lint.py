@@ -140,8 +140,10 @@ class Lint(Calls):
             if self.stdin:
                 self.tainted.add(_EXEC_INPUT)
             output = True  # what is printed from here on
+        elif not words and not node.assignments and any(one.operator == "<" for one in node.redirects):
+            output = self.stdin  # $(< file) is what the file holds
         self.stdin, self.document = outer, outer_code
-        return self._written(node.redirects, output) and bool(words)
+        return self._written(node.redirects, output)
 
     # ------------------------------------------------------------ redirections
 
