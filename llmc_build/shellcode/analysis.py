@@ -47,7 +47,7 @@ def in_full(text: str, shell: str, paths: frozenset[int]) -> Analysis:
     scanner, tree = scan(text, shell=shell)
     if HOLE not in text:
         return Analysis(words=_words(scanner))
-    lint = Lint(paths)
+    lint = Lint(paths, shell=shell)
     if scanner.complete:
         lint.check(tree)
     if scanner.found or lint.found:

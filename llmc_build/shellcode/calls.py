@@ -8,7 +8,6 @@ and the builtins that evaluate names.  The walk over the script is `lint`'s, the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 
 from llmc_build.shellcode import clean, table
 from llmc_build.shellcode.flow import OF_PLACEHOLDER, some
@@ -16,13 +15,16 @@ from llmc_build.shellcode.known import COMMANDS, SUBCOMMANDS, Command
 from llmc_build.shellcode.options import (
     Role,
     Wrapped,
+    dashed,
     interpreter_within,
     roles,
+    runs_arguments,
+    runs_options,
     split_string,
     subcommand,
 )
 from llmc_build.shellcode.programs import FAMILY, pipes_of_awk, runs_its_data
-from llmc_build.shellcode.special import FILE_RUNS, Special, hint
+from llmc_build.shellcode.special import FILE_RUNS, QUOTE, Special, hint
 from llmc_build.shellcode.tree import Expansion, Simple, Sub, Text, Word
 
 _ALL_PARAMETERS = frozenset({"$@", "$*", "${@}", "${*}"})
@@ -144,7 +146,7 @@ class Calls(Special):
     def _call(self, name: str, arguments: list[Word], tainted: bool, stdin: bool) -> bool:
         """A function of the script; one that runs "$@" is judged as what it runs."""
         if tainted:
-            self.tainted.add(f"@{name}")
+            self.hold(f"@{name}", self.contents_of(arguments))
         if stdin:
             self.fed.add(name)
         for shifted in range(min(self.runners.get(name, -1) + 1, len(arguments))):
@@ -158,6 +160,8 @@ class Calls(Special):
         known = COMMANDS.get(name, Command())
         if name in SUBCOMMANDS:
             known, arguments = subcommand(name, arguments)
+        if name == "tar":
+            arguments = dashed(arguments)
         found, reads_code = roles(known, arguments)
         if name != "parallel":
             if reads_code and stdin:
@@ -165,8 +169,10 @@ class Calls(Special):
                 self.refuse(message, command, hint(name))
             for role, word in found:
                 self._argument(name, role, word, stdin)
-        passed = some([self.word(word) for role, word in found if role in (Role.PASSED, Role.OPTION)])
-        given = stdin or passed or carried or bool(self.exported & self.tainted)
+            self._risks(name, known, arguments, found)
+        handed = [word for role, word in found if role in (Role.PASSED, Role.OPTION, Role.LATER)]
+        passed = self.contents_of(handed) if some([self.word(word) for word in handed]) else None
+        given = stdin or passed is not None or carried or bool(self.exported & self.tainted)
         given = given or any(self.word(word) or self.holds_value(word) for _, word in found)
         code = [(text, word) for word in _code(found) for text in self.texts_of(word)]
         if reads_code and self.document is not None:
@@ -175,7 +181,8 @@ class Calls(Special):
             code = [(" ".join(text for text, _ in code), code[0][1])]
         for text, word in code:
             if known.shell or name in _OF_SHELL:
-                self.nested(text, word, stdin, passed)
+                shell = "" if name in ("eval", "trap") else "bash" if name in ("bash", "rbash") else "sh"
+                self.nested(text, word, stdin, passed, shell)
             elif given:
                 self._program(name, text, word)
         self._read(name, found, stdin)
@@ -201,11 +208,37 @@ class Calls(Special):
             what = "is parsed as code" if role is Role.CODE else "names code that runs"
             subject = "the format" if name == "printf" else "this argument"
             self.refuse(f"{subject} of `{name}` {what}, and a value is only ever data", word, hint(name))
-        if role is Role.OPTION and name not in table.HARMLESS:
-            values = takewhile(lambda hole: hole not in self.paths, word.leading_holes)
-            self.dashes |= dict.fromkeys(values, name)
-            if any(isinstance(piece, Expansion) and piece.kind == "fed" for piece in word.pieces[:1]):
+        if role in (Role.OPTION, Role.LATER) and name not in table.HARMLESS:
+            if tainted:
+                begins = self.content(word).begins
+                if name in self.functions:  # what it does with a variable's text is judged in it
+                    begins = begins.intersection(word.holes)
+                self.dashes |= dict.fromkeys(begins, name)
+            if _is_fed(word):
                 self._fed_option(name, word)
+
+    def _risks(
+        self, name: str, known: Command, arguments: Sequence[Word], found: Sequence[tuple[Role, Word]]
+    ) -> None:
+        """Values that a command could take for its options, which nothing checks when the script runs."""
+        if name in table.HARMLESS:
+            return
+        options = runs_options(name, known, arguments)
+        several = runs_arguments(name, known, arguments)
+        for role, word in found:
+            if not self.word(word) or _is_fed(word):
+                continue
+            open_ = role in (Role.OPTION, Role.VALUE) or name == "find"
+            if several and open_ and self.split(word):
+                self._refuse_split(name, word)
+            elif options and role is Role.OPTION and self.content(word).unknown:
+                message = f"an argument of `{name}` that may begin with '-', and some of its options run code"
+                way = 'write ./ before it: "./$y"' if name == "find" else "write `--` before it"
+                self.refuse(message, word, way)
+
+    def _refuse_split(self, name: str, word: Word) -> None:
+        message = f"a value outside quotes becomes several arguments of `{name}`, and some of them run code"
+        self.refuse(message, word, QUOTE)
 
     def _fed_option(self, name: str, word: Word) -> None:
         """An argument that xargs makes of a value, which nothing can check for being an option."""
@@ -247,6 +280,8 @@ class Calls(Special):
             inner = [Word(pieces=(Text("sh", quoted=True),), start=inner[0].start, end=inner[0].end), *inner]
         for word in wrapped.own:
             self._argument(name, Role.OPTION, word)
+            if self.split(word):
+                self._refuse_split(name, word)
         if name == "xargs":
             return self._xargs(wrapped, stdin or own)
         return self.run(inner, stdin, carried=carried) or own if inner else stdin or own
@@ -270,6 +305,10 @@ class Calls(Special):
             else:
                 found += _words(text.split(), word)
         return found
+
+
+def _is_fed(word: Word) -> bool:
+    return any(isinstance(piece, Expansion) and piece.kind == "fed" for piece in word.pieces[:1])
 
 
 def _looked_up(word: Word) -> list[str]:

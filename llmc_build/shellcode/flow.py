@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from llmc_build.shellcode import table
+from llmc_build.shellcode.content import ANYTHING, Content, variable_begun
 from llmc_build.shellcode.tree import (
     HOLE,
     PROBLEMS,
@@ -52,26 +53,29 @@ class Flow(ABC):
         self.paths = paths  # offsets of the placeholders with the filter `path`
         self.tainted = set(tainted)
         self.texts: dict[str, set[str]] = {}  # fixed texts that a variable may hold
+        self.contents: dict[str, Content] = {}  # what is known of tainted variables; of others: nothing
         self.evaluated: set[str] = set()  # variables declared as numbers or references
         self.calculates = False  # whether a value is taken for a number, which some shells calculate
         self.arrays: set[str] = set()
         self.maps: set[str] = set()  # associative arrays, declared before everything else
         self.function = ""  # the function that is being walked
         self.stdin = False  # whether standard input is tainted here
-        # What is known in this round of code within code: whether its output is tainted, and its problems.
-        self.within: dict[tuple[str, bool, bool], tuple[bool | None, tuple[Found, ...]]] = {}
-        # What is known of a word in this round, by identity; the word is kept so that it stays unique.
-        self.known: dict[int, tuple[Word, bool]] = {}
+        # Which pieces of a word are tainted in this round, by identity; the word is kept so that it stays
+        # unique.
+        self.known: dict[int, tuple[Word, tuple[bool, ...]]] = {}
 
     @abstractmethod
     def sequence(self, tree: Sequence_, stdin: bool) -> bool:
         """Judge commands; tells whether their output is tainted."""
 
     @abstractmethod
-    def nested(self, code: str, word: Word, stdin: bool, given: bool = False) -> bool | None:
+    def nested(
+        self, code: str, word: Word, stdin: bool, given: Content | None = None, shell: str = ""
+    ) -> bool | None:
         """Judge code that is given to another shell; None where it can't be read.
 
-        `given`: its positional parameters are tainted.
+        `given`: what is known of its positional parameters, if they are tainted.  `shell`: "sh" or "bash"
+        where it is not the same as here.
         """
 
     def refuse(self, message: str, at: Word | int, hint: str | None) -> None:
@@ -88,13 +92,18 @@ class Flow(ABC):
         """What stands for the positional parameters among the names."""
         return f"@{self.function}"
 
-    def taint(self, name: str, at: Word | int) -> None:
+    def taint(self, name: str, at: Word | int, content: Content = ANYTHING) -> None:
         if table.DANGEROUS_VARIABLE.fullmatch(name):
             self.refuse(f"{name} is set from a placeholder, and its value decides what runs", at, _CHECKED)
         elif name in self.evaluated:
             self.refuse(f"{name} is declared as a number, so bash calculates what is assigned", at, PLAIN)
         elif name in table.NUMERIC_VARIABLE:
             self.calculates = True
+        self.hold(name, content)
+
+    def hold(self, name: str, content: Content) -> None:
+        """A variable, or what stands for the positional parameters, is tainted by a text of this content."""
+        self.contents[name] = self.contents.get(name, content) | content
         self.tainted.add(name)
 
     def taint_file(self, word: Word) -> None:
@@ -132,7 +141,19 @@ class Flow(ABC):
         elif len(assignment.values) == 1:
             self.learn(name, assignment.values[0])
         if some([self.word(value) for value in assignment.values]):
-            self.taint(name, assignment.start)
+            self.taint(name, assignment.start, self._assigned(assignment))
+
+    def _assigned(self, assignment: Assignment) -> Content:
+        """What is known of the new text; in an array, a word behind an option is taken for its value."""
+        if not assignment.is_array:
+            return self.content(assignment.values[0])
+        held = Content()
+        option = False
+        for word in assignment.values:
+            one = self.contents_of([word])
+            held = held | (Content(value=one.value) if option and not self.split(word) else one)
+            option = word.prefix.startswith("-") and word.literal is not None
+        return held
 
     def _element(self, name: str, word: Word) -> None:
         """`[subscript]=value` among the elements of an array."""
@@ -196,9 +217,61 @@ class Flow(ABC):
 
     def word(self, word: Word) -> bool:
         """Whether a word holds a value."""
+        return True in self._tainted_pieces(word)
+
+    def _tainted_pieces(self, word: Word) -> tuple[bool, ...]:
         if id(word) not in self.known:
-            self.known[id(word)] = (word, some([self.piece(piece, word) for piece in word.pieces]))
+            self.known[id(word)] = (word, tuple([self.piece(piece, word) for piece in word.pieces]))
         return self.known[id(word)][1]
+
+    def content(self, word: Word, behind: int = 0) -> Content:
+        """What is known of a word's text, behind its first characters."""
+        begins: set[int] = set()
+        unknown = value = False
+        begun = False  # whether there was something that can't be empty or an option
+        for piece, tainted in zip(word.pieces, self._tainted_pieces(word), strict=True):
+            if isinstance(piece, Text):
+                begun = begun or len(piece.text) > behind
+                behind = max(0, behind - len(piece.text))
+            elif not tainted:
+                begun = True
+            else:
+                held = self._held(piece)
+                value = value or held.value
+                if not begun:
+                    begins |= held.begins
+                    unknown = unknown or held.unknown
+                    begun = not held.value
+        return Content(frozenset(begins), unknown, value)
+
+    def contents_of(self, words: Iterable[Word]) -> Content:
+        """What is known of any of these words, of which the shell may make more."""
+        held = Content()
+        for word in words:
+            if self.word(word):
+                held = held | (ANYTHING if self.split(word) else self.content(word))
+        return held
+
+    def _held(self, piece: Piece) -> Content:
+        """What is known of the text of a tainted piece."""
+        if isinstance(piece, Hole):
+            return Content() if piece.offset in self.paths else Content(frozenset({piece.offset}), value=True)
+        if not isinstance(piece, Expansion) or not (name := variable_begun(piece.text)):
+            return ANYTHING
+        name = self.parameters if name.isdigit() or name in ("@", "*") else name
+        held = self.contents.get(name, ANYTHING) if name in self.tainted else Content()
+        if some([not isinstance(one, Text) for one in piece.inner]):
+            return ANYTHING
+        return held
+
+    def split(self, word: Word) -> bool:
+        """Whether the shell makes several words of a value in it."""
+        return some(
+            [
+                tainted and isinstance(piece, Expansion | Sub) and piece.split and self._held(piece).value
+                for piece, tainted in zip(word.pieces, self._tainted_pieces(word), strict=True)
+            ]
+        )
 
     def only_paths(self, word: Word) -> bool:
         """Whether all that is tainted of a word are paths that llmc made."""

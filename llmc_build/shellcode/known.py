@@ -49,7 +49,7 @@ _SHELL = Command(
 )
 _ALL = Command(operands=Operands.ALL_CODE)
 _ALL_AND_INPUT = Command(operands=Operands.ALL_CODE, stdin=True)
-_PYTHON = Command(
+PYTHON = Command(
     operands=Operands.SCRIPT, code=_set("-c"), files=_set("-m"), values=_set("-W -X"), stdin=True
 )
 PERL = Command(
@@ -62,7 +62,7 @@ _NODE = Command(
     stdin=True,
 )
 _DENO = Command(code=_set("-e --eval --print"), files=_set("-r --preload --import"), stdin=True)
-_AWK = Command(
+AWK = Command(
     operands=Operands.CODE,
     code=_set("-e --source"),
     files=_set("-f --file -i --include -l --load -E --exec"),
@@ -135,10 +135,10 @@ COMMANDS: dict[str, Command] = {
         _set("batch gdb lldb m4 gnuplot lftp ftp sftp telnet maxima gp bpftrace stap dtrace"), _ALL_AND_INPUT
     ),
     **dict.fromkeys(_set("at"), Command(files=_set("-f"), stdin=True)),
-    **dict.fromkeys(_set("python pypy ipython"), _PYTHON),
+    **dict.fromkeys(_set("python pypy ipython"), PYTHON),
     **dict.fromkeys(_set("perl ruby"), PERL),
     **dict.fromkeys(_set("node nodejs bun tsx ts-node"), _NODE),
-    **dict.fromkeys(_set("awk gawk mawk nawk original-awk"), _AWK),
+    **dict.fromkeys(_set("awk gawk mawk nawk original-awk"), AWK),
     **dict.fromkeys(_set("sed gsed ssed"), _SED),
     **dict.fromkeys(_set("jq yq gojq jaq"), _JQ),
     **dict.fromkeys(
@@ -172,6 +172,13 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "parallel": Command(),
+    "find": Command(
+        values=_set(
+            "-name -iname -path -ipath -wholename -iwholename -regex -iregex -lname -ilname -newer -anewer "
+            "-cnewer -newermt -type -xtype -size -mtime -atime -ctime -mmin -amin -cmin -maxdepth -mindepth "
+            "-user -group -uid -gid -perm -links -inum -samefile -fstype -regextype -printf"
+        )
+    ),
     "ninja": Command(files=_set("-f -C"), values=_set("-j -l -k -d -t")),
     "cmake": Command(files=_set("-P -C -S -B --toolchain")),
     "deno": _DENO,

@@ -15,13 +15,15 @@ followed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from llmc_build.shellcode.calls import Calls
+from llmc_build.shellcode.content import ANYTHING, Content
 from llmc_build.shellcode.flow import OF_PLACEHOLDER, some
 from llmc_build.shellcode.scan import scan
 from llmc_build.shellcode.tree import (
     Compound,
+    Found,
     Function,
     Node,
     Pipeline,
@@ -40,6 +42,17 @@ _ROUNDS = 24  # a script whose values go through more variables backwards is ref
 
 class Lint(Calls):
     """One script under judgement; `found` and `dashes` hold the outcome of `check`."""
+
+    def __init__(
+        self, paths: frozenset[int], tainted: Iterable[str] = (), level: int = 0, shell: str = "sh"
+    ) -> None:
+        super().__init__(paths, tainted, level)
+        self.shell = shell
+        # What is known in this round of code within code: whether its output is tainted, its problems and its
+        # placeholders that begin an argument.
+        self.within: dict[
+            tuple[str, bool, Content | None, str], tuple[bool | None, tuple[Found, ...], dict[int, str]]
+        ] = {}
 
     def check(self, tree: Sequence_, *, stdin: bool = False) -> bool:
         """Judge a script to the end; tells whether its output is tainted."""
@@ -73,7 +86,9 @@ class Lint(Calls):
             self.exported,
         )
         texts = sum(map(len, self.texts.values()))
-        return (*map(len, known), len(self.texts), texts, sum(self.runners.values()), len(self.runners))
+        contents = sum(len(one.begins) + one.unknown + one.value for one in self.contents.values())
+        sizes = (len(self.texts), texts, contents, sum(self.runners.values()), len(self.runners))
+        return (*map(len, known), *sizes)
 
     # ------------------------------------------------------------ commands: is their output tainted?
 
@@ -107,8 +122,10 @@ class Lint(Calls):
         outer, self.stdin = self.stdin, stdin
         tainted = [self.word(word) for word in (*node.head, *node.patterns)]
         if node.variable:
-            if any(tainted) or (not node.head and self.parameters in self.tainted):
-                self.taint(node.variable, node.start)
+            if any(tainted):
+                self.taint(node.variable, node.start, self.contents_of(node.head))
+            elif not node.head and self.parameters in self.tainted:
+                self.taint(node.variable, node.start, self.contents.get(self.parameters, ANYTHING))
             for word in node.head:
                 self.learn(node.variable, word)
         if node.kind == "[[":
@@ -183,20 +200,28 @@ class Lint(Calls):
 
     # ------------------------------------------------------------ code within code
 
-    def nested(self, code: str, word: Word, stdin: bool, given: bool = False) -> bool | None:
+    def nested(
+        self, code: str, word: Word, stdin: bool, given: Content | None = None, shell: str = ""
+    ) -> bool | None:
         if self.level >= _LEVELS:
             return True
-        known = self.within.get((code, stdin, given))
+        shell = shell or self.shell
+        known = self.within.get((code, stdin, given, shell))
         if known is None:
             complete, tree = _scanned(code.replace("\0", ""))
-            positional = {"@"} if given else set()
-            inner = Lint(frozenset(), self.tainted - {self.parameters} | positional, self.level + 1)
+            inner = Lint(frozenset(), self.tainted - {self.parameters}, self.level + 1, shell)
             inner.texts = dict(self.texts)
+            inner.contents = {**self.contents}
+            if given is not None:
+                inner.contents["@"] = given
+                inner.tainted.add("@")
             output = inner.check(tree, stdin=stdin)
-            known = self.within[code, stdin, given] = (output if complete else None, (*inner.found.values(),))
+            known = (output if complete else None, (*inner.found.values(),), inner.dashes)
+            self.within[code, stdin, given, shell] = known
             self.calculates = self.calculates or inner.calculates
         for found in known[1]:
             self.refuse(found.message, word, found.hint)
+        self.dashes |= known[2]
         return known[0]
 
 

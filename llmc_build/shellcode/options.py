@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from llmc_build.shellcode.known import COMMANDS, PERL, SUBCOMMANDS, Command, Operands
+from llmc_build.shellcode import git
+from llmc_build.shellcode.known import AWK, COMMANDS, PERL, PYTHON, SUBCOMMANDS, Command, Operands
 from llmc_build.shellcode.table import HARMLESS, WRAPPER_OPERANDS, WRAPPERS, base_name
 from llmc_build.shellcode.tree import Expansion, Text, Word
 
@@ -29,29 +30,6 @@ _TEXT = HARMLESS | {
     "dirname",
 }  # words of these are words
 _SHELL_CODE = re.compile(r"-\w*c\Z")
-_GIT_CODE = re.compile(
-    r"alias\.|core\.(?:pager|editor|sshcommand|hookspath|fsmonitor|gitproxy|askpass|attributesfile|worktree|alternaterefscommand)"
-    r"|(?:credential|filter|diff|difftool|merge|mergetool|guitool|browser|man|pager|gpg|sequence|include|includeif|remote|url"
-    r"|submodule|protocol|init\.templatedir|sendemail|uploadpack|receive|trailer|tar|http\.\w*proxy|interactive|instaweb|web)\b",
-    re.IGNORECASE,
-)
-_GIT_OPTIONS: dict[str, tuple[str, ...]] = {
-    "rebase": ("-x", "--exec"),
-    "difftool": ("-x", "--extcmd"),
-    "mergetool": ("-t",),
-    "grep": ("-O", "--open-files-in-pager"),
-    "filter-branch": tuple(
-        f"--{kind}-filter" for kind in ("env", "tree", "index", "parent", "msg", "commit", "tag-name")
-    ),
-    "clone": ("-u", "--upload-pack", "-c", "--config", "--template"),
-    "fetch": ("--upload-pack",),
-    "pull": ("--upload-pack",),
-    "push": ("--receive-pack", "--exec"),
-    "ls-remote": ("--upload-pack", "--exec"),
-    "archive": ("--exec",),
-    "send-email": ("--smtp-server", "--sendmail-cmd", "--to-cmd", "--cc-cmd"),
-    "init": ("--template",),
-}
 _PARALLEL_VALUES = frozenset(
     [
         "-j",
@@ -82,6 +60,7 @@ class Role(enum.Enum):
 
     OPTION = "an option, or data that could be taken for one"
     VALUE = "the value of an option: never taken for an option itself"
+    LATER = "behind all options: data that only the code given could take for an option"
     PASSED = "handed on as it is: behind the code of a shell, or behind --"
     CODE = "parsed as code"
     FILE = "the name of code: a file, a module"
@@ -145,7 +124,13 @@ class _Reader:
             return Role.OPENED  # perl opens "command |" as a pipe
         if self._dashed or (self.command.shell and "c" in self._flags):
             return Role.PASSED
-        return Role.OPTION
+        return Role.LATER if self._settled(seen) else Role.OPTION
+
+    def _settled(self, seen: int) -> bool:
+        """Whether the command itself looks for no more options: most go on to the end."""
+        if self.command is PYTHON:
+            return self.given  # also by -c and -m
+        return seen > 0 and (self.command is AWK or self.command.operands is Operands.SCRIPT)
 
     def _option(self, word: Word, text: str) -> Iterator[tuple[Role, Word]]:
         name, equals, _ = text.partition("=")
@@ -264,6 +249,39 @@ def subcommand(name: str, arguments: Sequence[Word]) -> tuple[Command, list[Word
     return COMMANDS.get(name, Command()), list(arguments)
 
 
+def dashed(arguments: Sequence[Word]) -> list[Word]:
+    """The arguments of `tar cf a.tar b` as `tar -c -f a.tar b`."""
+    rest = list(arguments)
+    letters = rest[0].literal if rest else None
+    if not letters or not letters.isalpha():
+        return rest
+    at = rest.pop(0)
+    taking = [letter for letter in letters if f"-{letter}" in COMMANDS["tar"].values]
+    found = [] if len(taking) == len(letters) else [_option(set(letters) - set(taking), at)]
+    for letter in taking:
+        found += [_option(letter, at), *rest[:1]]
+        rest = rest[1:]
+    return found + rest
+
+
+def _option(letters: Iterable[str], at: Word) -> Word:
+    return Word(pieces=(Text("-" + "".join(sorted(letters)), quoted=True),), start=at.start, end=at.end)
+
+
+def runs_options(name: str, known: Command, arguments: Sequence[Word]) -> bool:
+    """Whether an option of a command could run code, so that no argument may come to be one."""
+    if name == "git":
+        return git.runs_options(arguments)
+    return name == "find" or bool(known.code or known.files)
+
+
+def runs_arguments(name: str, known: Command, arguments: Sequence[Word]) -> bool:
+    """Whether arguments of a command could run code, if a value were several of them."""
+    if name == "git":
+        return git.runs_arguments(arguments)
+    return runs_options(name, known, arguments) or known.operands is not Operands.DATA
+
+
 def executed_by_find(arguments: Sequence[Word]) -> Iterator[list[Word]]:
     """The commands that `find` runs for what it finds."""
     inner: list[Word] | None = None
@@ -277,41 +295,6 @@ def executed_by_find(arguments: Sequence[Word]) -> Iterator[list[Word]]:
             inner.append(word)
     if inner:
         yield inner
-
-
-def executed_by_git(arguments: Sequence[Word]) -> Iterator[Word | list[Word]]:
-    """The arguments of `git` that are code, and the commands that it runs."""
-    rest = list(arguments)
-    while rest and rest[0].prefix.startswith("-"):
-        option = rest.pop(0)
-        if option.literal in ("-c", "--config-env") and rest:
-            setting = rest.pop(0)
-            if "=" not in setting.prefix or _GIT_CODE.match(setting.prefix):
-                yield setting
-        elif option.literal in ("-C", "--git-dir", "--work-tree", "--namespace") and rest:
-            rest.pop(0)
-    name = rest.pop(0).literal if rest else None
-    operands = [word for word in rest if not word.prefix.startswith("-")]
-    words = [word.literal for word in operands]
-    if name == "config" and len(operands) > 1:
-        if words[0] is None or _GIT_CODE.match(words[0]):
-            yield from operands[:2]
-    elif name in ("submodule", "bisect") and words[:1] in (["foreach"], ["run"]):
-        if name == "bisect" or len(operands) > 2:
-            yield operands[1:]
-        else:
-            yield from operands[1:2]
-    else:
-        yield from _given_to(rest, _GIT_OPTIONS.get(name or "", ()))
-
-
-def _given_to(words: Sequence[Word], options: Sequence[str]) -> Iterator[Word]:
-    """The words that hold the value of one of these options."""
-    for at, word in enumerate(words):
-        if word.literal in options and at + 1 < len(words):
-            yield words[at + 1]
-        elif word.prefix.startswith(tuple(option + "=" * option.startswith("--") for option in options)):
-            yield word
 
 
 def executed_by_parallel(arguments: Sequence[Word]) -> tuple[list[Word], list[Word]]:

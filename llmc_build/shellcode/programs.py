@@ -98,9 +98,10 @@ def _python_shell(program: str) -> bool:
 
 # ---------------------------------------------------------------- sed
 
+# A run of addresses is entered at its start alone, or a long one would be read again from each character.
 # `s/a/b/e` and a lone `e` run the line; `e command` runs what the author wrote.
 _SED_EXECUTES = re.compile(
-    r"""(?: \A | [;{}\n] | (?<=[0-9$/]) ) [ \t!0-9,$]*
+    r"""(?: \A | [;{}\n] | (?<=/) | (?<![ \t!0-9,$]) (?=[ \t!,]*+[0-9$]) ) [ \t!0-9,$]*+
         (?: s(?P<d>[^\w\s\\]) (?:\\.|(?!(?P=d))[^\\\n])*+ (?P=d) (?:\\.|(?!(?P=d))[^\\])*+ (?P=d)
             [gpIiMm0-9]*e
           | e [ \t]*+ (?: \Z | [;}\n] ) )""",

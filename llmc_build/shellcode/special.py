@@ -8,12 +8,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
-from llmc_build.shellcode import table
+from llmc_build.shellcode import git, table
+from llmc_build.shellcode.content import ANYTHING
 from llmc_build.shellcode.flow import OF_PLACEHOLDER, Flow
 from llmc_build.shellcode.options import (
     ASSIGNED,
     executed_by_find,
-    executed_by_git,
     executed_by_parallel,
 )
 from llmc_build.shellcode.tree import Text, Word
@@ -24,6 +24,7 @@ _NUMBER_TESTS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-t"})
 _CALCULATING = frozenset({"shift", "ulimit"})  # in ksh and its kin
 _MAKEFILES = ("Makefile", "makefile", "GNUmakefile")
 _ANY = 1000  # more than a script has arguments
+QUOTE = 'put it in double quotes: "$y"'
 FILE_RUNS = "write the program yourself, and let it read the value: from an argument, or from {{ x | path }}"
 
 
@@ -34,6 +35,7 @@ class Special(Flow):
         super().__init__(paths, tainted)
         self.shifts: dict[str, int] = {}  # arguments that a function may shift away
         self.exported: set[str] = set()
+        self.shell = "sh"
 
     @abstractmethod
     def run(self, words: list[Word], stdin: bool, *, carried: bool = False) -> bool:
@@ -46,7 +48,7 @@ class Special(Flow):
                 message = "an alias changes how the rest of the script is read"
                 self.refuse(message, command, "write a function")
             case "set" if tainted:
-                self.tainted.add(self.parameters)
+                self.hold(self.parameters, self.contents_of(arguments))
             case "shift":
                 self._shift(arguments)
             case "getopts" if self.parameters in self.tainted:
@@ -86,6 +88,11 @@ class Special(Flow):
                 if is_tainted:
                     message = f"{OF_PLACEHOLDER} in a test that bash evaluates"
                     self.refuse(message, word, "compare with [ a -eq b ]")
+        if self.shell == "bash":
+            for word in words:
+                if self.split(word):
+                    message = "a value outside quotes in a test: it could be an operator that bash evaluates"
+                    self.refuse(message, word, QUOTE)
         for at, word in enumerate(words[1:]):
             if tainted[at] and tainted[at + 1]:
                 message = "two values side by side in a test: the first could be an operator"
@@ -118,7 +125,8 @@ class Special(Flow):
             if variable in self.arrays and not listed:
                 message = f"bash parses what `{name}` assigns to an array"
                 self.refuse(message, word, f"write: {variable}=({{{{ x }}}}), or choose another name")
-            self.taint(variable, word)
+            held = ANYTHING if listed else self.content(word, len(assigned[0]))
+            self.taint(variable, word, held)
 
     def _learn_assigned(self, variable: str, word: Word, skipped: int) -> None:
         """The fixed text behind `name=` among the arguments of `export` and its like."""
@@ -130,12 +138,12 @@ class Special(Flow):
         """`declare -n name=other`: both hold what one of them holds."""
         target = (word.literal or "").partition("=")[2]
         if target in self.tainted:
-            self.tainted.add(variable)
+            self.hold(variable, ANYTHING)
         elif target and variable in self.tainted:
-            self.tainted.add(target)
+            self.hold(target, ANYTHING)
 
     def _git(self, arguments: list[Word]) -> None:
-        for inner in executed_by_git(arguments):
+        for inner in git.executed(arguments):
             if isinstance(inner, list):
                 self.run(inner, stdin=False)
             elif self.word(inner):
@@ -169,7 +177,8 @@ class Special(Flow):
             self.refuse(what, word, hint("parallel"))
         if not code and template:
             for text in self.texts_of(_joined(template)):
-                self.nested(text, command, stdin=False, given=tainted)
+                held = ANYTHING if stdin else self.contents_of(given)
+                self.nested(text, command, stdin=False, given=held if tainted else None)
 
 
 def _joined(words: Sequence[Word]) -> Word:

@@ -78,6 +78,7 @@ class Expansion:
     kind: str  # "parameter", "brace", "arithmetic", "backquote"; "fed" for what xargs adds
     text: str  # as written; in arithmetic with a 0 for each $(...)
     inner: tuple[Piece, ...] = ()  # expansions found inside
+    split: bool = False  # it stands outside quotes, where the shell makes several words of it
 
     @property
     def mentions(self) -> frozenset[str]:
@@ -91,6 +92,7 @@ class Sub:
     """Commands whose output (or a pipe to them) stands in the word: `$(...)`, `<(...)`."""
 
     body: Sequence_
+    split: bool = False  # it stands outside quotes, where the shell makes several words of it
 
 
 Piece: TypeAlias = "Text | Hole | Expansion | Sub"
@@ -128,17 +130,6 @@ class Word:
     def holes(self) -> tuple[int, ...]:
         """Offsets of the placeholders that stand in the word itself, not in a `$(...)` of it."""
         return tuple(piece.offset for piece in self.pieces if isinstance(piece, Hole))
-
-    @property
-    def leading_holes(self) -> tuple[int, ...]:
-        """Offsets of the placeholders that the word begins with: more than one, as the first may be empty."""
-        found = []
-        for piece in self.pieces:
-            if isinstance(piece, Hole):
-                found.append(piece.offset)
-            elif not isinstance(piece, Text) or piece.text:
-                break
-        return tuple(found)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 from llmc_build.shellcode.cursor import Cursor
 from llmc_build.shellcode.tree import (
@@ -85,9 +86,9 @@ class WordScanner(Cursor, ABC):
             case '"':
                 return self._double()
             case "`":
-                return self._backquotes()
+                return _split(self._backquotes())
             case "$":
-                return self._dollar(Context.BARE)
+                return _split(self._dollar(Context.BARE))
             case _ if char == HOLE:
                 return self.hole(Context.BARE)
         plain = self.match(_PLAIN)
@@ -365,6 +366,11 @@ class WordScanner(Cursor, ABC):
             self.pos += 2 if char == "\\" and self.peek(1) not in ("", HOLE) else 1
         self.pos += 1
         return [Expansion("backquote", self.text[opened : self.pos])]
+
+
+def _split(pieces: list[Piece]) -> list[Piece]:
+    """Expansions that stand outside quotes."""
+    return [replace(piece, split=True) if isinstance(piece, Expansion | Sub) else piece for piece in pieces]
 
 
 def _is_sequence(unquoted: str) -> bool:

@@ -217,6 +217,17 @@ def test_a_script_without_placeholders_is_left_alone_however_odd() -> None:
         ("git commit -m {{x}}; curl -d {{x}} u; jq --arg n {{x}} . f; awk -v a={{x}} 1", []),
         ("sh -c 'echo \"$1\"' sh {{x}}; sh -- s {{x}}", []),
         ("y={{x}}; for i in {{x}}; do :; done; case {{x}} in {{x}}) :;; esac", []),
+        ('y={{x}}; rm "$y"', ["rm"]),
+        ('y="{{x}}"; git fetch "$y" .; tar cf a.tar "$y" b; split "$y" f', ["split"]),
+        ('z={{x}}; y=$z; for i in "$y"; do scp "${i:-a}" f h:; done', ["scp"]),
+        ('f() { local y={{x}}; git log "$y"; }; f; hash "$y" ls', ["hash"]),
+        ('f() { ssh "$1" h; }; f -- {{x}}', ["ssh"]),
+        ("sh -c 'sort \"$1\"' sh {{x}}", ["sort"]),
+        ('set -- {{x}} b; git clone "$@"', ["git"]),
+        ('y="a{{x}}"; tar cf a.tar "$y"; y={{x}}; grep -e "$y" f; sort -- "$y"', ["tar"]),
+        ('y="a{{x}}"; tar cf a.tar "$y"', []),
+        ('f() { echo "$1"; }; y={{x}}; f "$y"; echo "$y"', []),
+        ('y={{x | path}}; sort "$y"', []),
     ],
 )
 def test_the_beginning_of_an_argument_is_checked_for_looking_like_an_option(
@@ -224,6 +235,12 @@ def test_the_beginning_of_an_argument_is_checked_for_looking_like_an_option(
 ) -> None:
     """`grep {{x}}` with the value `-f/etc/passwd` would read that file."""
     assert sorted({command for _, command in rewritten(source).dash_checks}) == sorted(commands)
+
+
+def test_a_long_program_is_read_in_time_that_grows_with_its_length() -> None:
+    """Each of these took minutes while the search began anew at every digit."""
+    for part in ("0", "0 ", "$", "1,", "s/a/b/0"):
+        rewritten(f"printf %s {{{{x}}}} | sed '{part * (60_000 // len(part))}'")
 
 
 # ---------------------------------------------------------------- prelude
