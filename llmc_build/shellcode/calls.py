@@ -23,7 +23,7 @@ from llmc_build.shellcode.options import (
     split_string,
     subcommand,
 )
-from llmc_build.shellcode.programs import FAMILY, pipes_of_awk, runs_its_data
+from llmc_build.shellcode.programs import FAMILY, opens_its_arguments, pipes_of_awk, runs_its_data
 from llmc_build.shellcode.special import FILE_RUNS, QUOTE, Special, hint
 from llmc_build.shellcode.tree import Expansion, Simple, Sub, Text, Word
 
@@ -185,6 +185,10 @@ class Calls(Special):
                 self.nested(text, word, stdin, passed, shell)
             elif given:
                 self._program(name, text, word)
+        if name == "perl" and any(opens_its_arguments(text) for text, _ in code):
+            for word in handed:
+                if self.content(word).value:
+                    self._argument(name, Role.OPENED, word)
         self._read(name, found, stdin)
         at = interpreter_within(name, arguments)
         if at is not None:

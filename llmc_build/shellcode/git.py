@@ -33,6 +33,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "send-email": ("--smtp-server", "--sendmail-cmd", "--to-cmd", "--cc-cmd"),
     "init": ("--template",),
 }
+_CONFIG_VALUES = frozenset({"-f", "--file", "--blob", "--type", "--default", "--comment", "--value", "--url"})
+_CONFIG_VERBS = frozenset({"set", "get", "unset", "list"})
 _VALUES = frozenset({"-c", "--config-env", "-C", "--git-dir", "--work-tree", "--namespace"})
 _HARMLESS = frozenset(
     {"add", "rm", "mv", "status", "checkout", "switch", "restore", "tag", "branch", "rev-parse", "ls-files"}
@@ -53,6 +55,9 @@ def executed(arguments: Sequence[Word]) -> Iterator[Word | list[Word]]:
     name = rest.pop(0).literal if rest else None
     operands = [word for word in rest if not word.prefix.startswith("-")]
     words = [word.literal for word in operands]
+    if name == "config":
+        operands = _of_config(rest)
+        words = [word.literal for word in operands]
     if name == "config" and len(operands) > 1:
         if words[0] is None or _CODE.match(words[0]):
             yield from operands[:2]
@@ -63,6 +68,17 @@ def executed(arguments: Sequence[Word]) -> Iterator[Word | list[Word]]:
             yield from operands[1:2]
     else:
         yield from _given_to(rest, _OPTIONS.get(name or "", ()))
+
+
+def _of_config(arguments: Sequence[Word]) -> list[Word]:
+    """The name and the value that `git config` sets."""
+    found: list[Word] = []
+    before = ""
+    for word in arguments:
+        if not word.prefix.startswith("-") and before not in _CONFIG_VALUES:
+            found.append(word)
+        before = word.literal or ""
+    return found[1:] if found and found[0].literal in _CONFIG_VERBS else found
 
 
 def _given_to(words: Sequence[Word], options: Sequence[str]) -> Iterator[Word]:

@@ -28,8 +28,11 @@ _PYTHON_SHELL = re.compile(r"\bshell\s*=\s*(?:True|1)\b")
 _PYTHON_CALL = re.compile(r"\b(?:run|call|Popen|check_call|check_output)\s*\(\s*")
 _SHELL_LIST = re.compile(r"""["'](?:/\w+)*/?(?:ba|da|z|k|a)?sh["']\s*,\s*["']-\w*c["']\s*,\s*""")
 _PERL = re.compile(
-    r"""(?<![\w$@%&>:{-])(?:system|exec|eval|qx|require|do)\b(?!\s*(?:\{|=>|=[^=~]|;|BLOCK))\s*\(?\s*"""
+    r"""(?<![\w$@%&>:{-])(?:system|exec|eval|qx|require|do)\b(?!\s*(?:\{|=>|=[^=~]|;|BLOCK))\s*\(?\s*
+        |(?<![\w$@%&>:{-])open\b\s*\(?\s*(?:(?:my|our|local)\s+)?[$*]?\w+\s*,\s*""",
+    re.VERBOSE,
 )
+_PERL_OPENS = re.compile(r"(?<!<)<(?:ARGV)?>(?!>)")  # `<<>>` opens nothing but files
 _RUBY = re.compile(
     r"""(?<![\w$@.])(?:(?:Kernel\.)?(?:system|exec|eval|spawn|open|load|require)|IO\.popen|Open3\.\w+|IO\.read|File\.open)
         (?![\w:?!]|\s*(?:=[^=~]|=>))\s*\(?\s*|\.(?:instance_eval|class_eval|module_eval)\s*\(?\s*|%x""",
@@ -87,6 +90,11 @@ def _runs(family: str, program: str) -> bool:
     if any(not _FIXED.match(program, call.end()) for call in _SHELL_LIST.finditer(program)):
         return True
     return family == "python" and _python_shell(program)
+
+
+def opens_its_arguments(program: str) -> bool:
+    """Whether a program of perl opens its arguments, of which "command |" is a pipe."""
+    return _PERL_OPENS.search(program) is not None
 
 
 def _python_shell(program: str) -> bool:
