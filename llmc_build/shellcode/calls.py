@@ -30,6 +30,7 @@ from llmc_build.shellcode.tree import Expansion, Simple, Sub, Text, Word
 _ALL_PARAMETERS = frozenset({"$@", "$*", "${@}", "${*}"})
 _STANDARD_INPUT = frozenset({"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-"})
 _OF_SHELL = frozenset({"eval", "trap", "ssh", "su", "watch", "script", "flock", "runuser"})
+_CHECKING = {**dict.fromkeys(("sh", "bash", "dash", "ash"), "-n"), "node": "--check", "nodejs": "--check"}
 _WITHIN = 20  # commands that run commands are followed so deep
 _JOINING = frozenset({"eval", "ssh", "watch"})  # that read their arguments as one
 # Options behind which most interpreters take code, for one that isn't known by name.
@@ -160,6 +161,8 @@ class Calls(Special):
         known = COMMANDS.get(name, Command())
         if name in SUBCOMMANDS:
             known, arguments = subcommand(name, arguments)
+        if self._only_checks(name, arguments):
+            known = Command()
         if name == "tar":
             arguments = dashed(arguments)
         found, reads_code = roles(known, arguments)
@@ -220,6 +223,16 @@ class Calls(Special):
                 self.dashes |= dict.fromkeys(begins, name)
             if _is_fed(word):
                 self._fed_option(name, word)
+
+    def _only_checks(self, name: str, arguments: Sequence[Word]) -> bool:
+        """`bash -n FILE` and `node --check FILE` read code and run nothing of it."""
+        option = _CHECKING.get(name)
+        return (
+            option is not None
+            and len(arguments) == 2
+            and arguments[0].literal == option
+            and self.only_paths(arguments[1])
+        )
 
     def _risks(
         self, name: str, known: Command, arguments: Sequence[Word], found: Sequence[tuple[Role, Word]]
