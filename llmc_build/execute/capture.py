@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MARK: Final = b"\n[llmc: "
 _MARK_END: Final = b" bytes were cut out here]\n"
 _MARK_ROOM: Final = 64
-_HOLE_ROOM: Final = 1 << 16  # beside a hole, so that a secret at a place where it is cut is seen whole
+_HOLE_ROOM: Final = 1 << 17  # beside a hole, so that a secret at a place where it is cut is seen whole
 _TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 4096
 _CHUNK: Final = 1 << 20

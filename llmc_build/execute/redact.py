@@ -2,11 +2,13 @@
 
 Owns the forms in which a secret is looked for and what replaces it.  Pure but for `redact_file`.
 
-A value is looked for as it is; as it stands in a URL, in a JSON string, in HTML and in what shells print
-of their words; and in base64 with every alignment and in hexadecimal, also broken into lines, so that it
-is found inside of a longer text that was encoded as a whole (`user:secret`).  So is each longer line of a
-value of several lines.  Values of two or three bytes are looked for only as whole words, since they would
-be found everywhere, and those of one byte not at all.
+A value is looked for as it is, and character by character: each may stand as it is, behind backslashes, or
+as a code of URLs, JSON, HTML and C, and with a line break before it, so that no list of encoders is needed
+that escape this character and leave that one.  It is also looked for in base64 with every alignment and in
+hexadecimal, broken into lines and with what stands between bytes, so that it is found inside of a longer
+text that was encoded as a whole (`user:secret`).  So is each longer line of a value of several lines.
+Values of two or three bytes are looked for only as whole words, since they would be found everywhere, and
+those of one byte not at all.
 
 Where occurrences overlap, all their bytes go: what is left of a longer one would tell of it.
 """
@@ -14,33 +16,38 @@ Where occurrences overlap, all their bytes go: what is left of a longer one woul
 from __future__ import annotations
 
 import base64
-import html
-import json
+import itertools
 import os
 import re
 import tempfile
-import urllib.parse
 from collections.abc import Iterable, Iterator
-from typing import Final
+from html.entities import codepoint2name
+from typing import Final, NamedTuple
 
 STAND_IN: Final = b"***"
 _SHORTEST = 4  # bytes; shorter ones are looked for as words
 _SHORTEST_WORD = 2
 _SHORTEST_LINE = 8  # bytes; lines of a secret of several lines are looked for from this length on
 _CHUNK = 1 << 20
-_SPACE = b" \r\n"  # what stands between the characters of an encoded text that was broken into lines
-_BREAK = rb"[ \r\n]{0,2}"
-_IN_C = {
-    ord("'"): b"\\'",
-    ord("\\"): b"\\\\",
-    7: b"\\a",
-    8: b"\\b",
-    9: b"\\t",
-    10: b"\\n",
-    13: b"\\r",
-    27: b"\\E",
-}
+_SHORTEST_BROKEN = 8  # bytes; shorter ones with line breaks in them are columns of numbers, too
+_BREAK = rb"[ \r\n]{0,2}+"
+_BETWEEN_HEX = rb"[ :,\r\n-]{0,5}+(?:0x|\\x)?"
+_LOWER = bytes.maketrans(b"ABCDEF", b"abcdef")
+_LINE_BREAK = rb"(?:\r?\n)?+"
+_QUOTING = b"\\'\" \r\n"  # what may stand between the characters of a text that was quoted, encoded, broken
+_NO_HEX = b":,-x0"  # what else stands between the bytes, and the zero of `0x`
+_WIDEST = 18  # bytes; of what a byte is written as, with a line break: `\\\U{00000068}`
+_TIMES = {"'": 2, '"': 2, "\\": 4, "\n": 2}  # as how many of its kind a character may be written
+_IN_C = {7: b"a", 8: b"b", 9: b"t", 10: b"n", 11: b"v", 12: b"f", 13: b"r", 27: b"[Ee]"}
+_LEADS = {b"\\": b"[uUx0-3]", b"%": b"[0-9A-Fa-f]", b"&": b"[#A-Za-z]"}  # and what follows them in a code
 _Span = tuple[int, int]
+
+
+class _Form(NamedTuple):
+    """What a value is looked for as, if `hint` stands in the text without all that may be in between."""
+
+    hint: bytes
+    pattern: re.Pattern[bytes]
 
 
 class Redactor:
@@ -50,16 +57,16 @@ class Redactor:
         values = {value for secret in secrets for value in _values(secret)}
         long = {value for value in values if len(value) >= _SHORTEST}
         words = {value for value in values if _SHORTEST_WORD <= len(value) < _SHORTEST and value.strip()}
-        self._plain = sorted({form for value in long for form in _written(value)})
-        encoded = sorted({form for value in long for form in _encoded(value)})
-        self._encoded = [
-            (form, re.compile(_BREAK.join(re.escape(bytes([c])) for c in form))) for form in encoded
-        ]
+        self._plain = sorted(long)
+        self._written = [_written(value) for value in self._plain]
+        self._codes = _any_code({character for value in long for character in _text(value)})
+        encoded = sorted({form for value in long for form in _in_base64(value)})
+        self._base64 = [_Form(form, _joined(form, _BREAK)) for form in encoded]
+        self._hex = [_in_hex(value) for value in self._plain]
         # A border of a word needs its neighbour.
         self._words = [re.compile(rb"(?<!\w)%s(?!\w)" % re.escape(word)) for word in sorted(words)]
-        lengths = [len(form) for form in self._plain] + [3 * len(form) for form in encoded]
         # The most bytes that have to be seen to know an occurrence.
-        self.longest = max([*lengths, *(len(word) + 1 for word in words)], default=0)
+        self.longest = max([*map(_width, long), *(len(word) + 1 for word in words)], default=0)
 
     def __bool__(self) -> bool:
         """Whether there is anything to look for."""
@@ -109,16 +116,28 @@ class Redactor:
             while at >= 0:
                 yield at, at + len(form)
                 at = data.find(form, at + 1)
-        if self._encoded:
-            unbroken = data.translate(None, _SPACE)
-            for form, pattern in self._encoded:
-                if form in unbroken:
-                    yield from (match.span() for match in pattern.finditer(data))
+        if self._plain:
+            bare = data.translate(None, _QUOTING)
+            digits = bare.translate(_LOWER, _NO_HEX)
+            coded = _merged(self._near_codes(data))
+            for hint, pattern in self._written:
+                for start, end in [(0, len(data))] if hint in bare else coded:
+                    yield from _all(pattern, data, start, end)
+            for text, forms in ((bare, self._base64), (digits, self._hex)):
+                for hint, pattern in forms:
+                    if hint in text:
+                        yield from _all(pattern, data)
         for word in self._words:
-            found = word.search(data)
+            yield from _all(word, data)
+
+    def _near_codes(self, data: bytes) -> Iterator[_Span]:
+        """Where an occurrence may be that a character is written as a code in: little, in most texts."""
+        for code in self._codes:
+            found = code.search(data)
             while found:
-                yield found.span()
-                found = word.search(data, found.start() + 1)
+                # With the room of those codes that are leapt over.
+                yield max(found.start() - self.longest, 0), found.start() + 2 * self.longest
+                found = code.search(data, found.start() + self.longest)
 
     def _pieces(self, fd: int) -> Iterator[tuple[bytes, bool]]:
         """A file in pieces that are a secret (True) or hold none, read a chunk at a time."""
@@ -142,6 +161,15 @@ class Redactor:
                 yield held[at:cut], False
             keep = max(cut - 1, 0)
             covered, before, held = max(at, cut) - keep, cut - keep, held[keep:]
+
+
+def _all(pattern: re.Pattern[bytes], data: bytes, start: int = 0, end: int | None = None) -> Iterator[_Span]:
+    """Also those that overlap."""
+    end = len(data) if end is None else end
+    found = pattern.search(data, start, end)
+    while found:
+        yield found.span()
+        found = pattern.search(data, found.start() + 1, end)
 
 
 def _merged(spans: Iterable[_Span]) -> list[_Span]:
@@ -171,35 +199,119 @@ def _values(secret: str) -> Iterator[bytes]:
                 yield line
 
 
-def _written(value: bytes) -> Iterator[bytes]:
-    """As it stands in a text of some kind."""
-    yield value
-    quoted = {
-        urllib.parse.quote_from_bytes(value, safe=""),
-        urllib.parse.quote_from_bytes(value),
-        urllib.parse.quote_plus(value),
-    }
-    for text in quoted:
-        yield text.encode()
-        yield re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), text).encode()
-    text = value.decode("utf-8", "surrogateescape")
-    for ascii_only in (False, True):
-        inside = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
-        yield inside.encode("utf-8", "surrogateescape")
-        yield inside.replace("/", "\\/").encode("utf-8", "surrogateescape")
-    for quote in (False, True):
-        yield html.escape(text, quote=quote).encode("utf-8", "surrogateescape")
-    # What `set -x`, `printf %q`, `declare -p` and `export -p` print.
-    yield value.replace(b"'", b"'\\''")
-    yield value.replace(b"'", b"'\"'\"'")
-    yield re.sub(rb"""(["$`\\])""", rb"\\\1", value)
-    yield re.sub(rb"([^\w@%+=:,./\x80-\xff-])", rb"\\\1", value)
-    in_c = b"".join(_IN_C.get(c, bytes([c])) for c in value)
-    yield in_c
-    yield b"".join(bytes([c]) if c < 128 else b"\\%03o" % c for c in in_c)
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
 
 
-def _encoded(value: bytes) -> Iterator[bytes]:
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _width(value: bytes) -> int:
+    """The most bytes that it is written as, in any form."""
+    return _WIDEST * sum(len(_bytes(character)) * _TIMES.get(character, 1) for character in _text(value))
+
+
+def _written(value: bytes) -> _Form:
+    """Each character in any of the ways to write it.
+
+    All that repeats is possessive: ways that differ in the number of backslashes would multiply.
+    """
+    line_break = _LINE_BREAK if len(value) >= _SHORTEST_BROKEN else b""
+    parts: list[bytes] = []
+    before = ""
+    for character, run in itertools.groupby(_text(value)):
+        count = len(list(run))
+        way = _ways(character, line_break)
+        if before == "\\":  # that of a code was taken for one more of the backslashes
+            codes = b"|".join(rest for lead, rest in _codes(character) if lead == b"\\")
+            way = rb"(?:%s|(?<=\\)(?:%s))" % (way, codes)
+        more = b"" if character in "\r\n" else line_break
+        least, most = count - 1, _TIMES.get(character, 1) * count - 1
+        if most:
+            way += b"(?:%s%s){%d,%d}+" % (more, way, least, most)
+        if before and character in _TIMES:  # not at the start: a search for such a group is slow
+            way = b"(?>%s)" % way
+        parts += [more if before else b"", way]
+        before = character
+    # Where no code is used, what stands between white space (that has names of its own) stands there.
+    hint = max((piece.translate(None, _QUOTING) for piece in re.split(rb"[\0-\x20]+", value)), key=len)
+    return _Form(hint, re.compile(b"".join(parts)))
+
+
+def _ways(character: str, line_break: bytes) -> bytes:
+    """How one character is written: as it is, behind backslashes, as a code."""
+    plain = [re.escape(_bytes(character))]
+    if character == "'":  # the two ways to have one between such quotes in a shell
+        plain = [rb"'(?:\\{1,3}+''|\"'\"')?+"]
+    elif character == "\n":
+        plain = [rb"\r?+\n"]
+    elif character == " ":
+        plain = [rb"[ +]"]
+    escaped, codes = list(plain), []
+    for lead, rest in _codes(character):
+        if lead == b"\\":
+            escaped.append(rest)
+        else:
+            codes.append(lead + rest)
+    if ord(character) in _IN_C:
+        escaped.append(_IN_C[ord(character)])
+    ways = [*codes, rb"\\{1,3}+(?:%s)" % b"|".join(escaped), *plain]
+    whole = _bytes(character)
+    if len(whole) > 1:  # its bytes one by one, too
+        of_bytes = [
+            rb"(?:%s|%%%s|\\{1,3}+(?:%s|%s))"
+            % (re.escape(byte), _in_url(byte[0]), re.escape(byte), _in_c(byte[0]))
+            for byte in (whole[i : i + 1] for i in range(len(whole)))
+        ]
+        ways = [*ways[:-1], line_break.join(of_bytes)]
+    return b"(?:%s)" % b"|".join(ways)
+
+
+def _codes(character: str) -> Iterator[tuple[bytes, bytes]]:
+    """What stands for a character by a number or a name: what it begins with, and the rest."""
+    number, whole = ord(character), _bytes(character)
+    if len(whole) == 1:
+        yield b"%", _in_url(whole[0])
+        yield b"\\", _in_c(whole[0])
+    else:
+        yield b"\\", rb"[uUx]\{?+0{0,7}%s\}?" % _hex(number)
+    if number > 0xFFFF:
+        high, low = divmod(number - 0x10000, 0x400)
+        yield b"\\", rb"u%s\\{1,3}+u%s" % (_hex(0xD800 + high), _hex(0xDC00 + low))
+    yield b"&", rb"#(?:0{0,4}%d|[xX]0{0,4}%s);" % (number, _hex(number))
+    name = "apos" if character == "'" else codepoint2name.get(number)
+    if name:
+        yield b"&", name.encode() + b";"
+
+
+def _hex(number: int) -> bytes:
+    return b"(?i:%x)" % number
+
+
+def _in_url(byte: int) -> bytes:
+    return b"(?i:%02x)" % byte
+
+
+def _in_c(byte: int) -> bytes:
+    return rb"[uUx]\{?+0{0,7}%s\}?|%03o" % (_hex(byte), byte)
+
+
+def _any_code(characters: set[str]) -> list[re.Pattern[bytes]]:
+    """Whether one of these is written as a code: a text is looked through much faster for that alone."""
+    codes = {code for character in characters for code in _codes(character)}
+    for byte in _bytes("".join(characters)):
+        codes |= {(b"%", _in_url(byte)), (b"\\", _in_c(byte))}
+    return [
+        re.compile(
+            rb"%s(?=%s)(?:%s)"
+            % (re.escape(lead), after, b"|".join(sorted(rest for of, rest in codes if of == lead)))
+        )
+        for lead, after in _LEADS.items()
+    ]
+
+
+def _in_base64(value: bytes) -> Iterator[bytes]:
     """As it stands in something longer that was encoded as a whole."""
     for shift in range(3):
         # Only the characters that all of whose bits come from the value: the others depend on what
@@ -207,5 +319,13 @@ def _encoded(value: bytes) -> Iterator[bytes]:
         start, end = -(-8 * shift // 6), 8 * (shift + len(value)) // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             yield encode(bytes(shift) + value)[start:end]
-    yield value.hex().encode()
-    yield value.hex().upper().encode()
+
+
+def _in_hex(value: bytes) -> _Form:
+    form = value.hex().encode()
+    pairs = (_joined(form[i : i + 2], _BREAK).pattern for i in range(0, len(form), 2))
+    return _Form(form.translate(None, b"0"), re.compile(b"(?i:%s)" % _BETWEEN_HEX.join(pairs)))
+
+
+def _joined(form: bytes, between: bytes) -> re.Pattern[bytes]:
+    return re.compile(between.join(re.escape(bytes([c])) for c in form))
