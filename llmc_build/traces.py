@@ -7,6 +7,7 @@ records.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from sys import intern
 
 from llmc_build.keys import Files
 from llmc_build.model import ActionResult, TargetId
@@ -25,7 +26,10 @@ class Traces:
     def given(self, target: TargetId, files: Files) -> None:
         """A target reads some files."""
         if files:
-            self.files[target] = {path: marked(digest.hash, can) for path, (digest, can) in files.items()}
+            # a file that many targets read is one text in memory
+            self.files[target] = {
+                path: intern(marked(digest.hash, can)) for path, (digest, can) in files.items()
+            }
 
     def gave(self, result: ActionResult) -> None:
         """A result is in place."""
