@@ -141,7 +141,13 @@ def _cache_dir(
     path = Path(str(asked or given.get("cache_dir") or DEFAULT_CACHE_DIR))
     with contextlib.suppress(RuntimeError):  # no home: the path is taken as it stands
         path = path.expanduser()
-    return Path(os.path.abspath(base / path))
+    path = Path(os.path.abspath(base / path))
+    if path == workspace or path in workspace.parents:
+        raise ConfigError(
+            f"the store can't be {path}, which is or holds the workspace",
+            hint="let cache_dir name a folder of its own",
+        )
+    return path
 
 
 # ---------------------------------------------------------------- flags and environment

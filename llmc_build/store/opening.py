@@ -10,7 +10,6 @@ import os
 import re
 import time
 from pathlib import Path
-from textwrap import shorten
 
 from llmc_build.errors import StoreError, UsageError
 from llmc_build.store import files
@@ -18,11 +17,21 @@ from llmc_build.store.cas import LEFTOVER_AGE_S
 
 VERSION = b"llmc-store/1\n"
 
+# What a store is made of, and what names are in a folder of it: None for a file, which is empty.
 # The marker goes last: what was not removed whole can be removed again.
-_CONTENTS = (
-    *("cas", "tmp", "quarantine", "snapshots", "inference", "index", "index.lock", "uses", "gc.lock"),
-    *("lock", "VERSION"),
-)
+_CONTENTS = {
+    "cas": "[0-9a-f]{2}",
+    "tmp": r"\.llmc-.*",
+    "quarantine": r".+\.\d+-[0-9a-f]{8}-\d+",
+    "snapshots": r"[0-9a-f]{64}|\.llmc-.*",
+    "inference": "[0-9a-f]{64}",
+    "index": r"cache\.db.*",
+    "index.lock": None,
+    "uses": r"\.llmc-.*",
+    "gc.lock": None,
+    "lock": None,
+    "VERSION": None,
+}
 
 
 class OtherVersionError(Exception):
@@ -48,14 +57,24 @@ def prepare(root: Path) -> None:
 
 
 def _refuse_others(root: Path) -> None:
-    """A folder without a marker must be empty, or what a store is but for that: it may be removed one day."""
-    names = {entry.name for entry in files.entries(os.fspath(root))}
-    strange = {name for name in names if not name.startswith(".")} - {"lost+found"}
-    if "VERSION" not in names and strange and not (strange <= {*_CONTENTS} and strange & {"cas", "index"}):
-        raise UsageError(
-            f"{root} is no store of llmc, and not empty: it holds {shorten(', '.join(sorted(strange)), 80)}",
-            hint="let cache_dir name a folder that is empty, or not there yet",
-        )
+    """Whoever removes the store may not remove what was there before it: see `expunge`."""
+    for name, inside in _CONTENTS.items():
+        path = root / name
+        if name == "VERSION" or not os.path.lexists(path):
+            continue
+        if inside is None:
+            strange = path.is_symlink() or not path.is_file() or path.stat().st_size
+        else:
+            strange = path.is_symlink() or not path.is_dir() or _stranger(path, inside)
+        if strange:
+            raise UsageError(
+                f"{root} is no store of llmc, and holds {name}, which is somebody else's",
+                hint="let cache_dir name a folder that is empty, or not there yet",
+            )
+
+
+def _stranger(folder: Path, ours: str) -> bool:
+    return any(re.fullmatch(ours, entry.name) is None for entry in files.entries(os.fspath(folder)))
 
 
 def is_store(root: Path) -> bool:

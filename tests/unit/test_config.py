@@ -75,6 +75,14 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(space: Path) ->
     assert (found.jobs, found.retries, found.cache_dir) == (4, 0, space / "from-flag")
 
 
+@pytest.mark.parametrize("folder", [".", "..", "sub/..", "/"])
+def test_the_store_is_neither_the_workspace_nor_around_it(space: Path, folder: str) -> None:
+    """Its folders are removed with it, and would be the workspace's."""
+    assert "which is or holds the workspace" in refused(space, cache_dir=Path(folder))
+    (space / "llmc.yaml").write_text(f"cache_dir: {folder}\n")
+    assert "let cache_dir name a folder of its own" in refused(space)
+
+
 def test_relative_cache_folders_are_relative_to_who_wrote_them(space: Path) -> None:
     (space / "llmc.yaml").write_text("cache_dir: ../shared\n")
     inner = space / "inner"

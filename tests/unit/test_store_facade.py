@@ -389,21 +389,54 @@ def test_only_a_store_is_expunged(tmp_path: Path) -> None:
     assert (tmp_path / "cas" / "my file").exists()
 
 
-@pytest.mark.parametrize("names", [("tmp", "snapshots"), ("photo.jpg",), ("cas", "notes"), ("lock",)])
-def test_a_folder_of_others_does_not_become_a_store(tmp_path: Path, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        *("tmp/draft", "cas/notes/a", "snapshots/2024.img", "index/words", "quarantine/note.txt"),
+        *("inference/results.csv", "uses/a", "lock", "gc.lock", "tmp", "index"),
+    ],
+)
+def test_a_folder_of_others_does_not_become_a_store(tmp_path: Path, theirs: str) -> None:
     """Whoever removes the store would remove what is theirs."""
-    for name in names:
-        (tmp_path / "mine" / name).mkdir(parents=True)
-    with pytest.raises(UsageError, match="is no store of llmc, and not empty"):
+    path = tmp_path / "mine" / theirs
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    with pytest.raises(UsageError, match="is no store of llmc, and holds"):
         Store.open(tmp_path / "mine", note=lambda text: None)
-    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(names)
+    assert path.read_text() == "precious"
+    assert len(list((tmp_path / "mine").iterdir())) == 1
 
 
-@pytest.mark.parametrize("names", [(), (".gitkeep", "lost+found"), ("cas", "index", "tmp")])
-def test_a_folder_that_is_empty_or_a_store_without_its_marker_becomes_one(
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        ("README.md",),
+        (".gitkeep", "lost+found/a"),
+        ("cas/0f/blob", "index/cache.db", "lock"),
+        ("photo.jpg",),
+    ],
+)
+def test_a_folder_becomes_a_store_where_that_puts_nothing_at_risk(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:
     for name in names:
-        (tmp_path / "store" / name).mkdir(parents=True)
+        (tmp_path / "store" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "store" / name).write_text("")
     Store.open(tmp_path / "store", note=lambda text: None).close()
     assert (tmp_path / "store" / "VERSION").is_file()
+    assert expunge(tmp_path / "store")
+    assert all(
+        (tmp_path / "store" / name).exists()
+        for name in names
+        if not name.startswith(("cas", "index", "lock"))
+    )
+
+
+def test_a_store_that_lost_its_marker_is_a_store_still(store: Store) -> None:
+    store.cas.put_bytes(b"x" * 10_000)
+    store.cas.quarantine.keep("record.0", b"torn")
+    store.close()
+    (store.root / "VERSION").unlink()
+    Store.open(store.root, note=lambda text: None).close()
+    assert (store.root / "VERSION").is_file()
