@@ -91,8 +91,8 @@ bench-large: setup $(BENCH)/.installed ## The same on large graphs; an hour; MIL
 	@$(BIN)/python -m bench shapes --llmc $(abspath $(BIN))/llmc
 
 .PHONY: bench-inference
-bench-inference: setup $(BENCH)/.installed ## Time inference beside llama-cpp-python in a loop and a llama.cpp server
-	@$(BIN)/python -m bench.inference --llmc $(abspath $(BIN))/llmc
+bench-inference: setup $(BENCH)/.installed ## Time inference beside llama-cpp-python in a loop and a llama.cpp server; half an hour; writes bench/inference.md
+	@$(BIN)/python -m bench.inference --write bench/inference.md --llmc $(abspath $(BIN))/llmc
 
 $(BENCH)/.installed: bench/requirements.txt
 	@echo "installing doit, snakemake and a llama.cpp server into $(BENCH)"

@@ -30,7 +30,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+
+from bench import report
 
 HERE = Path(__file__).parent
 SLOTS = 16
@@ -217,11 +220,10 @@ class Bench:
         (folder / "workflow.yaml").write_text(json.dumps(workflow))
         command = [*self.options.llmc.split(), "build", "-q", "--json", "--cache-dir", str(store)]
         begun, before = time.perf_counter(), _cpu_s()
-        report = json.loads(_run(command, folder))
+        told = json.loads(_run(command, folder))
         seconds, cpu_s = time.perf_counter() - begun, _cpu_s() - before
         counts = {
-            target["target"]: target.get("stats", {}).get("generated_tokens", 0)
-            for target in report["targets"]
+            target["target"]: target.get("stats", {}).get("generated_tokens", 0) for target in told["targets"]
         }
         out = folder / ".llmc" / "out" / "w"
         answers = [((out / f"s{i}").read_text(), counts[f"w.s{i}"]) for i in range(len(requests))]
@@ -309,6 +311,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--llmc", default=f"{sys.executable} -m llmc_build", help="the command to measure")
     parser.add_argument("--python", default=sys.executable, help="the Python that has llama-cpp-python")
     bench = HERE.parent / ".venv-bench" / "bin" / "python"
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table into this, too")
     parser.add_argument("--server-python", default=str(bench), help="the Python that has xllamacpp")
     return parser.parse_args()
 
@@ -316,7 +319,9 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     rows: dict[tuple[str, str], Row] = {}
+    began = datetime.now(UTC)
     with tempfile.TemporaryDirectory(prefix="llmc-bench-") as scratch:
+        host = report.host(Path(scratch))
         bench = Bench(options, Path(scratch))
         for round_ in range(options.rounds):
             for load in loads(options.scale):
@@ -335,7 +340,15 @@ def main() -> int:
                     print(f"{title}, {name}: {seconds}", file=sys.stderr, flush=True)
     order = sorted(rows.values(), key=lambda row: CONTENDERS.index(row.contender))
     titles = list(dict.fromkeys(row.load for row in rows.values()))
-    print(table([row for title in titles for row in order if row.load == title]))
+    found = table([row for title in titles for row in order if row.load == title])
+    print(found)
+    if options.write:
+        options.write.write_text(
+            "# What the inference bench measured\n\n"
+            "Written by `make bench-inference`; [README.md](README.md) says what the loads are.\n\n"
+            f"- {began:%Y-%m-%d %H:%M} UTC, rounds: {options.rounds}\n- {host}\n"
+            f"- model {Path(bench.model).name}\n\n{found}\n"
+        )
     return 1 if any(row.failed for row in rows.values() if row.contender == "llmc") else 0
 
 

@@ -191,11 +191,17 @@ def markdown(sections: dict[str, Section]) -> str:
 # ---------------------------------------------------------------- the machine
 
 
-def machine(scratch: Path, jobs: int, versions: dict[str, str], floor_mb: float) -> list[str]:
+def host(scratch: Path) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return [
+    return (
         f"{_processor()}, {os.cpu_count()} CPUs, {memory:.0f} GiB; {platform.system()} {platform.release()}; "
-        f"file system {_file_system(scratch)}; load average before the run {os.getloadavg()[0]:.1f}",
+        f"file system {_file_system(scratch)}; load average before the run {os.getloadavg()[0]:.1f}"
+    )
+
+
+def machine(scratch: Path, jobs: int, versions: dict[str, str], floor_mb: float) -> list[str]:
+    return [
+        host(scratch),
         f"-j{jobs}; {platform.python_implementation()} {platform.python_version()}; "
         + ", ".join(f"{tool} {version}" for tool, version in versions.items()),
         f"no process is shown with less than {floor_mb:.0f} MB, which is what the measuring itself takes",
