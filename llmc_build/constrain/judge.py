@@ -3,7 +3,7 @@
 Owns the verdict: the text must be JSON (of no doubtful kind: no NaN, no name twice), must conform to the
 schema by the library `jsonschema`, or must be of the grammar.  Nothing is fetched: the registry of schemas is
 empty.  Patterns and formats are checked by definitions of our own, lest a verdict depend on what else is
-installed.
+installed, and multiples in decimals.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import datetime
 import functools
 import ipaddress
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
 import jsonschema
@@ -102,7 +104,9 @@ def _validator(text: str) -> Any:
     schema = json.loads(text)
     base = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     kind = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
-        base, {"pattern": _pattern, "patternProperties": _pattern_properties}, format_checker=_FORMATS
+        base,
+        {"pattern": _pattern, "patternProperties": _pattern_properties, "multipleOf": _multiple_of},
+        format_checker=_FORMATS,
     )
     return kind(schema, format_checker=_FORMATS, registry=no_registry())
 
@@ -118,6 +122,14 @@ def no_registry() -> Any:
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
     if isinstance(value, str) and not matches(pattern, value):
         yield jsonschema.ValidationError(f"{_short(value)} does not match {_short(pattern)}")
+
+
+def _multiple_of(validator: Any, step: float, value: Any, schema: Any) -> Iterator[Any]:
+    """In decimals, as numbers are written: 19.99 is a multiple of 0.01, and no quotient of floats says so."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        exact = math.isfinite(value) and Fraction(str(value)) % Fraction(str(step)) == 0
+        if not exact:
+            yield jsonschema.ValidationError(f"{_short(value)} is not a multiple of {_short(step)}")
 
 
 def _pattern_properties(

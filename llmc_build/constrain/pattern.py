@@ -14,6 +14,8 @@ from __future__ import annotations
 import functools
 import re
 
+from llmc_build.constrain import lengths
+from llmc_build.constrain.lengths import Chain, Char, Node, OneOf, Repeat
 from llmc_build.constrain.literals import CHAR, char_class, in_string
 
 MAX_PATTERN = 2000  # characters
@@ -23,6 +25,7 @@ _WORD = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
 _SPACES = [(0x09, 0x0D), (0x20, 0x20)]
 _CLASSES = {"d": _DIGITS, "w": _WORD, "s": _SPACES}
 _SINGLE = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11}
+_TIMES: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _LAST = 0x10FFFF
 _BEYOND = (0x80, _LAST)  # of which engines disagree
 
@@ -63,8 +66,29 @@ def _dollars(pattern: str) -> str:
     return "".join(out)
 
 
-def string_grammar(pattern: str) -> str | None:
-    """GBNF for the inside of a JSON string that has a match of the pattern; None where there is none."""
+def string_grammar(
+    pattern: str, least: int = 0, most: int | None = None, name: str = "p"
+) -> tuple[str, dict[str, str]] | None:
+    """GBNF for the inside of a JSON string that has a match of the pattern, and as many characters.
+
+    The body of a rule, and rules that it needs, whose names begin with `name`; None where there is none.
+    """
+    node = _read(pattern)
+    if node is None:
+        return None
+    try:
+        return lengths.bounded(node, least, most, name)
+    except (lengths.TooMuch, RecursionError):
+        return lengths.rendered(node), {}
+
+
+def widths(pattern: str) -> tuple[int, int | None] | None:
+    """The fewest and the most characters of a text that has a match; None where that is not known."""
+    node = _read(pattern)
+    return None if node is None else lengths.width(node)
+
+
+def _read(pattern: str) -> Node | None:
     if len(pattern) > MAX_PATTERN:
         return None
     try:
@@ -79,54 +103,54 @@ class _Reader:
         self._at = 0
         self._classes = False  # whether the set being read has one of \\d \\w \\s
 
-    def read(self) -> str:
+    def read(self) -> Node:
         found = [self._anchored()]
         while self._peek() == "|":
             self._at += 1
             found.append(self._anchored())
         if self._at < len(self._text):
             raise _No
-        return found[0] if len(found) == 1 else f"({' | '.join(found)})"
+        return OneOf(found)
 
-    def _anchored(self) -> str:
+    def _anchored(self) -> Node:
         """An alternative of the whole pattern, with what may stand before and behind it."""
         begins = self._peek() == "^"
         self._at += begins
         body = self._sequence()
         ends = self._peek() == "$"
         self._at += ends
-        parts = [*([] if begins else [f"{CHAR}*"]), body, *([] if ends else [f"{CHAR}*"])]
-        return " ".join(parts)
+        anything = Repeat(Char(CHAR), 0, None)
+        return Chain([*([] if begins else [anything]), body, *([] if ends else [anything])])
 
-    def _alternatives(self) -> str:
+    def _alternatives(self) -> Node:
         found = [self._sequence()]
         while self._peek() == "|":
             self._at += 1
             found.append(self._sequence())
-        return " | ".join(found)
+        return OneOf(found)
 
-    def _sequence(self) -> str:
+    def _sequence(self) -> Node:
         found = []
         while (char := self._peek()) and char not in "|)$":
-            found.append(self._item() + self._repetition())
-        return " ".join(found) or '""'
+            found.append(self._repeated(self._item()))
+        return Chain(found)
 
-    def _item(self) -> str:
+    def _item(self) -> Node:
         char = self._next()
         if char == "(":
             return self._group()
         if char == "[":
-            return self._set()
+            return Char(self._set())
         if char == ".":
-            return char_class([(0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029)], negated=True)
+            return Char(char_class([(0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029)], negated=True))
         if char == "\\":
             ranges, negated = self._escape()
-            return char_class([*ranges, _BEYOND] if negated else ranges, negated)
+            return Char(char_class([*ranges, _BEYOND] if negated else ranges, negated))
         if char in "*+?{^":
             raise _No
-        return in_string(char)
+        return Char(in_string(char))
 
-    def _group(self) -> str:
+    def _group(self) -> Node:
         if self._peek() == "?":
             self._at += 1
             mark = self._next()
@@ -142,26 +166,29 @@ class _Reader:
         body = self._alternatives()
         if self._next() != ")":
             raise _No
-        return f"({body})"
+        return body
 
-    def _repetition(self) -> str:
+    def _repeated(self, item: Node) -> Node:
+        """An item with what is said of how often it comes."""
         char = self._peek()
-        if char in ("*", "+", "?") and char:
+        if char in _TIMES:
             self._at += 1
-            found = char
+            least, most = _TIMES[char]
         elif match := re.compile(r"\{(\d{1,5})(,?)(\d{0,5})\}").match(self._text, self._at):
             self._at = match.end()
             low, comma, high = match.groups()
             if int(low) > MAX_REPEAT or (high and int(high) > MAX_REPEAT):
                 raise _No
-            found = f"{{{low}{comma}{high}}}"
+            least, most = int(low), int(high) if high else None if comma else int(low)
+            if most is not None and most < least:
+                raise _No
         else:
-            return ""
+            return item
         if self._peek() == "?":  # lazy: the same texts
             self._at += 1
         elif self._peek() in ("*", "+", "{") and self._peek():
             raise _No
-        return found
+        return Repeat(item, least, most)
 
     def _set(self) -> str:
         negated = self._peek() == "^"

@@ -7,6 +7,7 @@ to it.  What an answer is checked against is `judge`.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import math
@@ -16,7 +17,8 @@ from typing import Any
 
 from llmc_build.constrain import SchemaFault
 from llmc_build.constrain.pattern import MAX_PATTERN, compiled
-from llmc_build.constrain.references import MAX_DEPTH, ReferenceFault, target
+from llmc_build.constrain.possible import impossible
+from llmc_build.constrain.references import MAX_DEPTH, ReferenceFault, endless, target
 from llmc_build.errors import did_you_mean
 
 MAX_NODES = 20_000  # values in a schema, enums included
@@ -33,6 +35,19 @@ _DRAFTS = {
 _NEWEST = "leave it out: it is https://json-schema.org/draft/2020-12/schema then"
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _ASIDE = frozenset({"enum", "const", "default", "examples"})  # whose values are data, not schemas
+_KEYWORDS = frozenset([
+        "$anchor", "$comment", "$defs", "$dynamicAnchor", "$dynamicRef", "$id", "$recursiveAnchor",
+        "$recursiveRef", "$ref", "$schema", "$vocabulary", "additionalItems",
+        "additionalProperties", "allOf", "anyOf", "const", "contains", "contentEncoding",
+        "contentMediaType", "contentSchema", "default", "definitions", "dependencies",
+        "dependentRequired", "dependentSchemas", "deprecated", "description", "else", "enum",
+        "example", "examples", "exclusiveMaximum", "exclusiveMinimum", "format", "id", "if",
+        "items", "maxContains", "maxItems", "maxLength", "maxProperties", "maximum", "minContains",
+        "minItems", "minLength", "minProperties", "minimum", "multipleOf", "not", "nullable",
+        "oneOf", "pattern", "patternProperties", "prefixItems", "properties", "propertyNames",
+        "readOnly", "required", "then", "title", "type", "unevaluatedItems",
+        "unevaluatedProperties", "uniqueItems", "writeOnly",
+])  # fmt: skip
 _NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 
 Path = tuple[str | int, ...]
@@ -98,6 +113,10 @@ def _found(schema: Any) -> Iterator[SchemaFault]:
         return
     own = list(_own(schema, schema, ()))
     yield from own
+    loop = None if own else endless(schema)
+    if loop is not None:
+        yield _fault(_place_of(loop, schema), f"{loop!r} refers to itself")
+        return
     try:
         broken = judge.validator(schema).META_SCHEMA
         checker = type(judge.validator(schema))(broken, registry=judge.no_registry())
@@ -105,6 +124,10 @@ def _found(schema: Any) -> Iterator[SchemaFault]:
     except (RecursionError, jsonschema.exceptions.UnknownType):
         yield _fault((), "the schema can't be checked: it is too deep")
         return
+    if not own and not errors:
+        never = impossible(schema)
+        if never is not None:
+            yield never
     told = {fault.path for fault in own}
     for error in errors:
         path: Path = tuple(error.absolute_path)
@@ -147,8 +170,11 @@ _A = {
 }  # fmt: skip
 
 
-def _own(root: object, schema: object, path: Path) -> Iterator[SchemaFault]:
-    """References and patterns, which the meta-schema says nothing of; in schemas, not in their data."""
+def _own(root: object, schema: object, path: Path, *, sure: bool = True) -> Iterator[SchemaFault]:
+    """What the meta-schema says nothing of: references, patterns, misspelt keywords; not in data.
+
+    Not `sure`: it lies under a name that means nothing, but a reference may lead there.
+    """
     if not isinstance(schema, dict):
         return
     if "$ref" in schema:
@@ -162,16 +188,27 @@ def _own(root: object, schema: object, path: Path) -> Iterator[SchemaFault]:
         if name in _ASIDE:
             continue
         here = (*path, name)
+        known = sure and name in _KEYWORDS
+        if sure and not known:  # it means nothing, and one that is misspelt would pass for that
+            near = difflib.get_close_matches(name, _like(name), n=1, cutoff=0.84)
+            if near:
+                yield _fault(here, f"{name!r} is no keyword of JSON Schema", f'did you mean "{near[0]}"?')
         if name in _NAMES and isinstance(value, dict):
             for key, item in value.items():
                 if name == "patternProperties":
                     yield from _pattern(key, (*here, key))
-                yield from _own(root, item, (*here, key))
+                yield from _own(root, item, (*here, key), sure=known)
         elif isinstance(value, dict):
-            yield from _own(root, value, here)
+            yield from _own(root, value, here, sure=known)
         elif isinstance(value, list):
             for i, item in enumerate(value):
-                yield from _own(root, item, (*here, i))
+                yield from _own(root, item, (*here, i), sure=known)
+
+
+def _like(name: str) -> list[str]:
+    """Keywords that begin as a name does and are about as long: to compare with all takes too long."""
+    begin, size = name[:1].lower(), len(name)
+    return [word for word in _KEYWORDS if word[0].lower() == begin and abs(len(word) - size) <= 2]
 
 
 def _reference(root: object, reference: object, path: Path) -> Iterator[SchemaFault]:
@@ -189,6 +226,20 @@ def _reference(root: object, reference: object, path: Path) -> Iterator[SchemaFa
         if reference in seen:
             yield _fault(path, f"{reference!r} refers to itself")
             return
+
+
+def _place_of(reference: str, schema: object) -> Path:
+    """Where a reference stands; it is in the schema somewhere."""
+    todo: list[tuple[object, Path]] = [(schema, ())]
+    while todo:
+        value, path = todo.pop()
+        if isinstance(value, dict):
+            if value.get("$ref") == reference:
+                return (*path, "$ref")
+            todo += [(item, (*path, name)) for name, item in value.items()]
+        elif isinstance(value, list):
+            todo += [(item, (*path, i)) for i, item in enumerate(value)]
+    return ()
 
 
 def _pattern(pattern: str, path: Path) -> Iterator[SchemaFault]:

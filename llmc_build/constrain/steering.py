@@ -21,7 +21,7 @@ from typing import Any
 from llmc_build.constrain import literals, merging
 from llmc_build.constrain.gbnf import read_grammar
 from llmc_build.constrain.literals import COMMON, VALUE, json_literal, literal
-from llmc_build.constrain.numbers import decimals, integers
+from llmc_build.constrain.numbers import number_grammar
 from llmc_build.constrain.pattern import string_grammar
 from llmc_build.constrain.references import ReferenceFault, target
 
@@ -35,6 +35,11 @@ _FORMATS = {
     "date-time": 'year "-" month-day "T" clock',
     "uuid": 'hex{8} "-" hex{4} "-" hex{4} "-" hex{4} "-" hex{12}',
     "ipv4": 'byte "." byte "." byte "." byte',
+}
+_FORMAT_PATTERNS = {
+    "email": r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
+    "uri": r"^[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]+$",
+    "ipv6": r"^[0-9a-f]{1,4}(:[0-9a-f]{1,4}){7}$",
 }
 _FORMAT_RULES = {
     "year": "[0-9]{4}",
@@ -158,22 +163,30 @@ class _Steering:
             return self._array(schema)
         if kind == "string":
             return self._string(schema)
-        if kind == "integer":
-            low, high = _bounds(schema)
-            return f"({integers(low, high) or 'integer'})"
-        if kind == "number":
-            return f"({decimals(*_limits(schema))})"
+        if kind in ("integer", "number"):
+            body, rules = number_grammar(kind, schema, f"n{len(self.rules)}")
+            self.rules.update(rules)
+            return f"({body})"
         return kind
 
     def _string(self, schema: dict[str, Any]) -> str:
         if schema.get("format") in _FORMATS:
             return rf'"\"" {_FORMATS[schema["format"]]} "\""'
-        if isinstance(schema.get("pattern"), str):
-            inside = string_grammar(schema["pattern"])
-            if inside is not None:
-                return rf'"\"" {inside} "\""'
-        counted = _counted(literals.CHAR, schema.get("minLength"), schema.get("maxLength"))
-        return rf'"\"" {counted} "\""'
+        pattern = schema.get("pattern", _FORMAT_PATTERNS.get(str(schema.get("format"))))
+        inside = self._matching(pattern, schema) if isinstance(pattern, str) else None
+        inside = inside or _counted(literals.CHAR, schema.get("minLength"), schema.get("maxLength"))
+        return rf'"\"" {inside} "\""'
+
+    def _matching(self, pattern: str, schema: Mapping[str, Any]) -> str | None:
+        """The inside of a text that matches a pattern, and is as long as the schema says."""
+        least, most = min(_count(schema.get("minLength")) or 0, MAX_COUNT), _count(schema.get("maxLength"))
+        most = None if most is None or most > MAX_COUNT else most
+        found = string_grammar(pattern, least, most, f"p{len(self.rules)}")
+        if found is None:
+            return None
+        body, rules = found
+        self.rules.update(rules)
+        return f"({body})"
 
     def _array(self, schema: dict[str, Any]) -> str:
         first = schema.get("prefixItems")
@@ -214,32 +227,45 @@ class _Steering:
     # ------------------------------------------------------------ objects
 
     def _object(self, schema: dict[str, Any]) -> str:
-        listed = schema.get("properties")
+        listed, patterns = (schema.get(name) for name in ("properties", "patternProperties"))
         known = dict(listed) if isinstance(listed, dict) else {}
-        extra = schema.get("additionalProperties", schema.get("unevaluatedProperties", not known))
+        patterns = patterns if isinstance(patterns, dict) else {}
+        free = not known and not patterns  # what lists its properties gets no others unless it asks for them
+        extra = schema.get("additionalProperties", schema.get("unevaluatedProperties", free))
         required = [name for name in schema.get("required", []) if isinstance(name, str)]
         for name in required:
             known.setdefault(name, extra if extra is not False else True)
         names = [name for name in known if known[name] is not False]
-        if not names and extra is False:
-            return '"{" ws "}"'
         members = {name: f'{json_literal(name)} ws ":" ws {self.rule(known[name])}' for name in names}
-        others = None if extra is False else self._others(extra, schema.get("propertyNames"), names)
+        kinds = [
+            self._member(self._key(pattern), value)
+            for pattern, value in patterns.items()
+            if value is not False
+        ]
+        if extra is not False:
+            kinds.append(self._member(self._other_key(schema.get("propertyNames"), names), extra))
+        if not names and not kinds:
+            return '"{" ws "}"'
+        others = None
+        if kinds:
+            others = kinds[0] if len(kinds) == 1 else self._new(" | ".join(kinds))
+            self.rules[f"{others}-next"] = f'ws "," ws {others}'
         if not names:
             least, most = _count(schema.get("minProperties")) or 0, _count(schema.get("maxProperties"))
             return _free(f"{others}", least, most)
         return f'"{{" ws {self._members(members, set(required), others)} ws "}}"'
 
-    def _others(self, schema: object, names: object, taken: Sequence[str]) -> str:
-        """The rule for a member that is not listed; beside it stands one with a comma before."""
-        key = "string"
+    def _member(self, key: str, schema: object) -> str:
+        return self._new(f'{key} ws ":" ws {self.rule(schema)}')
+
+    def _key(self, pattern: str) -> str:
+        return self._new(self._string({"pattern": pattern}))
+
+    def _other_key(self, names: object, taken: Sequence[str]) -> str:
+        """The rule for a name that is not listed."""
         if isinstance(names, dict):
-            key = self.rule({"type": "string", **names})
-        elif taken:
-            key = self._new(rf'"\"" ({_other_than(sorted(taken))}) "\""')
-        member = self._new(f'{key} ws ":" ws {self.rule(schema)}')
-        self.rules[f"{member}-next"] = f'ws "," ws {member}'
-        return member
+            return self.rule({"type": "string", **names})
+        return self._new(rf'"\"" ({_other_than(sorted(taken))}) "\""') if taken else "string"
 
     def _members(self, members: Mapping[str, str], required: set[str], others: str | None) -> str:
         """Members in order.  Two chains of rules: nothing was written yet, or something was."""
@@ -323,40 +349,6 @@ def _is(value: object, kind: str) -> bool:
         case "integer":
             return isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _bounds(schema: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """The least and the largest whole number that a schema admits."""
-    low: int | None = None
-    high: int | None = None
-    for name, value in _numbers(schema):
-        whole = int(value // 1)
-        match name:
-            case "minimum":
-                low = max(whole if whole == value else whole + 1, low if low is not None else -(10**30))
-            case "exclusiveMinimum":
-                low = max(whole + 1, low if low is not None else -(10**30))
-            case "maximum":
-                high = min(whole, high if high is not None else 10**30)
-            case "exclusiveMaximum":
-                high = min(whole - 1 if whole == value else whole, high if high is not None else 10**30)
-    return low, high
-
-
-def _limits(schema: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """The bounds of a number; an exclusive one counts as inclusive, for the verdict sees to it."""
-    lows = [value for name, value in _numbers(schema) if name in ("minimum", "exclusiveMinimum")]
-    highs = [value for name, value in _numbers(schema) if name in ("maximum", "exclusiveMaximum")]
-    return max(lows, default=None), min(highs, default=None)
-
-
-def _numbers(schema: Mapping[str, Any]) -> list[tuple[str, float]]:
-    names = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
-    return [
-        (name, schema[name])
-        for name in names
-        if isinstance(schema.get(name), int | float) and not isinstance(schema[name], bool)
-    ]
 
 
 def _count(value: object) -> int | None:

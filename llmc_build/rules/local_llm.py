@@ -24,7 +24,8 @@ _NO_GPU = " cpu"  # how the engine's name ends where llama.cpp has no other back
 
 class LocalLlm:
     name = "local_llm"
-    version = 2  # also of how `llm.prompts` and `llm.sampler` turn a request into an answer
+    # Also of how `llm.prompts`, `llm.sampler` and `constrain.steering` turn a request into an answer.
+    version = 3
     lane = "model"
 
     def lower(self, step: Step, scope: Scope) -> Action:

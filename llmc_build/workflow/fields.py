@@ -71,12 +71,12 @@ def _sampling(name: str, kind: Kind, doc: str, default: Json = None) -> Field:
     return Field(name=name, kind=kind, doc=doc, default=default, rules=MODEL, sampling=True)
 
 
-_COUNT = number("a whole number of 1 or more", 1, 2**31 - 1, whole=True)
+_COUNT = number("a whole number from 1 to 2147483647", 1, 2**31 - 1, whole=True)
 _SEED = number("a whole number from 0 to 4294967295", 0, 2**32 - 1, whole=True)
 _RETRIES = number("a whole number from 0 to 1000", 0, 1000, whole=True)
 _SAMPLES = number("a whole number from 1 to 10000", 1, 10_000, whole=True, optional=True)
 _SHARE = number("a number from 0 to 1", 0, 1, optional=True)
-_TOP_K = number("a whole number of 0 or more", 0, 2**31 - 1, whole=True, optional=True)
+_TOP_K = number("a whole number from 0 to 2147483647", 0, 2**31 - 1, whole=True, optional=True)
 _POSITIVE = number("a number of 0 or more", 0)
 
 STEP = _table(

@@ -152,10 +152,11 @@ def json_of(site: Site, field: str, node: Node) -> Json:
 
 def _schema(site: Site, field: str, node: Node) -> Json:
     """An object, or the path of a file."""
-    if isinstance(node, Scalar):
+    if isinstance(node, Scalar) and not isinstance(node.value, bool):
         return None if node.is_null else one_path(site, field, node)
     if not isinstance(node, Map):
-        site.wrong(field, node, "a JSON Schema, or the path of a file that holds one")
+        hint = "any JSON is `format: json`" if isinstance(node, Scalar) and node.value is True else None
+        site.wrong(field, node, "a JSON Schema, or the path of a file that holds one", hint)
         return None
     return checked_schema(site, field, node)
 

@@ -326,6 +326,9 @@ class _Reader:
         if all(plain.get(prompt) is None for prompt in PROMPTS):
             hint = "give it `prompt`, `prompt_file` or `messages`"
             site.fault(f"{site.owner} is a step of type {rule} and has no prompt", node, hint)
+        if rule == "local_llm" and not plain.get("model"):
+            hint = "name one, such as `model: smollm2-135m`"
+            site.fault(f"{site.owner} is a step of type local_llm and has no model", node, hint)
         for group in EITHER:
             self._check_either(f"{site.owner} has", group, node.entries)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import random
+import re
 import time
 from typing import Any
 
@@ -14,6 +17,7 @@ from llmc_build.constrain import check_grammar, check_schema, grammar_of, verdic
 from llmc_build.constrain.gbnf import Chars, Grammar, read_grammar
 from llmc_build.constrain.numbers import integers
 from llmc_build.constrain.recognise import recognises
+from llmc_build.rules.local_llm import LocalLlm
 
 
 def texts_of(grammar: Grammar, chance: random.Random, count: int) -> list[str]:
@@ -161,9 +165,39 @@ EXACT: dict[str, Any] = {
         "type": "array",
     },
     "false property": {"type": "object", "properties": {"a": False, "b": {"type": "null"}}},
+    "pattern and length": {"type": "string", "pattern": "^[A-Z][a-z]*$", "minLength": 2, "maxLength": 5},
+    "pattern within length": {"type": "string", "pattern": "(ab|c)+d?", "minLength": 3, "maxLength": 6},
+    "pattern from length": {"type": "string", "pattern": "^(a|bc)*x(yz?)*$", "minLength": 4},
+    "multiples": {"type": "integer", "multipleOf": 7, "minimum": -30, "maximum": 30},
+    "all multiples": {"type": "integer", "multipleOf": 12},
+    "multiples from 0": {"type": "integer", "multipleOf": 5, "minimum": 0},
+    "whole multiples": {"type": "number", "multipleOf": 10},
+    "email": {"type": "string", "format": "email", "maxLength": 20},
+    "uri": {"type": "string", "format": "uri", "maxLength": 30},
+    "ipv6": {"type": "string", "format": "ipv6"},
+    "keys by pattern": {
+        "type": "object",
+        "patternProperties": {"^[a-z]{1,3}$": {"type": "integer"}, "^[A-Z]$": {"type": "null"}},
+        "additionalProperties": False,
+        "minProperties": 1,
+    },
+    "listed keys and keys by pattern": {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 3}},
+        "patternProperties": {"^x-": {"type": "boolean"}},
+        "required": ["name"],
+        "additionalProperties": False,
+    },
     "everything": True,
     "nothing said": {},
 }
+
+
+def test_other_grammars_are_another_version_of_the_rule() -> None:
+    """What steers an answer determines it: where this fails, raise `LocalLlm.version` with the new digest."""
+    made = [grammar_of({"kind": "schema", "schema": schema}) for schema in EXACT.values()]
+    digest = hashlib.sha256("\0".join(made).encode()).hexdigest()
+    assert (LocalLlm.version, digest[:16]) == (3, "eae5f90efa8f1b3c")
 
 
 @pytest.mark.parametrize("schema", EXACT.values(), ids=EXACT.keys())
@@ -194,12 +228,40 @@ def test_every_text_of_the_grammar_for_a_schema_conforms_to_it(schema: Any) -> N
         (EXACT["enum"], ["a\"b", "é\n", 1.5, [1, 2]]),
         (EXACT["tree"], [{"children": [{}, {"children": []}]}]),
         (EXACT["any of"], [{"a": 1}, {"b": "x"}, {"a": 1, "b": "x"}]),
+        (EXACT["pattern and length"], ["Ab", "Abcde"]),
+        (EXACT["multiples"], list(range(-28, 29, 7))),
+        (EXACT["all multiples"], [-144, -12, 0, 12, 120, 1200000]),
+        (EXACT["multiples from 0"], [0, 5, 10, 99995]),
+        ({"type": "number", "multipleOf": 0.01, "minimum": 0}, [0, 1.5, 19.99]),
+        (EXACT["email"], ["fox@example.org", "a.b+c@d-e.f"]),
+        (EXACT["uri"], ["https://example.org/a?b=c#d", "mailto:a@b.c"]),
+        (EXACT["keys by pattern"], [{"a": 1}, {"abc": 2, "Z": None, "b": 0}]),
+        (EXACT["listed keys and keys by pattern"], [{"name": "a"}, {"name": "b", "x-a": True, "x-": False}]),
     ],
 )  # fmt: skip
 def test_the_grammar_for_a_schema_has_the_values_that_conform(schema: Any, values: list[Any]) -> None:
     grammar = steered(schema)
     for value in values:
         assert recognises(grammar, json.dumps(value, ensure_ascii=False)), value
+
+
+LETTERS = ["".join(part) for size in range(6) for part in itertools.product("abc", repeat=size)]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["^a+$", "^a*b+c?$", "^(ab|c)*$", "b", "^a|c$", "^(a{2}|b{1,2})+$", "^(a?b?)*c$", "^[^b]{2,}$", "^$|ab"],
+)
+@pytest.mark.parametrize(("least", "most"), [(0, 3), (2, 4), (3, 3), (3, None), (0, None), (1, 5)])
+def test_texts_of_a_pattern_between_two_lengths_are_exactly_those(
+    pattern: str, least: int, most: int | None
+) -> None:
+    schema = {"type": "string", "pattern": pattern, "minLength": least}
+    schema |= {"maxLength": most} if most is not None else {}
+    grammar = steered(schema)
+    for text in LETTERS:
+        fits = least <= len(text) <= (9 if most is None else most) and re.search(pattern, text) is not None
+        assert recognises(grammar, json.dumps(text)) == fits, text
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -216,6 +278,23 @@ def test_whole_numbers_between_bounds_are_exactly_those(seed: int) -> None:
         wanted = (low is None or number >= low) and (high is None or number <= high)
         assert recognises(grammar, str(number)) == wanted, (low, high, number)
     assert not any(recognises(grammar, text) for text in ("-0", "007", "+5", "1.0", ""))
+
+
+@pytest.mark.parametrize(
+    ("step", "value", "fits"),
+    [
+        (0.01, 19.99, True),
+        (0.01, 0.07, True),
+        (0.01, 1.005, False),
+        (0.1, 1e22, True),
+        (7, 49.0, True),
+        (7, 1e999, False),
+    ],
+)
+def test_a_multiple_is_one_by_the_numbers_as_they_are_written(step: float, value: float, fits: bool) -> None:
+    schema = {"type": "number", "multipleOf": step}
+    text = "1e999" if value == float("inf") else json.dumps(value)
+    assert (verdict({"kind": "schema", "schema": schema}, text) is None) == fits
 
 
 UNSAID: list[tuple[Any, Any, str]] = [
@@ -276,6 +355,8 @@ BAD = [
     ({"$ref": "file:///etc/passwd"}, "#/$ref", "'file:///etc/passwd' lies outside of this schema"),
     ({"items": {"$ref": "#/$defs/a"}}, "#/items/$ref", "'#/$defs/a' leads nowhere in this schema"),
     ({"$ref": "#nowhere"}, "#/$ref", "'#nowhere' is no anchor of this schema"),
+    ({"type": "object", "propertys": {"a": True}}, "#/propertys", "'propertys' is no keyword of JSON Schema"),
+    ({"items": {"minlength": 3}}, "#/items/minlength", "'minlength' is no keyword"),
     ({"$ref": "#"}, "#/$ref", "'#' refers to itself"),
     ({"pattern": "("}, "#/pattern", "the pattern can't be read: missing )"),
     ({"patternProperties": {"[": {}}}, "#/patternProperties/[", "the pattern can't be read"),
