@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from networkx import DiGraph
 
 FEW = 64  # targets that need no networkx
+_TOLD = 100  # edges of a cycle that are told: nobody reads more
 _NEAR = 64  # edges of a target that are looked through before a path is looked for
 
 
@@ -35,7 +36,7 @@ class ActionGraph:
     """A directed acyclic graph over target ids; an edge goes from producer to consumer."""
 
     def __init__(self, targets: Sequence[TargetId], edges: Collection[Edge]) -> None:
-        """Raises WorkflowError with every cycle, each printed whole."""
+        """Raises WorkflowError with every cycle, each printed whole, or as much as anybody reads."""
         self.order: tuple[TargetId, ...] = ()
         few = SubGraph(targets, edges) if len(targets) <= FEW else None
         if few is not None and len(few.order) == len(targets):  # else there is a cycle, to be told
@@ -202,19 +203,30 @@ def _cycle_faults(cycles: Sequence[_Cycle], edges: Iterable[Edge]) -> list[Fault
         pair = (edge.producer, edge.target)
         if pair in found:
             found[pair].append(edge)
-    return [_cycle_fault(cycle, found) for cycle in cycles]
+    told = [cycle for cycle in cycles if len(cycle) > 1 or not _by_order_alone(found[cycle[0]])]
+    return [_cycle_fault(cycle, found) for cycle in told]
+
+
+def _by_order_alone(edges: Sequence[Edge]) -> bool:
+    """A step that follows itself because two have its name, which is told elsewhere."""
+    return all(edge.kind is EdgeKind.ORDER for edge in edges)
 
 
 def _cycle_fault(cycle: _Cycle, edges: Mapping[tuple[TargetId, TargetId], Sequence[Edge]]) -> Fault:
     places = {pair: _place(edges[pair]) for pair in cycle}
-    facts = tuple(
+    facts = [
         (f"{b} after {a}", f"{_kinds(edges[a, b])} edge, {places[a, b] or 'order of the steps'}")
         for a, b in cycle
-    )
+    ]
+    names = [a for a, _ in cycle] + [cycle[0][0]]
+    if len(cycle) > _TOLD:
+        half, left = _TOLD // 2, len(cycle) - _TOLD
+        names[half:-half] = [f"({left:,} more)"]
+        facts[half:-half] = [("...", f"{left:,} more")]
     return Fault(
-        headline=f"these steps wait for each other: {' -> '.join([a for a, _ in cycle] + [cycle[0][0]])}",
+        headline=f"these steps wait for each other: {' -> '.join(names)}",
         location=min((place for place in places.values() if place), key=str, default=None),
-        facts=facts,
+        facts=tuple(facts),
         hint="take one of these edges away; steps of a workflow also run in order unless it says "
         "`order: dataflow`",
     )

@@ -341,6 +341,8 @@ class View:
 
     def hint(self, workflow: str, name: str) -> str | None:
         """How to write a `workflow.name` that does not exist."""
+        if workflow == "env" and workflow not in self.names.steps:
+            return f"environment variables reach scripts: give the step `env: [{name}]`, and write ${name}"
         if workflow in self.names.steps:
             near = did_you_mean(name, [*self.names.steps[workflow], *self.names.setters[workflow]])
             if near:

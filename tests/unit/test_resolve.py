@@ -163,6 +163,21 @@ def test_a_cycle_over_waits_data_and_order_across_workflows_is_printed_whole() -
     )
 
 
+def test_of_a_long_cycle_both_ends_are_told() -> None:
+    steps = "\n".join(f"- {{name: s{i}, command: 'echo {{{{w.s{(i + 1) % 500}}}}}'}}" for i in range(500))
+    text = complaint(f"name: w\norder: dataflow\nsteps:\n{steps}")
+    assert "w.s0 -> w.s499 -> w.s498 -> " in text
+    assert " -> (400 more) -> " in text
+    assert sum(line.startswith("    w.s") for line in text.splitlines()) == 100
+
+
+def test_two_steps_of_one_name_are_no_cycle(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text("name: w\nsteps:\n- {name: a, command: x}\n- {name: a, command: x}\n")
+    with pytest.raises(WorkflowError) as error:
+        load_program([tmp_path / "w.yaml"], tmp_path)
+    assert [fault.headline for fault in error.value.faults] == ['two steps of workflow "w" are named "a"']
+
+
 def test_a_step_that_waits_for_itself_is_told_so() -> None:
     text = complaint("name: w\nsteps: [{name: s, command: echo, wait_for: w.s}]")
     assert text == 'flow.yaml:2:44: step "s" waits for itself'
