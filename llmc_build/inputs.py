@@ -49,6 +49,8 @@ class Inputs:
     ) -> None:
         self._workspace = workspace
         self._root = os.fspath(workspace)
+        self._real_root = os.path.join(os.path.realpath(workspace), "")
+        self._real_folders: dict[str, str] = {}  # folder -> where it leads to
         self._digests = digests
         self._writers = writers
         self._after = after
@@ -113,10 +115,24 @@ class Inputs:
     def _visible(self, target: TargetId, path: str) -> bool:
         if files.temp_owner(path.rpartition("/")[2]) is not None:
             return False  # an output that another build is writing, or was, when it was killed
-        writer = self._writers.get(path)
-        if writer is not None and (writer == target or not self._after(target, writer)):
-            return False
-        return not any(path.startswith(folder) for folder in self._hidden)
+        for name in {path, self._real(path)}:
+            writer = self._writers.get(name)
+            if writer is not None and (writer == target or not self._after(target, writer)):
+                return False
+            if any(name.startswith(folder) for folder in self._hidden):
+                return False
+        return True
+
+    def _real(self, path: str) -> str:
+        """Where a path leads to in the workspace: what a step writes is its output by any other name, too."""
+        folder, _, name = path.rpartition("/")
+        real = self._real_folders.get(folder)
+        if real is None:
+            real = self._real_folders[folder] = os.path.realpath(f"{self._root}/{folder}")
+        full = f"{real}/{name}"
+        if os.path.islink(full):
+            full = os.path.realpath(full)
+        return full[len(self._real_root) :] if full.startswith(self._real_root) else path
 
     def _is_plain_file(self, path: str) -> bool:
         try:

@@ -45,6 +45,7 @@ class Surroundings:
     retries: int = 0
     dry_run: bool = False
     interrupts: Callable[[], int] = lambda: 0  # how often the user asked for the end
+    ended: Callable[[TargetId], None] = lambda target: None  # told of each target that has ended
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -156,6 +157,7 @@ class Build:
             stats=verified.stats,
         )
         self.reports[target] = report
+        a.ended(target)
         a.reporter.target(
             TargetEvent(
                 target=target,

@@ -5,17 +5,17 @@ alone says what may be removed: a file that the user has changed since is the us
 to `.llmc/out` by way of `valuefiles`.  The list is not in `.llmc/state/`, which may be deleted at any time:
 what is forgotten there must not leave an output of a step that is gone where a glob finds it.  For the same
 reason what is about to be placed is first written to a journal beside the list, since a build may be killed
-before it saves the list.
+before it saves the list.  Several builds may be at work in one workspace: each writes down what it changed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import stat
-import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from llmc_build.store.state import FileDigests
 from llmc_build.valuefiles import ValueFiles, value_path
 
 __all__ = ["Outputs", "PlacingError", "value_path"]
+
+_JOURNAL = "placed.journal"  # each build has one of its own, with its process in its name
 
 
 class PlacingError(Exception):
@@ -48,11 +50,13 @@ class Outputs:
         self._digests = digests
         self._values = ValueFiles(home, store, digests)
         self._list = home / "placed.json"
-        self._journal = home / "placed.journal"
+        self._journal = home / f"{_JOURNAL}{files.temp_name()}"
+        self._left: list[Path] = []  # journals of builds that were killed
         self.sources = dict(sources or {})
         self._placed = _read_list(self._list)  # "file target" -> {path: hash, or several after a kill}
-        self._dirty = self._replay()
-        self.placed_ns: dict[TargetId, int] = {}  # when a target's value was seen in place, unix time
+        self._changed: set[str] = set()  # entries that are not as the list has them
+        self._replay()
+        self.placed_ctimes = self._values.ctimes  # of the file of a target's value when it was seen in place
 
     def place(self, target: TargetId, result: ActionResult) -> int | None:
         """Everything of a result into its place; how many files had to be written, or None on a lost blob.
@@ -63,9 +67,10 @@ class Outputs:
             return self._place_value(target, result.value)
         wanted = {output.path: output.digest.hash for output in result.outputs}
         entry = self._entry(target)
-        old = self._placed.get(entry, {})
+        old = dict(self._placed.get(entry, {}))
         if wanted and wanted != old:
             self._announce(entry, wanted)
+            self._expect(entry, wanted)  # should it fail halfway, it is all withdrawn
         written = self._place_value(target, result.value)
         for output in result.outputs:
             placed = None if written is None else self._place(output)
@@ -79,9 +84,7 @@ class Outputs:
 
     def _place_value(self, target: TargetId, digest: Digest) -> int | None:
         try:
-            found = self._values.place(target, digest)
-            self.placed_ns[target] = time.time_ns()
-            return found
+            return self._values.place(target, digest)
         except OSError as error:
             raise PlacingError(_why(f"out/{target.replace('.', '/', 1)}", error)) from None
 
@@ -159,15 +162,28 @@ class Outputs:
         for target in list(self._placed):
             kept += self._remove(self._placed[target])
             self._note(target, {})
-        self._unlink(self._list)
-        self._unlink(self._journal)
+        self._changed.clear()
+        for path in (self._list, self._journal, *self._left):
+            self._unlink(path)
         return kept
 
     def save(self) -> None:
-        if self._dirty:
-            files.write_atomic(self._list, json.dumps(self._placed, sort_keys=True).encode())
-            self._unlink(self._journal)
-            self._dirty = False
+        """Writes down what has changed; what other builds have written meanwhile stays."""
+        if not self._changed:
+            return
+        with files.open_folder(self._home) as folder:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            found = _read_list(self._list)
+            for entry in self._changed:
+                if entry in self._placed:
+                    found[entry] = self._placed[entry]
+                else:
+                    found.pop(entry, None)
+            files.write_atomic(self._list, json.dumps(found, sort_keys=True).encode())
+        self._placed = found
+        self._changed.clear()
+        for path in (self._journal, *self._left):
+            self._unlink(path)
 
     def settle(self) -> None:
         """All values have their names on return.  To be called before anything runs, and at the end.
@@ -189,22 +205,30 @@ class Outputs:
         except OSError as error:
             raise PlacingError(f"{self._journal.name} can't be written: {error.strerror}") from None
 
-    def _replay(self) -> bool:
-        """Takes over what a build that was killed had begun to place; whether there was any."""
-        found = files.read_regular(self._journal)
-        if found is None:
-            return False
-        for line in found.splitlines():
-            try:
-                entry, announced = json.loads(line)
-            except (ValueError, TypeError, RecursionError):  # the last line may be cut off
-                continue
-            for target, placed in _checked({entry: announced} if isinstance(entry, str) else None).items():
-                self._sweep({path.rpartition("/")[0] for path in placed})
-                known = self._placed.setdefault(target, {})
-                for path, digest in placed.items():
-                    known[path] = f"{known[path]} {digest}" if path in known else digest
-        return True
+    def _replay(self) -> None:
+        """Takes over what builds that were killed had begun to place."""
+        for path in sorted(self._home.glob(f"{_JOURNAL}*")):
+            owner = files.temp_owner(path.name.removeprefix(_JOURNAL))
+            if owner is not None and files.alive(owner):
+                continue  # it places them now
+            self._left.append(path)
+            for line in (files.read_regular(path) or b"").splitlines():
+                try:
+                    entry, announced = json.loads(line)
+                except (ValueError, TypeError, RecursionError):  # the last line may be cut off
+                    continue
+                checked = _checked({entry: announced} if isinstance(entry, str) else None)
+                for target, placed in checked.items():
+                    self._sweep({path.rpartition("/")[0] for path in placed})
+                    self._expect(target, placed)
+
+    def _expect(self, entry: str, placed: dict[str, str]) -> None:
+        """What is about to be placed, or was perhaps, beside what was."""
+        known = self._placed.setdefault(entry, {})
+        for path, digest in placed.items():
+            if digest not in known.get(path, "").split():
+                known[path] = f"{known[path]} {digest}" if path in known else digest
+        self._changed.add(entry)
 
     def _sweep(self, folders: set[str]) -> None:
         """Removes what a build that was killed had half written beside its outputs."""
@@ -223,7 +247,7 @@ class Outputs:
             self._placed[target] = placed
         else:
             self._placed.pop(target, None)
-        self._dirty = True
+        self._changed.add(target)
 
     def _remove(self, placed: dict[str, str]) -> list[str]:
         kept = []

@@ -64,7 +64,7 @@ class Target:
 class Program:
     """All targets in the order of the files, and all edges between them."""
 
-    targets: Mapping[TargetId, Target]
+    targets: dict[TargetId, Target]
     edges: Collection[Edge]
 
 

@@ -40,6 +40,7 @@ from llmc_build.resolve import Program
 from llmc_build.snapshot.everything import Everything
 from llmc_build.snapshot.form import SKIPPED
 from llmc_build.snapshot.keeping import Last
+from llmc_build.spent import Spent
 from llmc_build.stopping import Stop
 from llmc_build.store import Store
 from llmc_build.store.runs import Runs
@@ -235,6 +236,7 @@ class Session:
         if writers is None:
             writers = {path: t.id for t in program.targets.values() for path in t.action.outputs}
         self._inputs = Inputs(config.workspace, self._digests, writers, after, (self.home, config.cache_dir))
+        self._spent = Spent(program)
         self.binder = Binder(
             program=program,
             graph=self._members,
@@ -286,6 +288,7 @@ class Session:
                 retries=self.config.retries,
                 dry_run=self.options.dry_run,
                 interrupts=lambda: len(stop.signals),
+                ended=self._spent.add,
             )
         )
         self.store.on_commit = pool.wake
@@ -366,7 +369,7 @@ class Session:
                 part=work.part,
                 reports=report.looked_at or (),
                 traces=binder.traces,
-                placed_ns=self.outputs.placed_ns,
+                placed_ctimes=self.outputs.placed_ctimes,
                 names=self._inputs.names,
                 remembered=self._digests.remembered,
                 models=self._lanes.files,

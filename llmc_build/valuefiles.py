@@ -54,32 +54,39 @@ class ValueFiles:
         self._fresh: set[str] = set()  # workflows whose folder this build made
         self._staged: dict[str, str] = {}  # workflow -> the name that its folder has for now
         self._staging = True  # nothing was started yet
+        self.ctimes: dict[TargetId, int] = {}  # of the file of a value when it was seen in place, in ns
 
     def place(self, target: TargetId, digest: Digest) -> int | None:
-        """1 where the value was written, 0 where it was there, None where it is lost.  Raises OSError."""
+        """1 where the value was written, 0 where it was there, None where it is lost.  Raises OSError.
+
+        `ctimes` has the ctime of its file then.
+        """
         workflow, _, step = target.partition(".")
         try:
-            return self._place(workflow, step, digest)
+            return self._place(target, workflow, step, digest)
         except FileNotFoundError:  # the folders were removed under us
             self._close_folders()
             self._fresh.clear()
             self._staged.clear()
-            return self._place(workflow, step, digest)
+            return self._place(target, workflow, step, digest)
         except IsADirectoryError:  # nobody but us puts anything here: this is damage
             files.remove_tree(self._folder(workflow), step)
-            return self._place(workflow, step, digest)
+            return self._place(target, workflow, step, digest)
 
-    def _place(self, workflow: str, step: str, digest: Digest) -> int | None:
+    def _place(self, target: TargetId, workflow: str, step: str, digest: Digest) -> int | None:
         folder = self._folder(workflow)
-        if workflow not in self._fresh and self._in_place(workflow, step, folder, digest):
+        if workflow not in self._fresh and self._in_place(target, workflow, step, folder, digest):
             return 0
         data = self._store.small(digest)
         if data is None:
-            return 1 if self._store.place_at(digest, folder, step) else None
-        if workflow in self._staged:
+            if not self._store.place_at(digest, folder, step):
+                return None
+        elif workflow in self._staged:
             files.write_hidden(folder, step, data, MODE)
         else:
             files.write_new(folder, step, data, MODE)
+        found = os.stat(step, dir_fd=folder, follow_symlinks=False)
+        self.ctimes[target] = found.st_ctime_ns
         return 1
 
     def settle(self) -> None:
@@ -114,17 +121,19 @@ class ValueFiles:
                 os.close(source)
                 os.close(target)
 
-    def _in_place(self, workflow: str, step: str, folder: int, digest: Digest) -> bool:
+    def _in_place(self, target: TargetId, workflow: str, step: str, folder: int, digest: Digest) -> bool:
         try:
             found = os.stat(step, dir_fd=folder, follow_symlinks=False)
             if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o100 or found.st_size != digest.size:
                 return False
             if digest.size > SMALL:
+                self.ctimes[target] = found.st_ctime_ns
                 return self._digests.digest(Path(self._out, workflow, step)) == digest
             fd = os.open(step, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except OSError:
             return False
         try:
+            self.ctimes[target] = found.st_ctime_ns  # of before it was read
             return files.digest_fd(fd) == digest
         except OSError:
             return False

@@ -230,7 +230,7 @@ class _Taker:
             ctime = os.lstat(path).st_ctime_ns
         except OSError:
             return False, -1
-        return ctime <= self.e.placed_ns.get(target, 0) + _PLACING_NS, ctime
+        return ctime == self.e.placed_ctimes.get(target), ctime
 
     def _may_age(self, target: TargetId) -> bool:
         """Whether a result may have to be made again though nothing changed here."""
@@ -257,7 +257,6 @@ class _Taker:
 
 
 _STEP = 10  # bytes that a step has at least: a document of less than `cuts.FROM` times that is not cut
-_PLACING_NS = 1_000_000_000  # from the moment before a file is placed until it is there, at most
 
 
 def _document(pieces: Sequence[tuple[int, str]], line: int) -> tuple[int, str]:

@@ -43,7 +43,9 @@ class Evidence:
     part: Partial | None
     reports: Sequence[TargetReport]  # of the targets that were looked at
     traces: Traces
-    placed_ns: Mapping[TargetId, int]  # when the value of a target was seen in place, unix time
+    placed_ctimes: Mapping[
+        TargetId, int
+    ]  # the ctime of the file of a target's value when it was seen in place
     names: Callable[[Action], set[str]]  # which files an action would be given now
     remembered: Callable[
         [Path], tuple[Stamp, str] | None
@@ -194,6 +196,9 @@ class Watching:
             listed.update((folder, _stamp(folder)) for folder in folders_of(str(e.workspace), pattern))
         times = {folder: UNKNOWN if folder in changed else _stamp(folder) for folder in candidates}
         words = {f: [sorted(names), sorted(world.here(f, list(names)))] for f, names in candidates.items()}
+        if self.old is not None:
+            for folder in changed & words.keys():  # nobody saw what came meanwhile: it is news next time
+                words[folder][1] = list(self.old.words[folder][1])
         for folder in words.keys() & listed.keys():  # a glob looks there: every name matters
             words.pop(folder)
             times.pop(folder)

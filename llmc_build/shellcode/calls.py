@@ -88,7 +88,7 @@ class Calls(Special):
             self.carried_in(name, command)
         self._judge(name, command, arguments, stdin, carried)
         self._write(name, arguments, stdin)
-        return self._output(name, arguments, stdin)
+        return self._output(name, arguments, stdin) or self._tells_environment(name, arguments, carried)
 
     def _output(self, name: str, arguments: Sequence[Word], stdin: bool) -> bool:
         told = [word for word in arguments if self.word(word)]
@@ -97,6 +97,18 @@ class Calls(Special):
         if name in table.COUNTING:
             return not all(self.only_paths(word) for word in told)
         return stdin or bool(told) or any(self.holds_value(word) for word in arguments)
+
+    def _tells_environment(self, name: str, arguments: Sequence[Word], carried: bool) -> bool:
+        """Whether a value in the environment may come out of a command: of a program that reads variables."""
+        if not (carried or self.exported & self.tainted) or clean.is_clean(
+            name, arguments, [], self.only_paths
+        ):
+            return False
+        if name in table.ENVIRONMENT:
+            return True
+        known = COMMANDS.get(name)
+        texts = [text for word in arguments for text in self.texts_of(word)]
+        return known is not None and any(table.NAMES_ENVIRONMENT.search(text) for text in texts)
 
     def _write(self, name: str, arguments: Sequence[Word], stdin: bool) -> None:
         """Files with fixed names that a command writes a value to."""
@@ -165,6 +177,8 @@ class Calls(Special):
             known = Command()
         if name == "tar":
             arguments = dashed(arguments)
+        if name == "python" and (rest := _module(arguments)):
+            self.run(rest, stdin, carried=carried)
         found, reads_code = roles(known, arguments)
         if name != "parallel":
             if reads_code and stdin:
@@ -301,7 +315,9 @@ class Calls(Special):
                 self._refuse_split(name, word)
         if name == "xargs":
             return self._xargs(wrapped, stdin or own)
-        return self.run(inner, stdin, carried=carried) or own if inner else stdin or own
+        if not inner:
+            return stdin or own or (name == "env" and (carried or bool(self.exported & self.tainted)))
+        return self.run(inner, stdin, carried=carried) or own
 
     def _xargs(self, wrapped: Wrapped, tainted: bool) -> bool:
         tainted = tainted or any(self.holds_value(word) for word in wrapped.own)
@@ -339,6 +355,16 @@ def _looked_up(word: Word) -> list[str]:
         if words[:1] in (["which"], ["type"]) or words[:2] == ["command", "-v"]:
             found.append(words[-1] or "")
     return found
+
+
+def _module(arguments: Sequence[Word]) -> list[Word]:
+    """`python -m MODULE ...` as the command that the module is."""
+    for at, word in enumerate(arguments):
+        if word.literal == "-m":
+            return [one for one in arguments[at + 1 :] if one.literal != "--"]
+        if not word.prefix.startswith("-"):
+            break
+    return []
 
 
 def _words(texts: Sequence[str], at: Word) -> list[Word]:

@@ -34,6 +34,7 @@ class Command:
     suffix: frozenset[str] = frozenset()  # options that take the rest of their own word and nothing else
     stdin: bool = False  # standard input is code where no option and no operand gives any
     shell: bool = False  # a POSIX shell: -c takes the first operand, and its code can be scanned again
+    loose: bool = False  # the options of several programs: what takes a value in one may be a flag in another
 
 
 def _set(text: str) -> frozenset[str]:
@@ -55,9 +56,18 @@ PYTHON = Command(
 PERL = Command(
     operands=Operands.SCRIPT, code=_set("-e -E"), files=_set("-I -M -m"), suffix=_set("-i"), stdin=True
 )
+_RUBY = Command(
+    operands=Operands.SCRIPT,
+    code=_set("-e"),
+    files=_set("-I -r"),
+    values=_set("-C -E -K -T --encoding --external-encoding"),
+    suffix=_set("-i -F -W -x -0"),
+    stdin=True,
+)
 _NODE = Command(
     operands=Operands.SCRIPT,
-    code=_set("-e -p --eval --print"),
+    code=_set("-e -p --eval --print -pe"),
+    loose=True,
     files=_set("-r --require --import --loader"),
     stdin=True,
 )
@@ -81,26 +91,45 @@ _JQ = Command(
     values=_set("--indent"),
     pairs=_set("--arg --argjson --slurpfile --rawfile --argfile"),
 )
+_PSQL = Command(
+    code=_set("-c --command"),
+    files=_set("-f --file"),
+    values=_set(
+        "-d -h -U -p -v -o -F -P -R -T -L --set --variable --host --port --username --dbname --output --pset"
+    ),
+    stdin=True,
+)
+_MYSQL = Command(
+    code=_set("-e --execute --init-command"),
+    values=_set("-u -h -P -D -S --user --host --port --database --socket --delimiter"),
+    suffix=_set("-p -#"),
+    stdin=True,
+)
 _SQL = Command(
     operands=Operands.DATA,
-    code=_set("-c --command -e --execute -q --query -s"),
+    code=_set("-c --command -e --execute -execute --eval -q --query -s"),
     files=_set("-f --file -init --queries-file"),
     values=_set("-d -h -U -u -p -v --set --host --port --user --dbname --database"),
     stdin=True,
+    loose=True,
 )
 _EDITOR = Command(
     operands=Operands.DATA,
-    code=_set("-c --cmd"),
+    code=_set("-c --cmd +"),
     files=_set("-S -u"),
     values=_set("-T -i -w -W"),
     stdin=True,
 )
-_EX = Command(operands=Operands.DATA, code=_set("-c --cmd"), files=_set("-S -u"), stdin=True)
+_EX = Command(operands=Operands.DATA, code=_set("-c --cmd +"), files=_set("-S -u"), stdin=True)
 _LANGUAGE = Command(
     operands=Operands.SCRIPT,
-    code=_set("-e -r -c -B -E -R -x --eval --execute --expression -Command -command --run -EncodedCommand"),
+    code=_set(
+        "-e -r -c -B -E -R -x -eval --eval --execute --expression -Command -command --run -EncodedCommand "
+        "-batch"
+    ),
     files=_set("-f -l -File -L -I"),
     stdin=True,
+    loose=True,
 )
 _RUNS_OPTIONS = Command(  # commands that take a command in an option, by any of these names
     code=_set("-c --command --exec --cmd -x --exec-batch -X")
@@ -136,14 +165,25 @@ COMMANDS: dict[str, Command] = {
     ),
     **dict.fromkeys(_set("at"), Command(files=_set("-f"), stdin=True)),
     **dict.fromkeys(_set("python pypy ipython"), PYTHON),
-    **dict.fromkeys(_set("perl ruby"), PERL),
+    "perl": PERL,
+    "ruby": _RUBY,
     **dict.fromkeys(_set("node nodejs bun tsx ts-node"), _NODE),
     **dict.fromkeys(_set("awk gawk mawk nawk original-awk"), AWK),
     **dict.fromkeys(_set("sed gsed ssed"), _SED),
     **dict.fromkeys(_set("jq yq gojq jaq"), _JQ),
     **dict.fromkeys(
-        _set("psql mysql mariadb duckdb clickhouse clickhouse-client cqlsh mongosh mongo influx snowsql"),
+        _set("clickhouse clickhouse-client cqlsh mongosh mongo influx snowsql"),
         _SQL,
+    ),
+    "psql": _PSQL,
+    **dict.fromkeys(_set("mysql mariadb"), _MYSQL),
+    "duckdb": Command(
+        operands=Operands.AFTER_FIRST, code=_set("-c -s -cmd"), files=_set("-init -f"), stdin=True
+    ),
+    # Modules of python that run what they are given, as commands: python -m NAME.
+    "timeit": Command(operands=Operands.ALL_CODE, code=_set("-s --setup"), values=_set("-n -r -u --number")),
+    **dict.fromkeys(
+        _set("cProfile profile pdb trace runpy"), Command(operands=Operands.SCRIPT, values=_set("-o -s"))
     ),
     **dict.fromkeys(_set("vi vim nvim view gvim vimdiff"), _EDITOR),
     **dict.fromkeys(_set("ex ed red"), _EX),
@@ -200,7 +240,7 @@ COMMANDS: dict[str, Command] = {
         stdin=True,
     ),
     **dict.fromkeys(
-        _set("rsh remsh mosh pssh parallel-ssh clush dsh pdsh"),
+        _set("autossh rsh remsh mosh pssh parallel-ssh clush dsh pdsh"),
         Command(
             operands=Operands.AFTER_FIRST, code=_set("-o --ssh"), values=_set("-l -p -w -h -H -u"), stdin=True
         ),

@@ -18,7 +18,12 @@ from llmc_build.shellcode.tree import Expansion, Text, Word
 ASSIGNED = re.compile(r"([A-Za-z_]\w*)\+?=", re.ASCII)
 _EXEC = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
 _CONTAINERS = frozenset(
-    {"docker", "podman", "kubectl", "lxc", "bwrap", "entr", "runuser", "su", "start-stop-daemon", "vagrant"}
+    {
+        *("docker", "podman", "kubectl", "lxc", "bwrap", "entr", "runuser", "su", "start-stop-daemon"),
+        *("vagrant", "docker-compose", "nerdctl", "gosu", "su-exec", "tini", "dumb-init", "sshpass", "op"),
+        *("uv", "poetry", "pipenv", "pdm", "hatch", "conda", "mamba", "micromamba", "bundle", "direnv"),
+        *("npx", "bunx", "pnpm", "yarn", "doppler"),
+    }
 )
 _TEXT = HARMLESS | {
     "cat",
@@ -29,7 +34,6 @@ _TEXT = HARMLESS | {
     "basename",
     "dirname",
 }  # words of these are words
-_SHELL_CODE = re.compile(r"-\w*c\Z")
 _PARALLEL_VALUES = frozenset(
     [
         "-j",
@@ -88,9 +92,15 @@ class _Reader:
     def read(self) -> Iterator[tuple[Role, Word]]:
         options = True
         seen = 0
+        optional = False  # the word before was an option, which may take this one for its value
         while self.rest:
             word = self.rest.pop(0)
             text = word.prefix
+            if self.command.loose and options and optional and _is_no_script(word):
+                optional = False
+                yield Role.OPTION, word
+                continue
+            optional = options and text[:1] == "-"
             if word.literal == "--" and not self._dashed:
                 options, self._dashed = False, True
                 yield Role.OPTION, word
@@ -134,7 +144,10 @@ class _Reader:
 
     def _option(self, word: Word, text: str) -> Iterator[tuple[Role, Word]]:
         name, equals, _ = text.partition("=")
-        if name in self.command.pairs:
+        if text[0] == "+" and "+" in self.command.code:
+            self.given = True
+            yield Role.CODE, word
+        elif name in self.command.pairs:
             yield Role.OPTION, word
             yield from self._values(2, Role.VALUE)
         elif name in self._taking:
@@ -158,6 +171,8 @@ class _Reader:
                 yield (self._role(name) if attached else Role.OPTION), word
                 if not attached:
                     yield from self._values(1, self._role(name))
+                elif self.command.loose and word.literal and "-" + text[-1] in self.command.code:
+                    yield from self._values(1, Role.CODE)  # `-pe`: the first may be a flag
                 return
         yield Role.OPTION, word
 
@@ -173,8 +188,16 @@ class _Reader:
 
     def _values(self, count: int, role: Role) -> Iterator[tuple[Role, Word]]:
         for _ in range(count):
+            if self.command.loose and self.rest and len(text := self.rest[0].prefix) > 1 and text[0] == "-":
+                return  # it was a flag, and this is the next option
             if self.rest:
                 yield role, self.rest.pop(0)
+
+
+def _is_no_script(word: Word) -> bool:
+    """Whether a word is more likely a setting than the name of a script."""
+    text = word.literal
+    return bool(text) and text is not None and text[0] != "-" and ("=" in text or not set(text) & {".", "/"})
 
 
 class Wrapped:
@@ -245,7 +268,9 @@ def subcommand(name: str, arguments: Sequence[Word]) -> tuple[Command, list[Word
     for at, word in enumerate(arguments):
         if not word.prefix.startswith("-"):
             known = SUBCOMMANDS[name].get(word.literal or "")
-            return (known, list(arguments[at + 1 :])) if known else (Command(), list(arguments))
+            if known:
+                return known, list(arguments[at + 1 :])
+            break
     return COMMANDS.get(name, Command()), list(arguments)
 
 
@@ -347,11 +372,17 @@ def interpreter_within(name: str, arguments: Sequence[Word]) -> int | None:
         return None
     for at, word in enumerate(arguments):
         known = COMMANDS.get(base_name(word.literal or "")) if word.literal not in (".", "source") else None
-        follows = arguments[at + 1].prefix if at + 1 < len(arguments) else ""
-        if known and (
-            name in _CONTAINERS
-            or (known.shell and _SHELL_CODE.match(follows))
-            or (follows and follows.startswith(tuple(known.code)))
-        ):
+        is_interpreter = known is not None and (known.shell or known.stdin or bool(known.code))
+        if known and ((name in _CONTAINERS and is_interpreter) or _is_given_code(known, arguments[at + 1 :])):
             return at
     return None
+
+
+def _is_given_code(known: Command, arguments: Sequence[Word]) -> bool:
+    """Whether an interpreter gets its code by an option, before any operand."""
+    for role, word in roles(known, arguments)[0]:
+        if role is Role.CODE:
+            return known.shell or known.operands is not Operands.ALL_CODE or word.prefix.startswith("-")
+        if not word.prefix.startswith("-") and role is not Role.VALUE:
+            return False
+    return False

@@ -73,6 +73,10 @@ HARMLESS = _set("echo printf [ test : true false return exit")
 # Commands whose output says nothing of the text that they read.
 COUNTING = _set("wc cksum md5sum sha1sum sha256sum sha512sum b2sum cmp true false test [ nproc")
 
+# Commands that print what is in their environment; and how programs of others name it.
+ENVIRONMENT = _set("env printenv envsubst declare typeset export set")
+NAMES_ENVIRONMENT = re.compile(r"(?i)env|\$\{?[A-Z_]")
+
 # Commands that write to a file what they read from another: the last operand.
 COPYING = _set("cp mv ln install link gcp gmv rsync")
 
@@ -87,7 +91,7 @@ DANGEROUS_VARIABLE = re.compile(
     r"|_?JAVA_(?:TOOL_)?OPTIONS|JDK_JAVA_OPTIONS|CLASSPATH|LUA_(?:INIT|PATH|CPATH)\w*|PHPRC|PHP_INI_SCAN_DIR|TCLLIBPATH|GEM_PATH"
     r"|(?:TAR|GZIP|ZIP|UNZIP|RSYNC|GREP)_?(?:OPTIONS|OPT)|PARALLEL|RSYNC_(?:RSH|CONNECT_PROG)|CVS_RSH|SVN_SSH"
     r"|(?:SSH|SUDO)_ASKPASS|SUDO_EDITOR|FCEDIT|VIMINIT|EXINIT|MYVIMRC|ZDOTDIR|FPATH|INPUTRC|AWKPATH|AWKLIBPATH|XDG_CONFIG_HOME|OPENSSL_\w+"
-    r"|RUSTC_WRAPPER|CARGO_HOME|GOFLAGS|R_PROFILE\w*|R_ENVIRON\w*|KUBECONFIG|ANSIBLE_\w+|MANOPT|MANROFFSEQ|npm_config_\w+|PIP_(?:INDEX|EXTRA|CONFIG)\w*"
+    r"|MAVEN_\w*OPTS|GRADLE_OPTS|SBT_OPTS|RUSTFLAGS|PYTEST_ADDOPTS|RUSTC_WRAPPER|CARGO_HOME|GOFLAGS|R_PROFILE\w*|R_ENVIRON\w*|KUBECONFIG|ANSIBLE_\w+|MANOPT|MANROFFSEQ|npm_config_\w+|PIP_(?:INDEX|EXTRA|CONFIG)\w*"
 )
 
 # Variables that ksh and its kin calculate when they are set.

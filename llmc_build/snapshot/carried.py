@@ -174,9 +174,11 @@ def _written(folder: str, outputs: set[str]) -> set[str]:
 
 
 def _was_built(workspace: str) -> bool:
-    return any(
-        os.path.lexists(f"{workspace}/.llmc/{name}") for name in ("out", "placed.json", "placed.journal")
-    )
+    try:
+        names = os.listdir(f"{workspace}/.llmc")
+    except OSError:
+        return False
+    return any(name in ("out", "placed.json") or name.startswith("placed.journal") for name in names)
 
 
 # ---------------------------------------------------------------- names

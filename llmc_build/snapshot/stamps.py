@@ -79,6 +79,8 @@ def _ctime_or_none(path: str) -> int:
 
 def moved(folder: str, paths: Sequence[str], known: array[int]) -> list[int]:
     """The positions of the files whose ctime is another than `known`, in order."""
+    if not os.path.isdir(folder):  # as in a fresh checkout: no file needs to be looked for
+        return _moved(array("q", [-1]) * len(paths), known, 0)
     workers = min(_cpus(), 8, len(paths) // MANY)
     if workers < 2 or not _may_fork():
         return _moved(ctimes(folder, paths), known, 0)

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"rules"},
     {"claims", "names", "resolve", "keys", "reach", "subgraph"},
     {"graph"},
-    {"plan"},
+    {"plan", "spent"},
     # ---- from here on, the world
     {"stopping", "config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},

@@ -1,0 +1,98 @@
+"""What happens in a workspace while a build is at work there: files that come, other builds, failures halfway."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from tests.conftest import Space
+
+
+def test_a_file_that_comes_during_a_build_is_seen_by_the_next(space: Space) -> None:
+    """Also by a step that this build had no reason to look at."""
+    space.write("in.txt", "1\n")
+    space.write(
+        "flow.yaml",
+        f"""
+        name: w
+        order: dataflow
+        steps:
+          - {{name: word, command: "test -f opt.txt && cat opt.txt; true"}}
+          - {{name: other, command: "cat in.txt; test $(cat in.txt) = 1 || echo hello > {space.root}/opt.txt"}}
+        """,
+    )
+    space.build("flow.yaml")
+    space.write("in.txt", "2\n")
+    space.build("flow.yaml")
+    space.build("flow.yaml")
+    assert space.value("w.word") == "hello\n"
+
+
+def test_a_value_that_is_overwritten_during_a_build_is_put_right_by_the_next(space: Space) -> None:
+    space.write(
+        "flow.yaml",
+        f"""
+        name: w
+        steps:
+          - {{name: one, command: echo right}}
+          - {{name: two, command: "sleep 0.1; echo wrong > {space.root}/.llmc/out/w/one"}}
+        """,
+    )
+    space.build("flow.yaml")
+    space.build("flow.yaml")
+    assert space.value("w.one") == "right\n"
+
+
+def test_builds_in_one_workspace_keep_each_others_list_of_outputs(space: Space) -> None:
+    space.write("b.yaml", "name: b\nsteps: [{name: s, command: echo B > b.out, outputs: [b.out]}]\n")
+    inner = f"cd {space.root} && {sys.executable} -m llmc_build build -q b.yaml"
+    space.write(
+        "a.yaml",
+        f"""
+        name: a
+        steps: [{{name: s, command: "echo A > a.out; ({inner})", outputs: [a.out]}}]
+        """,
+    )
+    report = space.build("a.yaml")
+    assert report.exit_code == 0
+    listed = json.loads((space.root / ".llmc/placed.json").read_text())
+    assert {path for placed in listed.values() for path in placed} == {"a.out", "b.out"}
+    space.write("b.yaml", "name: b\nsteps: [{name: t, command: echo C}]\n")
+    space.build("b.yaml")
+    assert not (space.root / "b.out").exists()
+    assert (space.root / "a.out").exists()
+
+
+def test_outputs_of_a_step_that_could_not_be_placed_whole_go(space: Space) -> None:
+    space.write("d/mine", "of the user")
+    space.write(
+        "flow.yaml",
+        """
+        name: w
+        order: dataflow
+        steps: [{name: s, command: echo 1 > x.txt; echo 2 > d, outputs: [x.txt, d]}]
+        """,
+    )
+    report = space.build("flow.yaml")
+    assert report.exit_code == 1
+    assert not (space.root / "x.txt").exists()
+    assert (space.root / "d/mine").exists()
+    assert json.loads((space.root / ".llmc/placed.json").read_text()) == {}
+
+
+def test_an_output_is_no_input_under_another_name_either(space: Space) -> None:
+    space.write("gen/u.txt", "u")
+    (space.root / "al").symlink_to("gen")
+    (space.root / "alias.txt").symlink_to("gen/x.txt")
+    text = """
+        name: w
+        steps:
+          - {name: list, command: ls al, inputs: ["al/*.txt"]}
+          - {name: word, command: "cat alias.txt; true"}
+          - {name: make, command: mkdir -p gen; echo 1 > gen/x.txt, outputs: [gen/x.txt]}
+        """
+    for _ in range(2):
+        space.write("flow.yaml", text)
+        space.build("flow.yaml")
+        assert (space.value("w.list"), space.value("w.word")) == ("u.txt\n", "")
+        text += "    # again\n"
