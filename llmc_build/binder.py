@@ -305,8 +305,7 @@ class Binder:
     def claim_many(self, targets: Sequence[TargetId]) -> list[plan.Verdict | None]:
         """Right before targets that missed are run: None for those that this process is to run now.
 
-        Only here are their keys locked: so a process holds few locks, for each costs the kernel a walk along
-        all the others, and leaves to other processes what it has no worker for.
+        Only here are their keys locked: each lock costs the kernel a walk along all others of the process.
         """
         claimed = [self._claim(target) for target in targets]
         locked = [one.key.hash for one in claimed if isinstance(one, Pending) and one.cached]
@@ -378,15 +377,16 @@ class Binder:
         return [0] if sampled is None else sampled.missing
 
     def _part(self, target: TargetId, part: int) -> Pending:
-        if (sampled := self._samples.of(target)) is not None:
-            return sampled.parts[part]
-        return self.pending[target]
+        sampled = self._samples.of(target)
+        return self.pending[target] if sampled is None else sampled.parts[part]
 
     def task(self, target: TargetId, number: int, logs: str | Path, part: int = 0) -> Task:
         """The message for the worker that runs a target, or a part.  Raises BindError, MissingSecret."""
         pending = self._part(target, part)
         pending.attempts += 1
         action, sampled = self._program.targets[target].action, self._samples.of(target)
+        if not action.sandbox:
+            self._outputs.make_way(target)
         if sampled is not None:
             action, logs = sampled.task_action(part), f"{logs}/sample-{part}"
         return self._orders.task(action, pending, number, logs)

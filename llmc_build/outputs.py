@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from llmc_build.errors import StoreError
@@ -122,23 +122,38 @@ class Outputs:
         for target in targets:
             self._values.withdraw(target)
 
+    def has_placed(self, target: TargetId) -> bool:
+        """Whether files of it are in the workspace, as far as is known."""
+        return self._entry(target) in self._placed
+
+    def make_way(self, target: TargetId) -> None:
+        """Before a step runs in the workspace itself: what it wrote last time goes."""
+        self._remove(self._placed.get(self._entry(target), {}))
+
     def withdraw_gone(
-        self, declared: Mapping[TargetId, tuple[str, ...]], only: Collection[str] | None = None
+        self,
+        declared: Mapping[TargetId, tuple[str, ...]],
+        only: Collection[str] | None = None,
+        named: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         """What no step writes any more goes, before anything looks for inputs.
 
         `declared`: the outputs of every target of the build.  Gone is a step that its file no longer defines,
         or whose file is gone.  `only`: the workflows that may have lost steps or declarations; None: any.
+        `named`: the files that steps ask for by name.  What was an output and is asked for now is the user's.
         """
         here = self.sources
+        built = set(here.values())
         workflows = only
         if workflows is None:
+            gone = self._gone_workflows(built)
             workflows = {target.partition(".")[0] for target in here}.intersection(self._values.workflows())
+            workflows |= gone
         self._values.withdraw_all_but(here, workflows)
         if not self._placed:
             return
         current = {self._entry(target): target for target in here}
-        built = set(here.values())
+        wanted: Collection[str] | None = None
         for entry, placed in list(self._placed.items()):
             source, _, known = entry.rpartition(" ")
             target = current.get(entry)
@@ -146,11 +161,29 @@ class Outputs:
                 continue
             if target is None:
                 if source in built or not (self._workspace / source).is_file():
-                    self._remove(placed)
+                    wanted = named() if wanted is None else wanted
+                    self._remove({p: h for p, h in placed.items() if p not in wanted})
                     self._note(entry, {})
             elif target in declared and placed.keys() - declared[target]:
-                self._remove({p: h for p, h in placed.items() if p not in declared[target]})
+                wanted = named() if wanted is None else wanted
+                self._remove({p: h for p, h in placed.items() if p not in {*declared[target], *wanted}})
                 self._note(entry, {p: h for p, h in placed.items() if p in declared[target]})
+
+    def _gone_workflows(self, built: Collection[str]) -> set[str]:
+        """Workflows with values that their files no longer define; those of this build are noted."""
+        path = self._home / "values.json"  # workflow -> its file, for when `state/` is gone
+        known = _read_sources(path)
+        here = {target.partition(".")[0]: source for target, source in self.sources.items()}
+        gone = {
+            workflow
+            for workflow, source in known.items()
+            if workflow not in here and (source in built or not (self._workspace / source).is_file())
+        }
+        now = {**{w: source for w, source in known.items() if w not in gone}, **here}
+        if now != known:
+            with contextlib.suppress(OSError):
+                files.write_atomic(path, json.dumps(now, sort_keys=True).encode())
+        return gone
 
     def _entry(self, target: TargetId) -> str:
         """What a target is called in the list: two files may define targets of one name."""
@@ -295,6 +328,25 @@ def _read_list(path: Path) -> dict[TargetId, dict[str, str]]:
         return _checked(json.loads(files.read_regular(path) or b""))
     except (ValueError, RecursionError):
         return {}
+
+
+def _read_sources(path: Path) -> dict[str, str]:
+    """Workflow -> file; damaged or missing, it is empty."""
+    try:
+        found = json.loads(files.read_regular(path) or b"")
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        w: source
+        for w, source in found.items()
+        if isinstance(source, str) and _is_name(w) and _inside(source)
+    }
+
+
+def _is_name(workflow: str) -> bool:
+    return "/" not in workflow and "\0" not in workflow and workflow not in ("", ".", "..")
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -145,7 +145,8 @@ class Session:
         self._bind(program, sources, last.key, after=work.after)
         if not self.options.dry_run:
             self.outputs.withdraw_values(t for t in last.targets() if t not in program.targets)
-            self.outputs.withdraw_gone({t.id: t.action.outputs for t in program.targets.values()})
+            declared = {t.id: t.action.outputs for t in program.targets.values()}
+            self.outputs.withdraw_gone(declared, named=lambda: _named(program))
 
     def partly(self, work: Work) -> None:
         """Finds out which targets are to be looked at, and gets ready for these.  Raises TooMuch."""
@@ -183,6 +184,8 @@ class Session:
             writers=structure.outputs,
             outside=outside,
         )
+        if any(map(self.outputs.has_placed, part.gone)):
+            raise TooMuch("steps with outputs are gone: somebody else may ask for these now")
         lost = self._settle(part, work.wanted, source)
         doubtful = suspects(part, work.wanted, lost)
         if len(doubtful) > self._enough(part):
@@ -386,6 +389,12 @@ class Session:
 
             with contextlib.suppress(OSError):  # then a fresh checkout does
                 carried.carry(taken, (str(self.home), str(config.cache_dir)))
+
+
+def _named(program: Program) -> set[str]:
+    """The files that steps ask for by name, as inputs or in a command."""
+    actions = [target.action for target in program.targets.values()]
+    return {os.path.normpath(path) for action in actions for path in (*action.inputs, *action.words)}
 
 
 def _remove_tree(folder: Path) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
+import pytest
+
+from llmc_build.errors import NoSuchTarget
 from tests.conftest import Space
 
 
@@ -96,3 +100,52 @@ def test_an_output_is_no_input_under_another_name_either(space: Space) -> None:
         space.build("flow.yaml")
         assert (space.value("w.list"), space.value("w.word")) == ("u.txt\n", "")
         text += "    # again\n"
+
+
+def test_a_former_output_that_a_step_asks_for_by_name_stays(space: Space) -> None:
+    """Somebody froze a generated file: it is a source now, also where it holds what was generated."""
+    asks = "{name: g, command: cat x.txt, inputs: [x.txt]}"
+    space.write(
+        "flow.yaml",
+        f"""
+        name: w
+        steps:
+          - {{name: p, command: echo 1 > x.txt; echo 2 > y.txt, outputs: [x.txt, y.txt]}}
+          - {asks}
+        """,
+    )
+    space.build("flow.yaml")
+    space.write("flow.yaml", f"name: w\nsteps:\n  - {asks}\n")
+    report = space.build("flow.yaml")
+    assert report.exit_code == 0
+    assert space.value("w.g") == "1\n"
+    assert not (space.root / "y.txt").exists()
+
+
+def test_what_a_step_in_the_workspace_wrote_before_is_not_its_output_again(space: Space) -> None:
+    text = "name: w\nsteps: [{{name: s, sandbox: false, command: {}, outputs: [x.txt]}}]\n"
+    space.write("flow.yaml", text.format("echo one >> x.txt"))
+    for _ in range(2):
+        assert space.build("flow.yaml").exit_code == 0
+        assert space.read("x.txt") == "one\n"
+    space.write("flow.yaml", text.format('"true"'))
+    assert space.build("flow.yaml").exit_code == 1
+
+
+@pytest.mark.parametrize("gone", ["its document", "its file"])
+def test_values_of_a_workflow_that_is_gone_go_though_the_state_was_removed(space: Space, gone: str) -> None:
+    one, other = (
+        "name: a\nsteps: [{name: s, command: echo 1}]\n",
+        "name: b\nsteps: [{name: s, command: echo 2}]\n",
+    )
+    files = ["a.yaml"] if gone == "its document" else ["a.yaml", "b.yaml"]
+    space.write("a.yaml", f"{one}---\n{other}" if gone == "its document" else one)
+    space.write("b.yaml", other)
+    space.build(*files)
+    assert space.value("b.s") == "2\n"
+    space.write("a.yaml", one)
+    (space.root / "b.yaml").unlink()
+    shutil.rmtree(space.root / ".llmc/state")
+    space.build("a.yaml")
+    with pytest.raises(NoSuchTarget):
+        space.value("b.s")
