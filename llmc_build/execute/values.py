@@ -53,7 +53,9 @@ def load(
 ) -> Loaded:
     """Places every value of a request; `folder` is asked for where a file is needed.  Raises ValueRefused."""
     found, total = Loaded(), 0
-    commands = {check[0]: check[1] for check in dash}
+    commands: dict[str, list[str]] = {}
+    for variable, command in dash:
+        commands.setdefault(variable, []).append(command)
     for entry in variables:
         variable, name = str(entry["variable"]), str(entry.get("name") or entry["variable"])
         value = _filtered(entry, name)
@@ -62,11 +64,8 @@ def load(
             continue
         if b"\0" in value:
             raise ValueRefused(f"value of {{{{{name}}}}} holds a NUL byte: use {{{{{name} | path}}}}")
-        if variable in commands and value.startswith(b"-"):
-            raise ValueRefused(
-                f'value of {{{{{name}}}}} begins with "-", which "{commands[variable]}" would take for an '
-                "option: write `--` before it"
-            )
+        for command in commands.get(variable, ()):
+            _check_begin(name, value, command)
         if len(value) <= ONE_IN_ENVIRONMENT and total + len(value) <= ALL_IN_ENVIRONMENT:
             total += len(value)
             carrier = f"LLMC_VALUE_{variable}"
@@ -76,6 +75,26 @@ def load(
             path = _write(found, folder(), variable, name, value)
             found.places.append((variable, "file", path, write_newlines(path, value)))
     return found
+
+
+def _check_begin(name: str, value: bytes, command: str) -> None:
+    """Refuses a value whose beginning says something to a command: `curl -d` is one with its option."""
+    command, _, option = command.partition(" ")
+    if not option and value.startswith(b"-"):
+        raise ValueRefused(
+            f'value of {{{{{name}}}}} begins with "-", which "{command}" would take for an option: '
+            "write `--` before it"
+        )
+    if not option:
+        return
+    form = option in ("-F", "--form")
+    file = value.startswith((b"@", b"<") if form else b"@")
+    if file or (option == "--data-urlencode" and b"@" in value.partition(b"=")[0]):
+        way = "--form-string" if form else "--data-raw"
+        raise ValueRefused(
+            f'value of {{{{{name}}}}} names a file by "@" for "{command} {option}", which would send that: '
+            f"use `{way}`, or @{{{{{name} | path}}}}"
+        )
 
 
 def _filtered(entry: Mapping[str, Any], name: str) -> bytes:

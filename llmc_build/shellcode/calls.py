@@ -8,6 +8,7 @@ and the builtins that evaluate names.  The walk over the script is `lint`'s, the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from llmc_build.shellcode import clean, table
 from llmc_build.shellcode.flow import OF_PLACEHOLDER, some
@@ -206,6 +207,8 @@ class Calls(Special):
             for word in handed:
                 if self.content(word).value:
                     self._argument(name, Role.OPENED, word)
+        if name == "curl":
+            self._sent(found)
         self._read(name, found, stdin)
         at = interpreter_within(name, arguments)
         if at is not None:
@@ -237,6 +240,17 @@ class Calls(Special):
                 self.dashes |= dict.fromkeys(begins, name)
             if _is_fed(word):
                 self._fed_option(name, word)
+
+    def _sent(self, found: Sequence[tuple[Role, Word]]) -> None:
+        """Data for curl: where it begins with "@" (or "<", in a form), a file of that name is sent."""
+        for (_, option), (role, word) in pairwise(found):
+            if role is not Role.VALUE or option.literal not in table.SENDING or not self.word(word):
+                continue
+            form = option.literal in ("-F", "--form")
+            begins = self.content(word).begins if not form else frozenset[int]()
+            if form and word.prefix.endswith("="):
+                begins = frozenset(word.holes[:1])
+            self.dashes |= dict.fromkeys(begins, f"curl {option.literal}")
 
     def _only_checks(self, name: str, arguments: Sequence[Word]) -> bool:
         """`bash -n FILE` and `node --check FILE` read code and run nothing of it."""

@@ -73,6 +73,9 @@ HARMLESS = _set("echo printf [ test : true false return exit")
 # Commands whose output says nothing of the text that they read.
 COUNTING = _set("wc cksum md5sum sha1sum sha256sum sha512sum b2sum cmp true false test [ nproc")
 
+# Options of curl whose data may be the name of a file.
+SENDING = _set("-d --data --data-ascii --data-binary --data-urlencode --json -H --header -F --form")
+
 # Commands that print what is in their environment; and how programs of others name it.
 ENVIRONMENT = _set("env printenv envsubst declare typeset export set")
 NAMES_ENVIRONMENT = re.compile(r"(?i)env|\$\{?[A-Z_]")

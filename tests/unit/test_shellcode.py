@@ -146,6 +146,22 @@ def test_a_reference_in_a_comment_is_not_read() -> None:
     assert [variable.slot for variable in script.variables] == ["v1"]
 
 
+@pytest.mark.parametrize(
+    ("source", "command"),
+    [
+        ("curl -d {{x}} h", "curl -d"),
+        ('curl -sS --data-binary "{{x}}" h', "curl --data-binary"),
+        ('curl -F "t={{x}}" h', "curl -F"),
+        ('y={{x}}; curl --json "$y" h', "curl --json"),
+        ('curl -d "q={{x}}" h', None),
+        ('curl -H "A: {{x}}" h', None),
+        ("curl --data-raw {{x}} h", None),
+    ],
+)
+def test_data_for_curl_is_checked_for_being_the_name_of_a_file(source: str, command: str | None) -> None:
+    assert [check[1] for check in rewritten(source).dash_checks] == ([command] if command else [])
+
+
 def test_variables_that_begin_one_argument_together_are_all_checked() -> None:
     """The first may be empty."""
     script = rewritten("rm {{x}}{{y}}z{{w}}")
@@ -214,7 +230,7 @@ def test_a_script_without_placeholders_is_left_alone_however_odd() -> None:
         ("echo {{x}}; printf '%s' {{x}}; [ {{x}} = a ]; test {{x}}; : {{x}}", []),
         ("rm {{x}}.bak; ls ''{{x}}*", ["ls", "rm"]),
         ("rm a{{x}} {{x | path}} {{x | path}}{{x}}", []),
-        ("git commit -m {{x}}; curl -d {{x}} u; jq --arg n {{x}} . f; awk -v a={{x}} 1", []),
+        ("git commit -m {{x}}; curl --data-raw {{x}} u; jq --arg n {{x}} . f; awk -v a={{x}} 1", []),
         ("sh -c 'echo \"$1\"' sh {{x}}; sh -- s {{x}}", []),
         ("y={{x}}; for i in {{x}}; do :; done; case {{x}} in {{x}}) :;; esac", []),
         ('y={{x}}; rm "$y"', ["rm"]),

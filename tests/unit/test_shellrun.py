@@ -484,6 +484,26 @@ def test_a_value_that_would_be_an_option_is_refused(steps: Steps) -> None:
     assert steps.value(steps.run("echo $v0", variables=[variable(b"fine")], **more)) == b"fine\n"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "refused"),
+    [
+        ("-d", b"@/etc/passwd", True),
+        ("--json", b"@x", True),
+        ("-F", b"<x", True),
+        ("--data-urlencode", b"a@b", True),
+        ("--data-urlencode", b"a=b@c", False),
+        ("-d", b"a@b", False),
+        ("-d", b"-x", False),
+    ],
+)
+def test_a_value_that_would_have_a_file_sent_is_refused(
+    steps: Steps, option: str, value: bytes, refused: bool
+) -> None:
+    more = {"dash": [["v0", f"curl {option}"], ["v0", "true"]] if refused else [["v0", f"curl {option}"]]}
+    done = steps.run('printf %s "$v0"', variables=[variable(value)], **more)
+    assert ("which would send that" in str(done.error)) == refused
+
+
 def test_lines_of_a_script_keep_their_numbers(steps: Steps) -> None:
     done = steps.run("true\nnosuchcommand", variables=[variable(b"x")])
     assert "sh: 2: nosuchcommand: not found" in str(done.reply["stderr_tail"])
