@@ -26,7 +26,16 @@ _PYTHON = re.compile(
 )
 _PYTHON_SHELL = re.compile(r"\bshell\s*=\s*(?:True|1)\b")
 _PYTHON_CALL = re.compile(r"\b(?:run|call|Popen|check_call|check_output)\s*\(\s*")
-_SHELL_LIST = re.compile(r"""["'](?:/\w+)*/?(?:ba|da|z|k|a)?sh["']\s*,\s*["']-\w*c["']\s*,\s*""")
+_SHELL_LIST = re.compile(r"""["'](?:/\w+)*/?(?:ba|da|z|k|a)?sh["']\s*,\s*\[?\s*["']-\w*c["']\s*,\s*""")
+_RUNS_ARGUMENT = {  # a command that is an argument of the program
+    "python": re.compile(
+        r"""\b(?:run|call|Popen|check_call|check_output|exec[lv]\w*|spawn[lv]\w*)\s*\(\s*(?:os\.P_\w+\s*,\s*)?(?:\[\s*\*?\s*)?
+            (?:sys\s*\.\s*)?(?:argv|shlex\s*\.\s*split|stdin)\b|\bcreate_subprocess_shell\s*\(\s*(?:sys\.)?argv
+          |\btimeit\s*\.\s*\w+\s*\(\s*(?:sys\.)?argv|\byaml\s*\.\s*(?:unsafe_load|load\s*\([^)]*\.(?:Unsafe|Full)?Loader\s*\))""",
+        re.VERBOSE,
+    ),
+    "node": re.compile(r"\b(?:spawn|execFile)(?:Sync)?\s*\(\s*process\.argv|\brequire\s*\(\s*process\.argv"),
+}
 _PERL = re.compile(
     r"""(?<![\w$@%&>:{-])(?:system|exec|eval|qx|require|do)\b(?!\s*(?:\{|=>|=[^=~]|;|BLOCK))\s*\(?\s*
         |(?<![\w$@%&>:{-])open\b\s*\(?\s*(?:(?:my|our|local)\s+)?[$*]?\w+\s*,\s*""",
@@ -88,6 +97,8 @@ def _runs(family: str, program: str) -> bool:
     if any(not _FIXED.match(program, call.end()) for call in _CALLS[family].finditer(program)):
         return True
     if any(not _FIXED.match(program, call.end()) for call in _SHELL_LIST.finditer(program)):
+        return True
+    if family in _RUNS_ARGUMENT and _RUNS_ARGUMENT[family].search(program):
         return True
     return family == "python" and _python_shell(program)
 
