@@ -33,6 +33,7 @@ OF_PLACEHOLDER = "a value from a placeholder"
 _BRACE = re.compile(r"\$\{([!#]?)(\w+|[@*#?$!-])(.*)\}", re.DOTALL)
 _NAMED = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\{(\w+):?[-=]([\w./+-]+)\})", re.ASCII)
 _SHELL_VARIABLES = frozenset({"SHELL", "BASH"})
+_BEHIND_SUBSCRIPT = frozenset(["", *":-=?+%#/^,@~"])  # what an expansion may go on with
 _STREAMS = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd/1", "/dev/fd/2"})
 _TEXTS = 8  # fixed texts of one variable, or of one word, that are followed
 _LONG = 4096  # characters of a fixed text made of several that are followed
@@ -307,22 +308,39 @@ class Flow(ABC):
         name = self.parameters if name.isdigit() or name in ("@", "*") else name
         if sign == "!" and rest in ("[@]", "[*]"):
             return _KEYS + name in self.tainted
+        subscript, rest = _subscript(rest)
         evaluated = (
             (sign == "!" and name in self.tainted)
-            or (rest.startswith("[") and name not in self.maps and self.reaches(rest.partition("]")[0]))
-            or (re.match(r"(?:\[[^\]]*\])?:(?![-=?+])", rest) and self.reaches(rest))
+            or (subscript and name not in self.maps and self.reaches(subscript))
+            or (re.match(r":(?![-=?+])", rest) and self.reaches(rest))
             or (rest.startswith("@P") and name in self.tainted)
         )
         if evaluated:
             self.refuse(f"{OF_PLACEHOLDER} in ${{...}}, in a form that bash evaluates", word, PLAIN)
         if re.match(r":?=", rest) and self.mentions(rest):
             self.taint(name, word)
+        if sign == "!" and self.reaches(name):  # what the variable holds that it names
+            return True
         return sign != "#" and self.mentions(text)
 
 
 def some(tainted: Sequence[bool]) -> bool:
     """`any` over a list, since every member must have been walked."""
     return True in tainted
+
+
+def _subscript(rest: str) -> tuple[str, str]:
+    """The subscript behind the name of an array, and what follows it; all of it where that is unclear."""
+    if not rest.startswith("["):
+        return "", rest
+    depth = 0
+    for at, char in enumerate(rest):
+        depth += (char == "[") - (char == "]")
+        if not depth:
+            inside, behind = rest[: at + 1], rest[at + 1 :]
+            plain = not any(inside.count(quote) % 2 for quote in "\"'") and "\\" not in inside
+            return (inside, behind) if plain and behind[:1] in _BEHIND_SUBSCRIPT else (rest, "")
+    return rest, ""
 
 
 def _unescaped(code: str) -> str:

@@ -21,7 +21,8 @@ PROBLEMS = 100  # of one script that are reported by each of those who look for 
 # Numbers, @ and * are parameters only behind a dollar sign: elsewhere they may be arithmetic.
 _MENTION = re.compile(r"[A-Za-z_]\w*|(?:(?<=\$)|(?<=\$\{)|(?<=\$\{[!#]))(?:[0-9]+|[@*])", re.ASCII)
 
-_LENGTH = re.compile(r"\$\{#\w+\}")  # a number, whatever the variable holds
+# A number, whatever the variable or the array holds; another subscript may be calculated.
+_LENGTH = re.compile(r"\$\{#(?:\w+|[@*])(?:\[(?:[0-9]+|[@*])\])?\}", re.ASCII)
 
 
 class Context(enum.Enum):
