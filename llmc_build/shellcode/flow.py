@@ -214,6 +214,10 @@ class Flow(ABC):
         names = Expansion("", text).mentions
         return names - {"@"} | {self.parameters} if "@" in names else names
 
+    def _standing(self, name: str) -> str:
+        """What stands for a variable or a parameter among the names."""
+        return self.parameters if name in ("@", "*") or (name.isdigit() and name.strip("0")) else name
+
     # ------------------------------------------------------------ words: are they tainted?
 
     def word(self, word: Word) -> bool:
@@ -259,7 +263,7 @@ class Flow(ABC):
             return Content() if piece.offset in self.paths else Content(frozenset({piece.offset}), value=True)
         if not isinstance(piece, Expansion) or not (name := variable_begun(piece.text)):
             return ANYTHING
-        name = self.parameters if name.isdigit() or name in ("@", "*") else name
+        name = self._standing(name)
         held = self.contents.get(name, ANYTHING) if name in self.tainted else Content()
         if some([not isinstance(one, Text) for one in piece.inner]):
             return ANYTHING
@@ -305,7 +309,7 @@ class Flow(ABC):
         if match is None:
             return self.mentions(text)
         sign, name, rest = match.groups()
-        name = self.parameters if name.isdigit() or name in ("@", "*") else name
+        name = self._standing(name)
         if sign == "!" and rest in ("[@]", "[*]"):
             return _KEYS + name in self.tainted
         subscript, rest = _subscript(rest)

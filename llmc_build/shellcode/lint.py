@@ -205,16 +205,19 @@ class Lint(Calls):
     ) -> bool | None:
         if self.level >= _LEVELS:
             return True
-        shell = shell or self.shell
         known = self.within.get((code, stdin, given, shell))
         if known is None:
             complete, tree = _scanned(code.replace("\0", ""))
-            inner = Lint(frozenset(), self.tainted - {self.parameters}, self.level + 1, shell)
+            inner = Lint(
+                frozenset(), self.tainted - {self.parameters, "0"}, self.level + 1, shell or self.shell
+            )
             inner.texts = dict(self.texts)
             inner.contents = {**self.contents}
             if given is not None:
-                inner.contents["@"] = given
-                inner.tainted.add("@")
+                inner.contents |= {"@": given, "0": given}
+                inner.tainted |= {"@", "0"}
+            elif not shell:  # the same shell reads it, or one that is its copy
+                inner.tainted |= self.tainted & {"0"}
             output = inner.check(tree, stdin=stdin)
             known = (output if complete else None, (*inner.found.values(),), inner.dashes)
             self.within[code, stdin, given, shell] = known

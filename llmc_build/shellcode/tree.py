@@ -83,9 +83,15 @@ class Expansion:
 
     @property
     def mentions(self) -> frozenset[str]:
-        """Every name in the text that could be a variable's; positional parameters are "@"."""
-        found = _MENTION.findall(_LENGTH.sub("", self.text))
-        return frozenset("@" if name == "*" or name[0].isdigit() else name for name in found)
+        """Every name in the text that could be a variable's; positional parameters are "@", and $0 is "0"."""
+        return frozenset(map(_name, _MENTION.findall(_LENGTH.sub("", self.text))))
+
+
+def _name(mentioned: str) -> str:
+    """What stands for a variable or a parameter among the names; $0 is none that functions have."""
+    if mentioned[0].isdigit():
+        return "@" if mentioned.strip("0") else "0"
+    return "@" if mentioned == "*" else mentioned
 
 
 @dataclass(frozen=True, slots=True)
