@@ -92,7 +92,7 @@ class Calls(Special):
 
     def _output(self, name: str, arguments: Sequence[Word], stdin: bool) -> bool:
         told = [word for word in arguments if self.word(word)]
-        if clean.is_clean(name, arguments, told, self.only_paths):
+        if clean.is_clean(name, arguments, told, self):
             return False
         if name in table.COUNTING:
             return not all(self.only_paths(word) for word in told)
