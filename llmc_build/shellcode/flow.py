@@ -37,7 +37,7 @@ _BEHIND_SUBSCRIPT = frozenset(["", *":-=?+%#/^,@~"])  # what an expansion may go
 _STREAMS = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd/1", "/dev/fd/2"})
 _TEXTS = 8  # fixed texts of one variable, or of one word, that are followed
 _LONG = 4096  # characters of a fixed text made of several that are followed
-_FILE = "<file "  # before the name of a file, among the tainted names
+FILE = "<file "  # before the name of a file, among the tainted names
 _KEYS = "<keys "  # before the name of an array, one of whose keys is a value
 
 _CHECKED = "compare it with what you expect first: case {{ x }} in a) ... ;; b) ... ;; esac"
@@ -109,11 +109,11 @@ class Flow(ABC):
 
     def taint_file(self, word: Word) -> None:
         """A value is written to the file that a word names."""
-        self.tainted |= {_FILE + name for name in self._names(word) if name not in _STREAMS}
+        self.tainted |= {FILE + name for name in self._names(word) if name not in _STREAMS}
 
     def holds_value(self, word: Word) -> bool:
         """Whether the word names a file that a value was written to."""
-        return any(_FILE + name in self.tainted for name in self._names(word))
+        return any(FILE + name in self.tainted for name in self._names(word))
 
     def _names(self, word: Word) -> list[str]:
         """How a word may name a file."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 
 from llmc_build.shellcode.calls import Calls
 from llmc_build.shellcode.content import ANYTHING, Content
-from llmc_build.shellcode.flow import OF_PLACEHOLDER, some
+from llmc_build.shellcode.flow import FILE, OF_PLACEHOLDER, some
 from llmc_build.shellcode.scan import scan
 from llmc_build.shellcode.tree import (
     Compound,
@@ -51,7 +51,7 @@ class Lint(Calls):
         # What is known in this round of code within code: whether its output is tainted, its problems and its
         # placeholders that begin an argument.
         self.within: dict[
-            tuple[str, bool, Content | None, str], tuple[bool | None, tuple[Found, ...], dict[int, str]]
+            tuple[str, bool, Content | None, str, str], tuple[bool | None, tuple[Found, ...], dict[int, str]]
         ] = {}
 
     def check(self, tree: Sequence_, *, stdin: bool = False) -> bool:
@@ -205,27 +205,58 @@ class Lint(Calls):
     ) -> bool | None:
         if self.level >= _LEVELS:
             return True
-        known = self.within.get((code, stdin, given, shell))
+        key = (code, stdin, given, shell, self.function)
+        known = self.within.get(key)
         if known is None:
             complete, tree = _scanned(code.replace("\0", ""))
-            inner = Lint(
-                frozenset(), self.tainted - {self.parameters, "0"}, self.level + 1, shell or self.shell
-            )
-            inner.texts = dict(self.texts)
-            inner.contents = {**self.contents}
-            if given is not None:
-                inner.contents |= {"@": given, "0": given}
-                inner.tainted |= {"@", "0"}
-            elif not shell:  # the same shell reads it, or one that is its copy
-                inner.tainted |= self.tainted & {"0"}
+            inner = Lint(frozenset(), (), self.level + 1, shell or self.shell)
+            self._hand_down(inner, given, same=not shell)
             output = inner.check(tree, stdin=stdin)
+            self._take_back(inner, same=not shell)
             known = (output if complete else None, (*inner.found.values(),), inner.dashes)
-            self.within[code, stdin, given, shell] = known
+            self.within[key] = known
             self.calculates = self.calculates or inner.calculates
         for found in known[1]:
             self.refuse(found.message, word, found.hint)
         self.dashes |= known[2]
         return known[0]
+
+    def _hand_down(self, inner: Lint, given: Content | None, *, same: bool) -> None:
+        """Code within code knows what is known here; another shell has parameters of its own."""
+        inner.texts = {name: {*texts} for name, texts in self.texts.items()}
+        inner.contents = {**self.contents}
+        inner.functions = {*self.functions} if same else self.functions & self.exported
+        inner.telling = self.telling & inner.functions
+        inner.fed = self.fed & inner.functions
+        inner.runners = {name: self.runners[name] for name in self.runners.keys() & inner.functions}
+        inner.exported = {*self.exported}
+        known = {f"@{name}" for name in inner.functions} | ({"@", "0"} if same else set())
+        inner.tainted = {name for name in self.tainted if name in known or name[0] not in "@0"}
+        if same:
+            inner.function = self.function
+            inner.evaluated, inner.arrays, inner.maps = {*self.evaluated}, {*self.arrays}, {*self.maps}
+        if given is not None:
+            inner.contents |= {"@": given, "0": given}
+            inner.tainted |= {"@", "0"}
+
+    def _take_back(self, inner: Lint, *, same: bool) -> None:
+        """Files, and functions of this script, that code within code gave a value; all that it did here."""
+        taken = {f"@{name}" for name in inner.functions & self.functions & self.exported}
+        names = {name for name in inner.tainted if same or name in taken or name.startswith(FILE)}
+        for name in names & inner.contents.keys():
+            self.contents[name] = self.contents.get(name, inner.contents[name]) | inner.contents[name]
+        self.tainted |= names
+        self.fed |= inner.fed & (inner.functions if same else self.functions & self.exported)
+        if same:
+            self.functions |= inner.functions
+            self.telling |= inner.telling
+            self.exported |= inner.exported
+            self.evaluated |= inner.evaluated
+            self.arrays |= inner.arrays
+            for name, shifted in inner.runners.items():
+                self.runners[name] = max(shifted, self.runners.get(name, 0))
+            for name, shifted in inner.shifts.items():
+                self.shifts[name] = self.shifts.get(name, 0) + shifted
 
 
 @functools.lru_cache(maxsize=64)

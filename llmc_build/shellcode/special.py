@@ -178,7 +178,7 @@ class Special(Flow):
         if not code and template:
             for text in self.texts_of(_joined(template)):
                 held = ANYTHING if stdin else self.contents_of(given)
-                self.nested(text, command, stdin=False, given=held if tainted else None)
+                self.nested(text, command, stdin=False, given=held if tainted else None, shell=self.shell)
 
 
 def _joined(words: Sequence[Word]) -> Word:
