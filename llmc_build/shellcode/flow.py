@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from llmc_build.shellcode import table
-from llmc_build.shellcode.content import ANYTHING, Content, variable_begun
+from llmc_build.shellcode.content import ANYTHING, Content, Given, variable_begun
 from llmc_build.shellcode.tree import (
     HOLE,
     PROBLEMS,
@@ -36,6 +36,9 @@ _SHELL_VARIABLES = frozenset({"SHELL", "BASH"})
 _BEHIND_SUBSCRIPT = frozenset(["", *":-=?+%#/^,@~"])  # what an expansion may go on with
 _STREAMS = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd/1", "/dev/fd/2"})
 _TEXTS = 8  # fixed texts of one variable, or of one word, that are followed
+_PATTERN = re.compile(r"[*?\[{]")  # what the shell makes file names or words of
+_LIST = re.compile(r"\$\{?[@*]|\[[@*]\]|\$\{!")  # expansions that are many words also in quotes
+_DIGITS = 4  # of the number of a parameter
 _LONG = 4096  # characters of a fixed text made of several that are followed
 FILE = "<file "  # before the name of a file, among the tainted names
 _KEYS = "<keys "  # before the name of an array, one of whose keys is a value
@@ -60,6 +63,11 @@ class Flow(ABC):
         self.arrays: set[str] = set()
         self.maps: set[str] = set()  # associative arrays, declared before everything else
         self.function = ""  # the function that is being walked
+        # Arguments of functions, and under "" of this code, that hold a value; of all where nothing is said.
+        self.places: dict[str, set[int]] = {}
+        self.shifts: dict[str, int] = {}  # arguments that a function may shift away
+        self.moved: set[str] = set()  # functions that give themselves other arguments
+        self.loops = 0  # in which what comes later in the script may have been before
         self.stdin = False  # whether standard input is tainted here
         # Which pieces of a word are tainted in this round, by identity; the word is kept so that it stays
         # unique.
@@ -71,7 +79,7 @@ class Flow(ABC):
 
     @abstractmethod
     def nested(
-        self, code: str, word: Word, stdin: bool, given: Content | None = None, shell: str = ""
+        self, code: str, word: Word, stdin: bool, given: Given | None = None, shell: str = ""
     ) -> bool | None:
         """Judge code that is given to another shell; None where it can't be read.
 
@@ -211,12 +219,36 @@ class Flow(ABC):
         return bool(self._mentioned(text) & self.tainted)
 
     def _mentioned(self, text: str) -> frozenset[str]:
-        names = Expansion("", text).mentions
-        return names - {"@"} | {self.parameters} if "@" in names else names
+        return frozenset(map(self._standing, Expansion("", text).mentions))
 
     def _standing(self, name: str) -> str:
-        """What stands for a variable or a parameter among the names."""
-        return self.parameters if name in ("@", "*") or (name.isdigit() and name.strip("0")) else name
+        """What stands for a variable or a parameter among the tainted names; "" for none of them."""
+        if name in ("@", "*"):
+            return self.parameters
+        if not name.isdigit() or not name.strip("0"):
+            return name  # $0 is no argument of a function
+        return self.parameters if len(name) > _DIGITS or self._holds(int(name)) else ""
+
+    def _holds(self, number: int) -> bool:
+        """Whether this parameter may be an argument that holds a value, as far as is known."""
+        places = self.places.get(self.function)
+        if places is None or self.loops or self.function in self.moved:
+            return True
+        last = number + self.shifts.get(self.function, 0)
+        return any(-place <= last if place < 0 else number <= place <= last for place in places)
+
+    def given(self, arguments: Sequence[Word], first: int = 1) -> Given:
+        """What is known of the arguments of code, or of a function; the first is the one with this number."""
+        places = set()
+        for at, word in enumerate(arguments):
+            if any(map(_is_many, word.pieces)):
+                if some([self.word(one) for one in arguments[at:]]):
+                    places |= {at + first} if at + first < 1 else set()
+                    places.add(-max(1, at + first))
+                break
+            if self.word(word):
+                places.add(at + first)
+        return Given(self.contents_of(arguments), frozenset(places))
 
     # ------------------------------------------------------------ words: are they tainted?
 
@@ -268,6 +300,21 @@ class Flow(ABC):
         if some([not isinstance(one, Text) for one in piece.inner]):
             return ANYTHING
         return held
+
+    def _names_parameter(self, name: str) -> bool:
+        """Whether `${!name}` may be a parameter that holds a value, as `${!#}` is the last one."""
+        numbers = name == "#" or any(text.isdigit() for text in self.texts.get(name, ()))
+        return numbers and self.parameters in self.tainted
+
+    def names_by_value(self, word: Word) -> bool:
+        """Whether there is a value in the expansions of a word that names a file."""
+        process = len(word.pieces) == 1 and isinstance(word.pieces[0], Sub) and not word.pieces[0].split
+        return not process and some(
+            [
+                tainted and not isinstance(piece, Hole) and self._held(piece).value
+                for piece, tainted in zip(word.pieces, self._tainted_pieces(word), strict=True)
+            ]
+        )
 
     def split(self, word: Word) -> bool:
         """Whether the shell makes several words of a value in it."""
@@ -323,7 +370,7 @@ class Flow(ABC):
             self.refuse(f"{OF_PLACEHOLDER} in ${{...}}, in a form that bash evaluates", word, PLAIN)
         if re.match(r":?=", rest) and self.mentions(rest):
             self.taint(name, word)
-        if sign == "!" and self.reaches(name):  # what the variable holds that it names
+        if sign == "!" and (self.reaches(name) or self._names_parameter(name)):
             return True
         return sign != "#" and self.mentions(text)
 
@@ -331,6 +378,15 @@ class Flow(ABC):
 def some(tainted: Sequence[bool]) -> bool:
     """`any` over a list, since every member must have been walked."""
     return True in tainted
+
+
+def _is_many(piece: Piece) -> bool:
+    """Whether the shell may make several words of this, or none."""
+    if isinstance(piece, Text):
+        return not piece.quoted and _PATTERN.search(piece.text) is not None
+    if isinstance(piece, Expansion):
+        return piece.split or piece.kind == "fed" or _LIST.search(piece.text) is not None
+    return isinstance(piece, Sub) and piece.split
 
 
 def _subscript(rest: str) -> tuple[str, str]:

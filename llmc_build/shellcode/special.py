@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
 from llmc_build.shellcode import git, table
-from llmc_build.shellcode.content import ANYTHING
+from llmc_build.shellcode.content import ANYTHING, Given
 from llmc_build.shellcode.flow import OF_PLACEHOLDER, Flow
 from llmc_build.shellcode.options import (
     ASSIGNED,
@@ -33,7 +33,6 @@ class Special(Flow):
 
     def __init__(self, paths: frozenset[int], tainted: Iterable[str] = ()) -> None:
         super().__init__(paths, tainted)
-        self.shifts: dict[str, int] = {}  # arguments that a function may shift away
         self.exported: set[str] = set()
         self.shell = "sh"
 
@@ -49,6 +48,7 @@ class Special(Flow):
                 self.refuse(message, command, "write a function")
             case "set" if tainted:
                 self.hold(self.parameters, self.contents_of(arguments))
+                self.moved.add(self.function)
             case "shift":
                 self._shift(arguments)
             case "getopts" if self.parameters in self.tainted:
@@ -177,8 +177,8 @@ class Special(Flow):
             self.refuse(what, word, hint("parallel"))
         if not code and template:
             for text in self.texts_of(_joined(template)):
-                held = ANYTHING if stdin else self.contents_of(given)
-                self.nested(text, command, stdin=False, given=held if tainted else None, shell=self.shell)
+                held = Given(ANYTHING if stdin else self.contents_of(given)) if tainted else None
+                self.nested(text, command, stdin=False, given=held, shell=self.shell)
 
 
 def _joined(words: Sequence[Word]) -> Word:

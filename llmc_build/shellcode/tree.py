@@ -83,14 +83,14 @@ class Expansion:
 
     @property
     def mentions(self) -> frozenset[str]:
-        """Every name in the text that could be a variable's; positional parameters are "@", and $0 is "0"."""
+        """Every name in the text that could be a variable's; "@" is all parameters, "1" one."""
         return frozenset(map(_name, _MENTION.findall(_LENGTH.sub("", self.text))))
 
 
 def _name(mentioned: str) -> str:
-    """What stands for a variable or a parameter among the names; $0 is none that functions have."""
+    """What stands for a variable or a parameter among the names."""
     if mentioned[0].isdigit():
-        return "@" if mentioned.strip("0") else "0"
+        return mentioned.lstrip("0") or "0"
     return "@" if mentioned == "*" else mentioned
 
 
