@@ -75,10 +75,9 @@ class Special(Flow):
             self.calculates = True
 
     def _shift(self, arguments: list[Word]) -> None:
-        if self.function:
-            text = arguments[0].literal if arguments else "1"
-            count = int(text) if text and text.isdigit() and len(text) < 4 else _ANY
-            self.shifts[self.function] = self.shifts.get(self.function, 0) + count
+        text = arguments[0].literal if arguments else "1"
+        count = int(text) if text and text.isdigit() and len(text) < 4 else _ANY
+        self.shifts[self.function] = self.shifts.get(self.function, 0) + count
 
     def _test(self, words: Sequence[Word]) -> None:
         """`[` and `test`: a name behind -v is evaluated, and a value could be the -v itself."""

@@ -19,7 +19,9 @@ NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 PROBLEMS = 100  # of one script that are reported by each of those who look for them
 # What a shell reads as a name or as a special parameter, for finding which variables a text mentions.
 # Numbers, @ and * are parameters only behind a dollar sign: elsewhere they may be arithmetic.
-_MENTION = re.compile(r"[A-Za-z_]\w*|(?:(?<=\$)|(?<=\$\{)|(?<=\$\{[!#]))(?:[0-9]+|[@*])", re.ASCII)
+_MENTION = re.compile(
+    r"[A-Za-z_]\w*|(?<=\$)[0-9@*]|(?:(?<=\$\{)|(?<=\$\{[!#]))(?:[0-9]+|[@*])", re.ASCII
+)  # $10 is $1 and a 0
 
 # A number, whatever the variable or the array holds; another subscript may be calculated.
 _LENGTH = re.compile(r"\$\{#(?:\w+|[@*])(?:\[(?:[0-9]+|[@*])\])?\}", re.ASCII)
