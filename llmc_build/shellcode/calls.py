@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from llmc_build.shellcode import clean, table
+from llmc_build.shellcode.content import Given
 from llmc_build.shellcode.flow import OF_PLACEHOLDER, some
 from llmc_build.shellcode.known import COMMANDS, SUBCOMMANDS, Command
 from llmc_build.shellcode.options import (
@@ -93,7 +94,7 @@ class Calls(Special):
 
     def _output(self, name: str, arguments: Sequence[Word], stdin: bool) -> bool:
         told = [word for word in arguments if self.word(word)]
-        if clean.is_clean(name, arguments, told, self.only_paths):
+        if clean.is_clean(name, arguments, told, self):
             return False
         if name in table.COUNTING:
             return not all(self.only_paths(word) for word in told)
@@ -101,9 +102,7 @@ class Calls(Special):
 
     def _tells_environment(self, name: str, arguments: Sequence[Word], carried: bool) -> bool:
         """Whether a value in the environment may come out of a command: of a program that reads variables."""
-        if not (carried or self.exported & self.tainted) or clean.is_clean(
-            name, arguments, [], self.only_paths
-        ):
+        if not (carried or self.exported & self.tainted) or clean.is_clean(name, arguments, [], self):
             return False
         if name in table.ENVIRONMENT:
             return True
@@ -160,7 +159,9 @@ class Calls(Special):
     def _call(self, name: str, arguments: list[Word], tainted: bool, stdin: bool) -> bool:
         """A function of the script; one that runs "$@" is judged as what it runs."""
         if tainted:
-            self.hold(f"@{name}", self.contents_of(arguments))
+            given = self.given(arguments)
+            self.hold(f"@{name}", given.content)
+            self.places.setdefault(name, set()).update(given.places)
         if stdin:
             self.fed.add(name)
         for shifted in range(min(self.runners.get(name, -1) + 1, len(arguments))):
@@ -189,7 +190,7 @@ class Calls(Special):
                 self._argument(name, role, word, stdin)
             self._risks(name, known, arguments, found)
         handed = [word for role, word in found if role in (Role.PASSED, Role.OPTION, Role.LATER)]
-        passed = self.contents_of(handed) if some([self.word(word) for word in handed]) else None
+        passed = self.passed(found, handed) if some([self.word(word) for word in handed]) else None
         given = stdin or passed is not None or carried or bool(self.exported & self.tainted)
         given = given or any(self.word(word) or self.holds_value(word) for _, word in found)
         code = [(text, word) for word in _code(found) for text in self.texts_of(word)]
@@ -306,6 +307,14 @@ class Calls(Special):
                     self.taint(word.literal, word)
         if stdin:
             self.tainted |= {"REPLY", "MAPFILE"}
+
+    def passed(self, found: Sequence[tuple[Role, Word]], handed: Sequence[Word]) -> Given:
+        """What is known of what is handed to code: the argument behind it is $0."""
+        behind = [at for at, (role, _) in enumerate(found, 1) if role is Role.CODE]
+        arguments = [word for _, word in found[behind[0] :]] if len(behind) == 1 else []
+        known = self.given(arguments, first=0)
+        before = some([self.word(word) for word in handed if not any(word is one for one in arguments)])
+        return Given(self.contents_of(handed)) if before else known
 
     # ------------------------------------------------------------ commands that run others
 

@@ -34,6 +34,13 @@ class Content(NamedTuple):
 ANYTHING = Content(unknown=True, value=True)
 
 
+class Given(NamedTuple):
+    """The arguments of code or of a function: what they are made of, and which of them hold a value."""
+
+    content: Content = ANYTHING
+    places: frozenset[int] = frozenset({0, -1})  # numbers of arguments; -n: the n-th or any behind it
+
+
 def variable_begun(expansion: str) -> str | None:
     """The variable that an expansion begins with, whatever it holds; None where it is another text."""
     named = _BEGINS_ALIKE.fullmatch(expansion)

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from llmc_build.shellcode import table
-from llmc_build.shellcode.content import ANYTHING, Content, variable_begun
+from llmc_build.shellcode.content import ANYTHING, Content, Given, variable_begun
 from llmc_build.shellcode.tree import (
     HOLE,
     PROBLEMS,
@@ -33,10 +33,14 @@ OF_PLACEHOLDER = "a value from a placeholder"
 _BRACE = re.compile(r"\$\{([!#]?)(\w+|[@*#?$!-])(.*)\}", re.DOTALL)
 _NAMED = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\{(\w+):?[-=]([\w./+-]+)\})", re.ASCII)
 _SHELL_VARIABLES = frozenset({"SHELL", "BASH"})
+_BEHIND_SUBSCRIPT = frozenset(["", *":-=?+%#/^,@~"])  # what an expansion may go on with
 _STREAMS = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd/1", "/dev/fd/2"})
 _TEXTS = 8  # fixed texts of one variable, or of one word, that are followed
+_PATTERN = re.compile(r"[*?\[{]")  # what the shell makes file names or words of
+_LIST = re.compile(r"\$\{?[@*]|\[[@*]\]|\$\{!")  # expansions that are many words also in quotes
+_DIGITS = 4  # of the number of a parameter
 _LONG = 4096  # characters of a fixed text made of several that are followed
-_FILE = "<file "  # before the name of a file, among the tainted names
+FILE = "<file "  # before the name of a file, among the tainted names
 _KEYS = "<keys "  # before the name of an array, one of whose keys is a value
 
 _CHECKED = "compare it with what you expect first: case {{ x }} in a) ... ;; b) ... ;; esac"
@@ -59,6 +63,11 @@ class Flow(ABC):
         self.arrays: set[str] = set()
         self.maps: set[str] = set()  # associative arrays, declared before everything else
         self.function = ""  # the function that is being walked
+        # Arguments of functions, and under "" of this code, that hold a value; of all where nothing is said.
+        self.places: dict[str, set[int]] = {}
+        self.shifts: dict[str, int] = {}  # arguments that a function may shift away
+        self.moved: set[str] = set()  # functions that give themselves other arguments
+        self.loops = 0  # in which what comes later in the script may have been before
         self.stdin = False  # whether standard input is tainted here
         # Which pieces of a word are tainted in this round, by identity; the word is kept so that it stays
         # unique.
@@ -70,7 +79,7 @@ class Flow(ABC):
 
     @abstractmethod
     def nested(
-        self, code: str, word: Word, stdin: bool, given: Content | None = None, shell: str = ""
+        self, code: str, word: Word, stdin: bool, given: Given | None = None, shell: str = ""
     ) -> bool | None:
         """Judge code that is given to another shell; None where it can't be read.
 
@@ -108,11 +117,11 @@ class Flow(ABC):
 
     def taint_file(self, word: Word) -> None:
         """A value is written to the file that a word names."""
-        self.tainted |= {_FILE + name for name in self._names(word) if name not in _STREAMS}
+        self.tainted |= {FILE + name for name in self._names(word) if name not in _STREAMS}
 
     def holds_value(self, word: Word) -> bool:
         """Whether the word names a file that a value was written to."""
-        return any(_FILE + name in self.tainted for name in self._names(word))
+        return any(FILE + name in self.tainted for name in self._names(word))
 
     def _names(self, word: Word) -> list[str]:
         """How a word may name a file."""
@@ -210,8 +219,36 @@ class Flow(ABC):
         return bool(self._mentioned(text) & self.tainted)
 
     def _mentioned(self, text: str) -> frozenset[str]:
-        names = Expansion("", text).mentions
-        return names - {"@"} | {self.parameters} if "@" in names else names
+        return frozenset(map(self._standing, Expansion("", text).mentions))
+
+    def _standing(self, name: str) -> str:
+        """What stands for a variable or a parameter among the tainted names; "" for none of them."""
+        if name in ("@", "*"):
+            return self.parameters
+        if not name.isdigit() or not name.strip("0"):
+            return name  # $0 is no argument of a function
+        return self.parameters if len(name) > _DIGITS or self._holds(int(name)) else ""
+
+    def _holds(self, number: int) -> bool:
+        """Whether this parameter may be an argument that holds a value, as far as is known."""
+        places = self.places.get(self.function)
+        if places is None or self.loops or self.function in self.moved:
+            return True
+        last = number + self.shifts.get(self.function, 0)
+        return any(-place <= last if place < 0 else number <= place <= last for place in places)
+
+    def given(self, arguments: Sequence[Word], first: int = 1) -> Given:
+        """What is known of the arguments of code, or of a function; the first is the one with this number."""
+        places = set()
+        for at, word in enumerate(arguments):
+            if any(map(_is_many, word.pieces)):
+                if some([self.word(one) for one in arguments[at:]]):
+                    places |= {at + first} if at + first < 1 else set()
+                    places.add(-max(1, at + first))
+                break
+            if self.word(word):
+                places.add(at + first)
+        return Given(self.contents_of(arguments), frozenset(places))
 
     # ------------------------------------------------------------ words: are they tainted?
 
@@ -258,11 +295,26 @@ class Flow(ABC):
             return Content() if piece.offset in self.paths else Content(frozenset({piece.offset}), value=True)
         if not isinstance(piece, Expansion) or not (name := variable_begun(piece.text)):
             return ANYTHING
-        name = self.parameters if name.isdigit() or name in ("@", "*") else name
+        name = self._standing(name)
         held = self.contents.get(name, ANYTHING) if name in self.tainted else Content()
         if some([not isinstance(one, Text) for one in piece.inner]):
             return ANYTHING
         return held
+
+    def _names_parameter(self, name: str) -> bool:
+        """Whether `${!name}` may be a parameter that holds a value, as `${!#}` is the last one."""
+        numbers = name == "#" or any(text.isdigit() for text in self.texts.get(name, ()))
+        return numbers and self.parameters in self.tainted
+
+    def names_by_value(self, word: Word) -> bool:
+        """Whether there is a value in the expansions of a word that names a file."""
+        process = len(word.pieces) == 1 and isinstance(word.pieces[0], Sub) and not word.pieces[0].split
+        return not process and some(
+            [
+                tainted and not isinstance(piece, Hole) and self._held(piece).value
+                for piece, tainted in zip(word.pieces, self._tainted_pieces(word), strict=True)
+            ]
+        )
 
     def split(self, word: Word) -> bool:
         """Whether the shell makes several words of a value in it."""
@@ -304,25 +356,51 @@ class Flow(ABC):
         if match is None:
             return self.mentions(text)
         sign, name, rest = match.groups()
-        name = self.parameters if name.isdigit() or name in ("@", "*") else name
+        name = self._standing(name)
         if sign == "!" and rest in ("[@]", "[*]"):
             return _KEYS + name in self.tainted
+        subscript, rest = _subscript(rest)
         evaluated = (
             (sign == "!" and name in self.tainted)
-            or (rest.startswith("[") and name not in self.maps and self.reaches(rest.partition("]")[0]))
-            or (re.match(r"(?:\[[^\]]*\])?:(?![-=?+])", rest) and self.reaches(rest))
+            or (subscript and name not in self.maps and self.reaches(subscript))
+            or (re.match(r":(?![-=?+])", rest) and self.reaches(rest))
             or (rest.startswith("@P") and name in self.tainted)
         )
         if evaluated:
             self.refuse(f"{OF_PLACEHOLDER} in ${{...}}, in a form that bash evaluates", word, PLAIN)
         if re.match(r":?=", rest) and self.mentions(rest):
             self.taint(name, word)
+        if sign == "!" and (self.reaches(name) or self._names_parameter(name)):
+            return True
         return sign != "#" and self.mentions(text)
 
 
 def some(tainted: Sequence[bool]) -> bool:
     """`any` over a list, since every member must have been walked."""
     return True in tainted
+
+
+def _is_many(piece: Piece) -> bool:
+    """Whether the shell may make several words of this, or none."""
+    if isinstance(piece, Text):
+        return not piece.quoted and _PATTERN.search(piece.text) is not None
+    if isinstance(piece, Expansion):
+        return piece.split or piece.kind == "fed" or _LIST.search(piece.text) is not None
+    return isinstance(piece, Sub) and piece.split
+
+
+def _subscript(rest: str) -> tuple[str, str]:
+    """The subscript behind the name of an array, and what follows it; all of it where that is unclear."""
+    if not rest.startswith("["):
+        return "", rest
+    depth = 0
+    for at, char in enumerate(rest):
+        depth += (char == "[") - (char == "]")
+        if not depth:
+            inside, behind = rest[: at + 1], rest[at + 1 :]
+            plain = not any(inside.count(quote) % 2 for quote in "\"'") and "\\" not in inside
+            return (inside, behind) if plain and behind[:1] in _BEHIND_SUBSCRIPT else (rest, "")
+    return rest, ""
 
 
 def _unescaped(code: str) -> str:

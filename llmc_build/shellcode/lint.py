@@ -18,8 +18,8 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from llmc_build.shellcode.calls import Calls
-from llmc_build.shellcode.content import ANYTHING, Content
-from llmc_build.shellcode.flow import OF_PLACEHOLDER, some
+from llmc_build.shellcode.content import ANYTHING, Given
+from llmc_build.shellcode.flow import FILE, OF_PLACEHOLDER, some
 from llmc_build.shellcode.scan import scan
 from llmc_build.shellcode.tree import (
     Compound,
@@ -34,6 +34,7 @@ from llmc_build.shellcode.tree import (
 )
 
 _ARITHMETIC_TESTS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge"})
+_LOOPS = frozenset({"for", "while", "until", "select"})
 _NAME_TESTS = frozenset({"-v", "-R"})
 _EXEC_INPUT = "<exec"  # stands among the tainted names where `exec <` opens a value as everyone's input
 _LEVELS = 8  # code within code that is followed
@@ -51,7 +52,7 @@ class Lint(Calls):
         # What is known in this round of code within code: whether its output is tainted, its problems and its
         # placeholders that begin an argument.
         self.within: dict[
-            tuple[str, bool, Content | None, str], tuple[bool | None, tuple[Found, ...], dict[int, str]]
+            tuple[str, bool, Given | None, str, str], tuple[bool | None, tuple[Found, ...], dict[int, str]]
         ] = {}
 
     def check(self, tree: Sequence_, *, stdin: bool = False) -> bool:
@@ -84,10 +85,12 @@ class Lint(Calls):
             self.fed,
             self.telling,
             self.exported,
+            self.moved,
         )
         texts = sum(map(len, self.texts.values()))
         contents = sum(len(one.begins) + one.unknown + one.value for one in self.contents.values())
-        sizes = (len(self.texts), texts, contents, sum(self.runners.values()), len(self.runners))
+        places = sum(map(len, self.places.values()))
+        sizes = (len(self.texts), texts, contents, places, sum(self.runners.values()), len(self.runners))
         return (*map(len, known), *sizes)
 
     # ------------------------------------------------------------ commands: is their output tainted?
@@ -112,10 +115,11 @@ class Lint(Calls):
 
     def _function(self, node: Function) -> None:
         self.functions.add(node.name)
-        outer, self.function = self.function, node.name
+        outer, loops = self.function, self.loops
+        self.function, self.loops = node.name, 0
         if self._node(node.body, node.name in self.fed):
             self.telling.add(node.name)
-        self.function = outer
+        self.function, self.loops = outer, loops
 
     def _compound(self, node: Compound, stdin: bool) -> bool:
         stdin = self._input(node.redirects, stdin)
@@ -130,7 +134,9 @@ class Lint(Calls):
                 self.learn(node.variable, word)
         if node.kind == "[[":
             self._condition(node.head, any(tainted))
+        self.loops += node.kind in _LOOPS
         output = some([self.sequence(body, stdin) for body in node.bodies])
+        self.loops -= node.kind in _LOOPS
         self.stdin = outer
         return self._written(node.redirects, output)
 
@@ -175,6 +181,8 @@ class Lint(Calls):
                 continue
             for hole in redirect.word.holes:
                 self._target(redirect, hole)
+            if self.names_by_value(redirect.word):
+                self._named_target(redirect)
             if redirect.operator in ("<", "<>"):
                 stdin = tainted or self.holds_value(redirect.word)
         return stdin
@@ -186,6 +194,16 @@ class Lint(Calls):
         elif hole not in self.paths:
             message = "a placeholder as the name of an input file"
             self.refuse(message, hole, "to read the value write < {{ x | path }}")
+
+    def _named_target(self, redirect: Redirect) -> None:
+        """A target that a variable or a command names."""
+        if redirect.operator != "<":
+            message = f"{OF_PLACEHOLDER} as the target of a redirection: it could name any file"
+            hint = "write to a file with a fixed name, and declare it in `outputs`"
+            self.refuse(message, redirect.word, hint)
+        elif self.shell == "bash":
+            message = f"{OF_PLACEHOLDER} as the name of an input file, which bash takes for a connection"
+            self.refuse(message, redirect.word, 'let the command open the file: cat -- "$y"')
 
     def _written(self, redirects: Sequence[Redirect], output: bool) -> bool:
         """Note the files that output is written to; tells whether standard output is still tainted."""
@@ -201,28 +219,69 @@ class Lint(Calls):
     # ------------------------------------------------------------ code within code
 
     def nested(
-        self, code: str, word: Word, stdin: bool, given: Content | None = None, shell: str = ""
+        self, code: str, word: Word, stdin: bool, given: Given | None = None, shell: str = ""
     ) -> bool | None:
         if self.level >= _LEVELS:
             return True
-        shell = shell or self.shell
-        known = self.within.get((code, stdin, given, shell))
+        key = (code, stdin, given, shell, self.function)
+        known = self.within.get(key)
         if known is None:
             complete, tree = _scanned(code.replace("\0", ""))
-            inner = Lint(frozenset(), self.tainted - {self.parameters}, self.level + 1, shell)
-            inner.texts = dict(self.texts)
-            inner.contents = {**self.contents}
-            if given is not None:
-                inner.contents["@"] = given
-                inner.tainted.add("@")
+            inner = Lint(frozenset(), (), self.level + 1, shell or self.shell)
+            self._hand_down(inner, given, same=not shell)
             output = inner.check(tree, stdin=stdin)
+            self._take_back(inner, same=not shell)
             known = (output if complete else None, (*inner.found.values(),), inner.dashes)
-            self.within[code, stdin, given, shell] = known
+            self.within[key] = known
             self.calculates = self.calculates or inner.calculates
         for found in known[1]:
             self.refuse(found.message, word, found.hint)
         self.dashes |= known[2]
         return known[0]
+
+    def _hand_down(self, inner: Lint, given: Given | None, *, same: bool) -> None:
+        """Code within code knows what is known here; another shell has parameters of its own."""
+        inner.texts = {name: {*texts} for name, texts in self.texts.items()}
+        inner.contents = {**self.contents}
+        inner.functions = {*self.functions} if same else self.functions & self.exported
+        inner.telling = self.telling & inner.functions
+        inner.fed = self.fed & inner.functions
+        inner.runners = {name: self.runners[name] for name in self.runners.keys() & inner.functions}
+        inner.exported = {*self.exported}
+        inner.places = {name: {*self.places[name]} for name in self.places.keys() & inner.functions}
+        inner.moved = self.moved & inner.functions
+        if given is not None and not same:
+            inner.places[""] = {*given.places}
+        known = {f"@{name}" for name in inner.functions} | ({"@", "0"} if same else set())
+        inner.tainted = {name for name in self.tainted if name in known or name[0] not in "@0"}
+        if same:
+            inner.function, inner.loops = self.function, 1  # it may run later
+            inner.evaluated, inner.arrays, inner.maps = {*self.evaluated}, {*self.arrays}, {*self.maps}
+        if given is not None:
+            inner.contents |= {"@": given.content, "0": given.content}
+            inner.tainted |= {"@", "0"} if 0 in given.places else {"@"}
+
+    def _take_back(self, inner: Lint, *, same: bool) -> None:
+        """Files, and functions of this script, that code within code gave a value; all that it did here."""
+        taken = {f"@{name}" for name in inner.functions & self.functions & self.exported}
+        names = {name for name in inner.tainted if same or name in taken or name.startswith(FILE)}
+        for name in names & inner.contents.keys():
+            self.contents[name] = self.contents.get(name, inner.contents[name]) | inner.contents[name]
+        self.tainted |= names
+        for name in names & {f"@{function}" for function in inner.places if function}:
+            self.places.setdefault(name[1:], set()).update(inner.places[name[1:]])
+        self.fed |= inner.fed & (inner.functions if same else self.functions & self.exported)
+        if same:
+            self.functions |= inner.functions
+            self.moved |= inner.moved
+            self.telling |= inner.telling
+            self.exported |= inner.exported
+            self.evaluated |= inner.evaluated
+            self.arrays |= inner.arrays
+            for name, shifted in inner.runners.items():
+                self.runners[name] = max(shifted, self.runners.get(name, 0))
+            for name, shifted in inner.shifts.items():
+                self.shifts[name] = self.shifts.get(name, 0) + shifted
 
 
 @functools.lru_cache(maxsize=64)

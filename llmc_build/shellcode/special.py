@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
 from llmc_build.shellcode import git, table
-from llmc_build.shellcode.content import ANYTHING
+from llmc_build.shellcode.content import ANYTHING, Given
 from llmc_build.shellcode.flow import OF_PLACEHOLDER, Flow
 from llmc_build.shellcode.options import (
     ASSIGNED,
@@ -33,7 +33,6 @@ class Special(Flow):
 
     def __init__(self, paths: frozenset[int], tainted: Iterable[str] = ()) -> None:
         super().__init__(paths, tainted)
-        self.shifts: dict[str, int] = {}  # arguments that a function may shift away
         self.exported: set[str] = set()
         self.shell = "sh"
 
@@ -49,6 +48,7 @@ class Special(Flow):
                 self.refuse(message, command, "write a function")
             case "set" if tainted:
                 self.hold(self.parameters, self.contents_of(arguments))
+                self.moved.add(self.function)
             case "shift":
                 self._shift(arguments)
             case "getopts" if self.parameters in self.tainted:
@@ -75,10 +75,9 @@ class Special(Flow):
             self.calculates = True
 
     def _shift(self, arguments: list[Word]) -> None:
-        if self.function:
-            text = arguments[0].literal if arguments else "1"
-            count = int(text) if text and text.isdigit() and len(text) < 4 else _ANY
-            self.shifts[self.function] = self.shifts.get(self.function, 0) + count
+        text = arguments[0].literal if arguments else "1"
+        count = int(text) if text and text.isdigit() and len(text) < 4 else _ANY
+        self.shifts[self.function] = self.shifts.get(self.function, 0) + count
 
     def _test(self, words: Sequence[Word]) -> None:
         """`[` and `test`: a name behind -v is evaluated, and a value could be the -v itself."""
@@ -177,8 +176,8 @@ class Special(Flow):
             self.refuse(what, word, hint("parallel"))
         if not code and template:
             for text in self.texts_of(_joined(template)):
-                held = ANYTHING if stdin else self.contents_of(given)
-                self.nested(text, command, stdin=False, given=held if tainted else None)
+                held = Given(ANYTHING if stdin else self.contents_of(given)) if tainted else None
+                self.nested(text, command, stdin=False, given=held, shell=self.shell)
 
 
 def _joined(words: Sequence[Word]) -> Word:

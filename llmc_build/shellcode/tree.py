@@ -19,9 +19,12 @@ NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 PROBLEMS = 100  # of one script that are reported by each of those who look for them
 # What a shell reads as a name or as a special parameter, for finding which variables a text mentions.
 # Numbers, @ and * are parameters only behind a dollar sign: elsewhere they may be arithmetic.
-_MENTION = re.compile(r"[A-Za-z_]\w*|(?:(?<=\$)|(?<=\$\{)|(?<=\$\{[!#]))(?:[0-9]+|[@*])", re.ASCII)
+_MENTION = re.compile(
+    r"[A-Za-z_]\w*|(?<=\$)[0-9@*]|(?:(?<=\$\{)|(?<=\$\{[!#]))(?:[0-9]+|[@*])", re.ASCII
+)  # $10 is $1 and a 0
 
-_LENGTH = re.compile(r"\$\{#\w+\}")  # a number, whatever the variable holds
+# A number, whatever the variable or the array holds; another subscript may be calculated.
+_LENGTH = re.compile(r"\$\{#(?:\w+|[@*])(?:\[(?:[0-9]+|[@*])\])?\}", re.ASCII)
 
 
 class Context(enum.Enum):
@@ -82,9 +85,15 @@ class Expansion:
 
     @property
     def mentions(self) -> frozenset[str]:
-        """Every name in the text that could be a variable's; positional parameters are "@"."""
-        found = _MENTION.findall(_LENGTH.sub("", self.text))
-        return frozenset("@" if name == "*" or name[0].isdigit() else name for name in found)
+        """Every name in the text that could be a variable's; "@" is all parameters, "1" one."""
+        return frozenset(map(_name, _MENTION.findall(_LENGTH.sub("", self.text))))
+
+
+def _name(mentioned: str) -> str:
+    """What stands for a variable or a parameter among the names."""
+    if mentioned[0].isdigit():
+        return mentioned.lstrip("0") or "0"
+    return "@" if mentioned == "*" else mentioned
 
 
 @dataclass(frozen=True, slots=True)
