@@ -13,16 +13,14 @@ has no value by that way.
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, TypeGuard
+from typing import Any
 
 from llmc_build.constrain import SchemaFault
 from llmc_build.constrain.pattern import widths
 from llmc_build.constrain.references import ReferenceFault, target
+from llmc_build.constrain.spans import Path, TooMuch, is_number, no_number
 
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _MOST_LOOKS = 20_000
@@ -31,8 +29,6 @@ _PLAIN = frozenset({"type", "enum", "const", "minLength", "maxLength", "multiple
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 }
 _OLD = ("draft-04", "draft-06", "draft-07")  # where nothing counts beside $ref
-
-Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +52,11 @@ class _Why:
         return _Why(self.path if path is None else path, found, inner=True)
 
 
-class _TooMuch(Exception):
-    """It takes too long to find out."""
-
-
 def impossible(schema: object) -> SchemaFault | None:
     """Why nothing conforms to a schema that is one by its meta-schema; None where something may."""
     try:
         why = _Search(schema).why([(schema, ())])
-    except (_TooMuch, RecursionError):
+    except (TooMuch, RecursionError):
         return None
     if why is None:
         return None
@@ -96,7 +88,7 @@ class _Search:
             return _Why(parts[0].path, "it needs itself in every value, without an end")
         self._looks += 1
         if self._looks > _MOST_LOOKS:
-            raise _TooMuch
+            raise TooMuch
         self._open.add(key)
         found = self._look(parts)
         self._open.discard(key)
@@ -117,7 +109,7 @@ class _Search:
                 try:
                     found = target(self._root, schema["$ref"])
                 except ReferenceFault:
-                    raise _TooMuch from None
+                    raise TooMuch from None
                 todo.append((found, (*path, "$ref") if found is False else _place(schema["$ref"], path)))
                 if self._old:
                     continue
@@ -192,35 +184,8 @@ class _Search:
         return {"object": self._object, "array": self._array, "string": self._string}[kind](parts)
 
     def _number(self, parts: Sequence[_Part], *, whole: bool) -> _Why | None:
-        low, high = _Bound(), _Bound()
-        steps = [Fraction(1)] if whole else []
-        for part in parts:
-            schema = part.schema
-            for name, bound, sign in (("inimum", low, 1), ("aximum", high, -1)):
-                plain, other = schema.get(f"m{name}"), schema.get(f"exclusiveM{name}")
-                if _is_number(plain):
-                    bound.add(Fraction(plain) * sign, other is True, (*part.path, f"m{name}"))
-                if _is_number(other):
-                    bound.add(Fraction(other) * sign, True, (*part.path, f"exclusiveM{name}"))
-            if _is_number(schema.get("multipleOf")):
-                steps.append(Fraction(str(schema["multipleOf"])))
-        if low.value is None or high.value is None:
-            return None
-        least, most = low.value, -high.value
-        told = f"{_shown(least)} and {_shown(most)}"
-        path = high.path if len(high.path) >= len(low.path) else low.path
-        if least > most or (least == most and (low.exclusive or high.exclusive)):
-            return _Why(path, f"no number lies between {told}")
-        if not steps:
-            return None
-        step = functools.reduce(_common_multiple, steps)
-        first = -(-least // step) * step
-        if first == least and low.exclusive:
-            first += step
-        if first > most or (first == most and high.exclusive):
-            what = "whole number" if step == 1 and whole else f"multiple of {_shown(step)}"
-            return _Why(path, f"no {what} lies between {told}")
-        return None
+        found = no_number([(part.schema, part.path) for part in parts], whole=whole)
+        return None if found is None else _Why(*found)
 
     def _string(self, parts: Sequence[_Part]) -> _Why | None:
         least, most, path = _counts(parts, "minLength", "maxLength")
@@ -284,19 +249,6 @@ class _Search:
         return None
 
 
-@dataclass(slots=True)
-class _Bound:
-    """The strictest of some bounds; upper ones are given with the other sign."""
-
-    value: Fraction | None = None
-    exclusive: bool = False
-    path: Path = ()
-
-    def add(self, value: Fraction, exclusive: bool, path: Path) -> None:
-        if self.value is None or (value, exclusive) > (self.value, self.exclusive):
-            self.value, self.exclusive, self.path = value, exclusive, path
-
-
 def _counts(parts: Sequence[_Part], lower: str, upper: str) -> tuple[int, int | None, Path]:
     """The largest of the lower counts, the smallest of the upper ones, and where that stands."""
     least: int = 0
@@ -304,9 +256,9 @@ def _counts(parts: Sequence[_Part], lower: str, upper: str) -> tuple[int, int | 
     path: Path = ()
     for part in parts:
         low, high = part.schema.get(lower), part.schema.get(upper)
-        if _is_number(low) and low > least:
+        if is_number(low) and low > least:
             least, path = int(low), (*part.path, lower) if most is None else path
-        if _is_number(high) and (most is None or high < most):
+        if is_number(high) and (most is None or high < most):
             most, path = int(high), (*part.path, upper)
     return least, most, path
 
@@ -353,19 +305,6 @@ def _place(reference: str, path: Path) -> Path:
     if not reference.startswith("#/"):
         return path
     return tuple(part.replace("~1", "/").replace("~0", "~") for part in reference[2:].split("/"))
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _common_multiple(a: Fraction, b: Fraction) -> Fraction:
-    below = a.denominator * b.denominator
-    return Fraction(math.lcm(a.numerator * b.denominator, b.numerator * a.denominator), below)
-
-
-def _shown(value: Fraction) -> str:
-    return str(value) if value.denominator == 1 else f"{float(value):g}"
 
 
 def _or(kinds: Sequence[str]) -> str:
