@@ -13,22 +13,25 @@ has no value by that way.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmc_build.constrain import SchemaFault
+from llmc_build.constrain.drafts import Path, understood
 from llmc_build.constrain.pattern import widths
-from llmc_build.constrain.references import ReferenceFault, target
-from llmc_build.constrain.spans import Path, TooMuch, is_number, no_number
+from llmc_build.constrain.references import ReferenceFault, References
+from llmc_build.constrain.spans import TooMuch, is_number, no_number
 
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
-_MOST_LOOKS = 20_000
+_MOST_LOOKS = 100_000  # schemas looked at, each as often as that happens
+_CHECK = 100  # looks in whose time a check of values is made
 _MOST_VALUES = 2_000  # of an enum
 _PLAIN = frozenset({"type", "enum", "const", "minLength", "maxLength", "multipleOf"}) | {
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 }
-_OLD = ("draft-04", "draft-06", "draft-07")  # where nothing counts beside $ref
+_LAST_OLD = 7  # the last draft where nothing counts beside $ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class _Why:
 def impossible(schema: object) -> SchemaFault | None:
     """Why nothing conforms to a schema that is one by its meta-schema; None where something may."""
     try:
+        schema = understood(schema)
         why = _Search(schema).why([(schema, ())])
     except (TooMuch, RecursionError):
         return None
@@ -65,10 +69,11 @@ def impossible(schema: object) -> SchemaFault | None:
 
 class _Search:
     def __init__(self, root: object) -> None:
-        self._root = root
+        self._references = References(root)
         self._draft = {"$schema": root["$schema"]} if isinstance(root, dict) and "$schema" in root else {}
-        self._old = any(name in str(self._draft) for name in _OLD)
+        self._old = self._references.draft <= _LAST_OLD
         self._looks = 0
+        self._checks: dict[int, Any] = {}  # schemas, by their identity
         self._open: set[frozenset[tuple[int, bool]]] = set()
         self._fine: set[frozenset[tuple[int, bool]]] = set()
 
@@ -86,9 +91,7 @@ class _Search:
             return None
         if key in self._open:
             return _Why(parts[0].path, "it needs itself in every value, without an end")
-        self._looks += 1
-        if self._looks > _MOST_LOOKS:
-            raise TooMuch
+        self._count(len(parts))
         self._open.add(key)
         found = self._look(parts)
         self._open.discard(key)
@@ -96,21 +99,30 @@ class _Search:
             self._fine.add(key)
         return found
 
+    def _count(self, looks: int) -> None:
+        self._looks += looks
+        if self._looks > _MOST_LOOKS:
+            raise TooMuch
+
     def _flatten(self, schema: object, path: Path, parts: list[_Part]) -> _Why | None:
         """Adds a schema with what it refers to and its allOf."""
-        todo: list[tuple[object, Path]] = [(schema, path)]
+        todo = deque([(schema, path)])
+        taken = {id(part.schema) for part in parts}
+        self._count(len(parts))
         while todo:
-            schema, path = todo.pop(0)
+            schema, path = todo.popleft()
             if schema is False:
                 return _Why(path, "it is false")
-            if not isinstance(schema, dict) or any(part.schema is schema for part in parts):
+            if not isinstance(schema, dict) or id(schema) in taken:
                 continue
+            taken.add(id(schema))
+            self._count(1)
             if "$ref" in schema:
                 try:
-                    found = target(self._root, schema["$ref"])
+                    found, place = self._references.locate(schema["$ref"])
                 except ReferenceFault:
                     raise TooMuch from None
-                todo.append((found, (*path, "$ref") if found is False else _place(schema["$ref"], path)))
+                todo.append((found, (*path, "$ref") if found is False else place))
                 if self._old:
                     continue
             parts.append(_Part(schema, path))
@@ -128,8 +140,6 @@ class _Search:
 
     def _listed(self, parts: Sequence[_Part]) -> tuple[_Why | None] | None:
         """The outcome where values are listed: an enum or a const."""
-        from llmc_build.constrain import judge
-
         for part in parts:
             name = "const" if "const" in part.schema else "enum"
             if name not in part.schema:
@@ -137,14 +147,22 @@ class _Search:
             values = part.schema[name] if name == "enum" else [part.schema[name]]
             if len(values) > _MOST_VALUES or any(isinstance(value, dict | list) for value in values):
                 return (None,)
-            checks = [judge.validator({**_plain(other.schema), **self._draft}) for other in parts]
+            checks = [self._check(other.schema) for other in parts]
             for value in values:
-                self._looks += len(checks)
+                self._count(len(checks))
                 if all(check.is_valid(value) for check in checks):
                     return (None,)
             which = "its value" if name == "const" else "each of its values"
             return (_Why((*part.path, name), f"{which} is ruled out by the rest"),)
         return None
+
+    def _check(self, schema: dict[str, Any]) -> Any:
+        from llmc_build.constrain import judge
+
+        if id(schema) not in self._checks:
+            self._count(_CHECK)
+            self._checks[id(schema)] = judge.validator({**_plain(schema), **self._draft})
+        return self._checks[id(schema)]
 
     def _branches(self, parts: Sequence[_Part]) -> _Why | None:
         """Why one of the choices has no branch that can be met."""
@@ -296,15 +314,6 @@ def _values(parts: Sequence[_Part], name: str) -> Iterator[tuple[object, Path]]:
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     """What a schema says of a single value at once; patterns could take for ever."""
     return {name: value for name, value in schema.items() if name in _PLAIN}
-
-
-def _place(reference: str, path: Path) -> Path:
-    """Where a reference leads to, as a path; where it stands, for an anchor."""
-    if reference == "#":
-        return ()
-    if not reference.startswith("#/"):
-        return path
-    return tuple(part.replace("~1", "/").replace("~0", "~") for part in reference[2:].split("/"))
 
 
 def _or(kinds: Sequence[str]) -> str:

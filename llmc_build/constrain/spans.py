@@ -14,10 +14,10 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, TypeGuard
 
+from llmc_build.constrain.drafts import Path
+
 _MOST_BITS = 4_000  # of a common multiple
 _PLAIN = 10**20  # whole numbers below it are told digit by digit
-
-Path = tuple[str | int, ...]
 
 
 class TooMuch(Exception):

@@ -19,11 +19,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmc_build.constrain import literals, merging
+from llmc_build.constrain.drafts import understood
 from llmc_build.constrain.gbnf import read_grammar
 from llmc_build.constrain.literals import COMMON, VALUE, json_literal, literal
 from llmc_build.constrain.numbers import number_grammar
 from llmc_build.constrain.pattern import string_grammar
-from llmc_build.constrain.references import ReferenceFault, target
+from llmc_build.constrain.references import ReferenceFault, References
 
 MAX_COUNT = 500  # of characters or items that a grammar counts
 MAX_CHOICES = 2000  # of an enum
@@ -59,7 +60,7 @@ def steer(schema: object) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _steer(text: str) -> str:
-    schema = json.loads(text)
+    schema = understood(json.loads(text))
     if schema is None:
         return _complete({"root": "object | array"})
     made = _Steering(schema)
@@ -82,7 +83,7 @@ class _TooMuch(Exception):
 
 class _Steering:
     def __init__(self, root: object) -> None:
-        self._root = root
+        self._references = References(root)
         self._known: dict[str, str] = {}  # a schema, as text -> the rule for it
         self.rules: dict[str, str] = {}
 
@@ -118,7 +119,7 @@ class _Steering:
 
     def _reference(self, schema: dict[str, Any]) -> str:
         try:
-            found = target(self._root, schema["$ref"])
+            found = self._references.target(schema["$ref"])
         except ReferenceFault:
             return VALUE
         rest = {name: value for name, value in schema.items() if name not in _REFERENCE_ASIDES}
@@ -142,7 +143,7 @@ class _Steering:
             if not (isinstance(schema, dict) and "$ref" in schema):
                 return schema
             try:
-                schema = target(self._root, schema["$ref"])
+                schema = self._references.target(schema["$ref"])
             except ReferenceFault:
                 return True
         return True
