@@ -165,7 +165,7 @@ class _Steering:
         if kind == "string":
             return self._string(schema)
         if kind in ("integer", "number"):
-            body, rules = number_grammar(kind, schema, f"n{len(self.rules)}")
+            body, rules = number_grammar(kind, schema)
             self.rules.update(rules)
             return f"({body})"
         return kind
