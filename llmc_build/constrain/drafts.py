@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 NEWEST = 2020
+LAST_ALONE = 7  # the last draft where nothing counts beside $ref
 _DRAFTS = {
     "json-schema.org/draft-04/schema": 4,
     "json-schema.org/draft-06/schema": 6,

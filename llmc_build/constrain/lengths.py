@@ -96,8 +96,23 @@ def width(node: Node) -> tuple[int, int | None]:
 
 def bounded(node: Node, least: int, most: int | None, name: str) -> tuple[str, dict[str, str]]:
     """GBNF for the texts between two lengths, and rules that it needs.  Raises TooMuch."""
+    node = node if most is None else _clipped(node, most)
     fitting = _fitted(node, least, most)
     return (rendered(fitting), {}) if fitting is not None else _Automaton(node).grammar(least, most, name)
+
+
+def _clipped(node: Node, most: int) -> Node:
+    """Without repetitions that alone are longer than the whole may be."""
+    match node:
+        case Repeat(part, least, many):
+            few = width(part)[0]
+            times = many if many is None or not few else max(least, min(many, most // few))
+            return Repeat(_clipped(part, most), least, times)
+        case Chain(parts):
+            return Chain([_clipped(part, most) for part in parts])
+        case OneOf(parts):
+            return OneOf([_clipped(part, most) for part in parts])
+    return node
 
 
 def _fitted(node: Node, least: int, most: int | None) -> Node | None:

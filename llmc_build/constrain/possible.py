@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmc_build.constrain import SchemaFault
-from llmc_build.constrain.drafts import Path, understood
+from llmc_build.constrain.drafts import LAST_ALONE, Path, understood
 from llmc_build.constrain.pattern import widths
 from llmc_build.constrain.references import ReferenceFault, References
 from llmc_build.constrain.spans import TooMuch, is_number, no_number
@@ -31,7 +31,6 @@ _MOST_VALUES = 2_000  # of an enum
 _PLAIN = frozenset({"type", "enum", "const", "minLength", "maxLength", "multipleOf"}) | {
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 }
-_LAST_OLD = 7  # the last draft where nothing counts beside $ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class _Search:
     def __init__(self, root: object) -> None:
         self._references = References(root)
         self._draft = {"$schema": root["$schema"]} if isinstance(root, dict) and "$schema" in root else {}
-        self._old = self._references.draft <= _LAST_OLD
+        self._old = self._references.draft <= LAST_ALONE
         self._looks = 0
         self._checks: dict[int, Any] = {}  # schemas, by their identity
         self._open: set[frozenset[tuple[int, bool]]] = set()
