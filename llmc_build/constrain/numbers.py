@@ -164,7 +164,7 @@ def decimals(low: Limit | None, high: Limit | None, places: int = _PLACES) -> st
     parts = []
     if high is None or high > (0, True):
         parts.append(_fractions(zero if low is None or low[0] < 0 else low, high, places))
-    elif high == (0, False) and (low is None or low[0] < 0):
+    elif high == (0, False) and (low is None or low <= high):
         parts.append('"0"')
     if low is None or low[0] < 0:
         least = zero if high is None or high[0] > 0 else (-high[0], high[1])
