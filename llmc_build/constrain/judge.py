@@ -25,6 +25,7 @@ import referencing
 import referencing.exceptions
 
 from llmc_build.constrain import Output
+from llmc_build.constrain.drafts import NEWEST, draft_of, without
 from llmc_build.constrain.gbnf import read_grammar
 from llmc_build.constrain.pattern import compiled, matches
 from llmc_build.constrain.recognise import TooAmbiguous, recognises
@@ -94,6 +95,15 @@ def _of_grammar(grammar: str, text: str) -> str | None:
         return "the answer can't be checked: the grammar has too many ways to read it"
 
 
+_DRAFTS = {
+    4: jsonschema.Draft4Validator,
+    6: jsonschema.Draft6Validator,
+    7: jsonschema.Draft7Validator,
+    2019: jsonschema.Draft201909Validator,
+    2020: jsonschema.Draft202012Validator,
+}
+
+
 def validator(schema: Any) -> Any:
     """The validator for a schema, by the draft that it names, else the newest."""
     return _validator(json.dumps(schema))
@@ -102,7 +112,8 @@ def validator(schema: Any) -> Any:
 @functools.lru_cache(maxsize=64)
 def _validator(text: str) -> Any:
     schema = json.loads(text)
-    base = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    base = _DRAFTS[draft_of(schema) or NEWEST]
+    schema = without(schema, {"$schema"})  # where one stands, the library takes its own validator
     kind = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
         base,
         {"pattern": _pattern, "patternProperties": _pattern_properties, "multipleOf": _multiple_of},

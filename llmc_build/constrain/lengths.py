@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 MAX_POSITIONS = 300  # characters of a pattern whose repetitions are written out
 MAX_STATES = 3_000
+MAX_BUILT = 20_000  # parts of it, each as often as it is repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,23 @@ def width(node: Node) -> tuple[int, int | None]:
 
 def bounded(node: Node, least: int, most: int | None, name: str) -> tuple[str, dict[str, str]]:
     """GBNF for the texts between two lengths, and rules that it needs.  Raises TooMuch."""
+    node = node if most is None else _clipped(node, most)
     fitting = _fitted(node, least, most)
     return (rendered(fitting), {}) if fitting is not None else _Automaton(node).grammar(least, most, name)
+
+
+def _clipped(node: Node, most: int) -> Node:
+    """Without repetitions that alone are longer than the whole may be."""
+    match node:
+        case Repeat(part, least, many):
+            few = width(part)[0]
+            times = many if many is None or not few else max(least, min(many, most // few))
+            return Repeat(_clipped(part, most), least, times)
+        case Chain(parts):
+            return Chain([_clipped(part, most) for part in parts])
+        case OneOf(parts):
+            return OneOf([_clipped(part, most) for part in parts])
+    return node
 
 
 def _fitted(node: Node, least: int, most: int | None) -> Node | None:
@@ -146,10 +162,14 @@ class _Automaton:
     def __init__(self, node: Node) -> None:
         self._chars: list[str] = []
         self._follow: list[set[int]] = []
+        self._built = 0
         self._empty, self._first, self._last = self._build(node)
 
     def _build(self, node: Node) -> tuple[bool, set[int], set[int]]:
         """Whether it may be empty, and the characters that it may begin and end with."""
+        self._built += 1
+        if self._built > MAX_BUILT:
+            raise TooMuch
         match node:
             case Char(text):
                 self._chars.append(text)
@@ -174,6 +194,8 @@ class _Automaton:
                 whole = (True, set(), set())
                 for i in range(least if most is None else most):
                     empty, first, last = self._build(part)
+                    if not first:  # of nothing any number of times is nothing, however deep it is nested
+                        return whole
                     whole = self._joined(whole, (empty or i >= least, first, last))
                 if most is None:
                     _, first, last = self._build(part)

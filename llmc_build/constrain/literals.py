@@ -7,6 +7,7 @@ rules that every grammar made from a schema has.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 CHAR = "char"  # the rule for one character of a JSON string, or one escape
 VALUE = "value"  # the rule for any JSON value
@@ -60,6 +61,24 @@ def char_class(ranges: list[tuple[int, int]], negated: bool = False) -> str:
     if not parts:
         return '""'
     return parts[0] if len(parts) == 1 else f"({' | '.join(parts)})"
+
+
+def other_than(names: Sequence[str]) -> str:
+    """The inside of a JSON string that is none of the names: where it leaves each of them."""
+    if len(names) > 64 or any(
+        len(name) > 64 or not name.isascii() or json.dumps(name)[1:-1] != name for name in names
+    ):
+        return f"{CHAR}*"
+    heads = sorted({name[0] for name in names if name})
+    parts = []
+    for head in heads:
+        tails = [name[1:] for name in names if name and name[0] == head]
+        parts.append(f"{literal(head)} ({other_than(tails)})")
+    codes = [(ord(head), ord(head)) for head in heads]
+    parts.append(f"{char_class(codes, negated=True)} {CHAR}*")
+    if "" not in names:
+        parts.append('""')
+    return " | ".join(parts)
 
 
 def _not_in(ranges: list[tuple[int, int]]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 _LARGER = {"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}
+_EACH = {"items", "additionalProperties", "unevaluatedProperties"}
 _SMALLER = {"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"}
 
 
@@ -45,7 +46,7 @@ def _joined(name: str, a: Any, b: Any) -> Any:
         return _types(a, b)
     if name == "properties" and isinstance(a, dict) and isinstance(b, dict):
         return {**a, **{key: merged(a[key], b[key]) if key in a else b[key] for key in b}}
-    if name == "items" and all(isinstance(value, dict | bool) for value in (a, b)):
+    if name in _EACH and all(isinstance(value, dict | bool) for value in (a, b)):
         return merged(a, b)
     if name in ("allOf",) and isinstance(a, list) and isinstance(b, list):
         return [*a, *b]
@@ -63,7 +64,8 @@ def _types(a: Any, b: Any) -> Any:
 def _close(found: dict[str, Any], one: dict[str, Any], other: dict[str, Any]) -> None:
     """A side that admits no further properties rules out those that only the other lists."""
     for closed, listing in ((one, other), (other, one)):
-        if closed.get("additionalProperties") is False and isinstance(listing.get("properties"), dict):
+        closing = closed.get("additionalProperties") is False and not closed.get("patternProperties")
+        if closing and isinstance(listing.get("properties"), dict):
             own = closed.get("properties") or {}
             foreign = {name: False for name in listing["properties"] if name not in own}
             found["properties"] = {**found["properties"], **foreign}

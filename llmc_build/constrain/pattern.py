@@ -29,6 +29,10 @@ _TIMES: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?"
 _LAST = 0x10FFFF
 _BEYOND = (0x80, _LAST)  # of which engines disagree
 
+_NAMED = re.compile(r"\(\?<(?![=!])([^>]*)>|\\k<([^>]*)>")
+_ATOM = re.compile(r"\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|.", re.DOTALL)
+_CLASS_ESCAPES = frozenset(rf"\{char}" for char in "dDwWsS")
+
 Ranges = list[tuple[int, int]]
 
 
@@ -44,26 +48,52 @@ def matches(pattern: str, text: str) -> bool:
 @functools.lru_cache(maxsize=256)
 def compiled(pattern: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """A pattern as engines read it, within ASCII and beyond.  Raises re.error."""
-    portable = _dollars(pattern)
+    portable = _portable(pattern)
     return re.compile(portable, re.ASCII), re.compile(portable)
 
 
-def _dollars(pattern: str) -> str:
-    """`$` outside of sets means the end and nothing else, as in ECMAScript."""
-    out, at, inside = [], 0, False
+def _portable(pattern: str) -> str:
+    """What ECMAScript writes otherwise than `re`: the end, names of groups, dashes beside classes."""
+    out, at = [], 0
     while at < len(pattern):
-        char = pattern[at]
-        if char == "\\":
-            out.append(pattern[at : at + 2])
-            at += 2
-            continue
-        if char == "[" and not inside:
-            inside = True
-        elif char == "]":
-            inside = False
-        out.append(r"\Z" if char == "$" and not inside else char)
-        at += 1
+        named = _NAMED.match(pattern, at)
+        if named is not None:
+            out.append(f"(?P<{named[1]}>" if named[1] else f"(?P={named[2]})")
+            at = named.end()
+        elif pattern[at] == "[":
+            text, at = _set_of(pattern, at)
+            out.append(text)
+        else:
+            char = _ATOM.match(pattern, at)[0]  # type: ignore[index]
+            out.append(r"\Z" if char == "$" else char)
+            at += len(char)
     return "".join(out)
+
+
+def _set_of(pattern: str, at: int) -> tuple[str, int]:
+    """A set as `re` reads it, and where it ends."""
+    if pattern.startswith("[^]", at) and "]" not in pattern[at + 3 :]:
+        return r"[\s\S]", at + 3
+    out = ["[^" if pattern.startswith("[^", at) else "["]
+    at += len(out[0])
+    first = True
+    while at < len(pattern) and (first or pattern[at] != "]"):
+        first = False
+        low = _ATOM.match(pattern, at)[0]  # type: ignore[index]
+        at += len(low)
+        out.append(low)
+        if pattern[at : at + 1] != "-" or pattern[at + 1 : at + 2] in ("]", ""):
+            continue
+        high = _ATOM.match(pattern, at + 1)[0]  # type: ignore[index]
+        at += 1 + len(high)
+        if low in _CLASS_ESCAPES or high in _CLASS_ESCAPES:  # no range
+            out += [r"\-", high]
+            if pattern[at : at + 1] == "-":
+                out.append(r"\-")
+                at += 1
+        else:
+            out += ["-", high]
+    return "".join(out) + pattern[at : at + 1], at + 1
 
 
 def string_grammar(
@@ -193,6 +223,9 @@ class _Reader:
     def _set(self) -> str:
         negated = self._peek() == "^"
         self._at += negated
+        if negated and self._peek() == "]" and "]" not in self._text[self._at + 1 :]:
+            self._at += 1
+            return char_class([], negated)
         ranges: Ranges = []
         self._classes = False
         first = True
@@ -202,7 +235,10 @@ class _Reader:
             if self._peek() == "-" and self._text[self._at + 1 : self._at + 2] not in ("]", ""):
                 self._at += 1
                 high = self._member()
-                if len(low) != 1 or len(high) != 1 or low[0][0] != low[0][1] or high[0][0] < low[0][0]:
+                if not (_single(low) and _single(high)):  # a dash beside a class makes no range
+                    ranges += [*low, *high, (ord("-"), ord("-"))]
+                    continue
+                if high[0][0] < low[0][0]:
                     raise _No
                 low = [(low[0][0], high[0][1])]
             ranges += low
@@ -245,6 +281,10 @@ class _Reader:
             raise _No
         self._at += 1
         return char
+
+
+def _single(ranges: Ranges) -> bool:
+    return len(ranges) == 1 and ranges[0][0] == ranges[0][1]
 
 
 def _others(ranges: Ranges) -> Ranges:

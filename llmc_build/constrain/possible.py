@@ -13,26 +13,24 @@ has no value by that way.
 
 from __future__ import annotations
 
-import functools
-import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, TypeGuard
+from typing import Any
 
 from llmc_build.constrain import SchemaFault
+from llmc_build.constrain.drafts import LAST_ALONE, Path, understood
 from llmc_build.constrain.pattern import widths
-from llmc_build.constrain.references import ReferenceFault, target
+from llmc_build.constrain.references import ReferenceFault, References
+from llmc_build.constrain.spans import TooMuch, is_number, no_number
 
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
-_MOST_LOOKS = 20_000
+_MOST_LOOKS = 100_000  # schemas looked at, each as often as that happens
+_CHECK = 100  # looks in whose time a check of values is made
 _MOST_VALUES = 2_000  # of an enum
 _PLAIN = frozenset({"type", "enum", "const", "minLength", "maxLength", "multipleOf"}) | {
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 }
-_OLD = ("draft-04", "draft-06", "draft-07")  # where nothing counts beside $ref
-
-Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +54,12 @@ class _Why:
         return _Why(self.path if path is None else path, found, inner=True)
 
 
-class _TooMuch(Exception):
-    """It takes too long to find out."""
-
-
 def impossible(schema: object) -> SchemaFault | None:
     """Why nothing conforms to a schema that is one by its meta-schema; None where something may."""
     try:
+        schema = understood(schema)
         why = _Search(schema).why([(schema, ())])
-    except (_TooMuch, RecursionError):
+    except (TooMuch, RecursionError):
         return None
     if why is None:
         return None
@@ -73,10 +68,11 @@ def impossible(schema: object) -> SchemaFault | None:
 
 class _Search:
     def __init__(self, root: object) -> None:
-        self._root = root
+        self._references = References(root)
         self._draft = {"$schema": root["$schema"]} if isinstance(root, dict) and "$schema" in root else {}
-        self._old = any(name in str(self._draft) for name in _OLD)
+        self._old = self._references.draft <= LAST_ALONE
         self._looks = 0
+        self._checks: dict[int, Any] = {}  # schemas, by their identity
         self._open: set[frozenset[tuple[int, bool]]] = set()
         self._fine: set[frozenset[tuple[int, bool]]] = set()
 
@@ -94,9 +90,7 @@ class _Search:
             return None
         if key in self._open:
             return _Why(parts[0].path, "it needs itself in every value, without an end")
-        self._looks += 1
-        if self._looks > _MOST_LOOKS:
-            raise _TooMuch
+        self._count(len(parts))
         self._open.add(key)
         found = self._look(parts)
         self._open.discard(key)
@@ -104,21 +98,30 @@ class _Search:
             self._fine.add(key)
         return found
 
+    def _count(self, looks: int) -> None:
+        self._looks += looks
+        if self._looks > _MOST_LOOKS:
+            raise TooMuch
+
     def _flatten(self, schema: object, path: Path, parts: list[_Part]) -> _Why | None:
         """Adds a schema with what it refers to and its allOf."""
-        todo: list[tuple[object, Path]] = [(schema, path)]
+        todo = deque([(schema, path)])
+        taken = {id(part.schema) for part in parts}
+        self._count(len(parts))
         while todo:
-            schema, path = todo.pop(0)
+            schema, path = todo.popleft()
             if schema is False:
                 return _Why(path, "it is false")
-            if not isinstance(schema, dict) or any(part.schema is schema for part in parts):
+            if not isinstance(schema, dict) or id(schema) in taken:
                 continue
+            taken.add(id(schema))
+            self._count(1)
             if "$ref" in schema:
                 try:
-                    found = target(self._root, schema["$ref"])
+                    found, place = self._references.locate(schema["$ref"])
                 except ReferenceFault:
-                    raise _TooMuch from None
-                todo.append((found, (*path, "$ref") if found is False else _place(schema["$ref"], path)))
+                    raise TooMuch from None
+                todo.append((found, (*path, "$ref") if found is False else place))
                 if self._old:
                     continue
             parts.append(_Part(schema, path))
@@ -136,8 +139,6 @@ class _Search:
 
     def _listed(self, parts: Sequence[_Part]) -> tuple[_Why | None] | None:
         """The outcome where values are listed: an enum or a const."""
-        from llmc_build.constrain import judge
-
         for part in parts:
             name = "const" if "const" in part.schema else "enum"
             if name not in part.schema:
@@ -145,14 +146,22 @@ class _Search:
             values = part.schema[name] if name == "enum" else [part.schema[name]]
             if len(values) > _MOST_VALUES or any(isinstance(value, dict | list) for value in values):
                 return (None,)
-            checks = [judge.validator({**_plain(other.schema), **self._draft}) for other in parts]
+            checks = [self._check(other.schema) for other in parts]
             for value in values:
-                self._looks += len(checks)
+                self._count(len(checks))
                 if all(check.is_valid(value) for check in checks):
                     return (None,)
             which = "its value" if name == "const" else "each of its values"
             return (_Why((*part.path, name), f"{which} is ruled out by the rest"),)
         return None
+
+    def _check(self, schema: dict[str, Any]) -> Any:
+        from llmc_build.constrain import judge
+
+        if id(schema) not in self._checks:
+            self._count(_CHECK)
+            self._checks[id(schema)] = judge.validator({**_plain(schema), **self._draft})
+        return self._checks[id(schema)]
 
     def _branches(self, parts: Sequence[_Part]) -> _Why | None:
         """Why one of the choices has no branch that can be met."""
@@ -192,35 +201,8 @@ class _Search:
         return {"object": self._object, "array": self._array, "string": self._string}[kind](parts)
 
     def _number(self, parts: Sequence[_Part], *, whole: bool) -> _Why | None:
-        low, high = _Bound(), _Bound()
-        steps = [Fraction(1)] if whole else []
-        for part in parts:
-            schema = part.schema
-            for name, bound, sign in (("inimum", low, 1), ("aximum", high, -1)):
-                plain, other = schema.get(f"m{name}"), schema.get(f"exclusiveM{name}")
-                if _is_number(plain):
-                    bound.add(Fraction(plain) * sign, other is True, (*part.path, f"m{name}"))
-                if _is_number(other):
-                    bound.add(Fraction(other) * sign, True, (*part.path, f"exclusiveM{name}"))
-            if _is_number(schema.get("multipleOf")):
-                steps.append(Fraction(str(schema["multipleOf"])))
-        if low.value is None or high.value is None:
-            return None
-        least, most = low.value, -high.value
-        told = f"{_shown(least)} and {_shown(most)}"
-        path = high.path if len(high.path) >= len(low.path) else low.path
-        if least > most or (least == most and (low.exclusive or high.exclusive)):
-            return _Why(path, f"no number lies between {told}")
-        if not steps:
-            return None
-        step = functools.reduce(_common_multiple, steps)
-        first = -(-least // step) * step
-        if first == least and low.exclusive:
-            first += step
-        if first > most or (first == most and high.exclusive):
-            what = "whole number" if step == 1 and whole else f"multiple of {_shown(step)}"
-            return _Why(path, f"no {what} lies between {told}")
-        return None
+        found = no_number([(part.schema, part.path) for part in parts], whole=whole)
+        return None if found is None else _Why(*found)
 
     def _string(self, parts: Sequence[_Part]) -> _Why | None:
         least, most, path = _counts(parts, "minLength", "maxLength")
@@ -284,19 +266,6 @@ class _Search:
         return None
 
 
-@dataclass(slots=True)
-class _Bound:
-    """The strictest of some bounds; upper ones are given with the other sign."""
-
-    value: Fraction | None = None
-    exclusive: bool = False
-    path: Path = ()
-
-    def add(self, value: Fraction, exclusive: bool, path: Path) -> None:
-        if self.value is None or (value, exclusive) > (self.value, self.exclusive):
-            self.value, self.exclusive, self.path = value, exclusive, path
-
-
 def _counts(parts: Sequence[_Part], lower: str, upper: str) -> tuple[int, int | None, Path]:
     """The largest of the lower counts, the smallest of the upper ones, and where that stands."""
     least: int = 0
@@ -304,9 +273,9 @@ def _counts(parts: Sequence[_Part], lower: str, upper: str) -> tuple[int, int | 
     path: Path = ()
     for part in parts:
         low, high = part.schema.get(lower), part.schema.get(upper)
-        if _is_number(low) and low > least:
+        if is_number(low) and low > least:
             least, path = int(low), (*part.path, lower) if most is None else path
-        if _is_number(high) and (most is None or high < most):
+        if is_number(high) and (most is None or high < most):
             most, path = int(high), (*part.path, upper)
     return least, most, path
 
@@ -344,28 +313,6 @@ def _values(parts: Sequence[_Part], name: str) -> Iterator[tuple[object, Path]]:
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     """What a schema says of a single value at once; patterns could take for ever."""
     return {name: value for name, value in schema.items() if name in _PLAIN}
-
-
-def _place(reference: str, path: Path) -> Path:
-    """Where a reference leads to, as a path; where it stands, for an anchor."""
-    if reference == "#":
-        return ()
-    if not reference.startswith("#/"):
-        return path
-    return tuple(part.replace("~1", "/").replace("~0", "~") for part in reference[2:].split("/"))
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _common_multiple(a: Fraction, b: Fraction) -> Fraction:
-    below = a.denominator * b.denominator
-    return Fraction(math.lcm(a.numerator * b.denominator, b.numerator * a.denominator), below)
-
-
-def _shown(value: Fraction) -> str:
-    return str(value) if value.denominator == 1 else f"{float(value):g}"
 
 
 def _or(kinds: Sequence[str]) -> str:

@@ -16,25 +16,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmc_build.constrain import SchemaFault
+from llmc_build.constrain.drafts import Path, draft_of
 from llmc_build.constrain.pattern import MAX_PATTERN, compiled
 from llmc_build.constrain.possible import impossible
-from llmc_build.constrain.references import MAX_DEPTH, ReferenceFault, endless, target
+from llmc_build.constrain.references import MAX_DEPTH, Place, ReferenceFault, References, endless
 from llmc_build.errors import did_you_mean
 
 MAX_NODES = 20_000  # values in a schema, enums included
 MAX_SCHEMAS = 3_000  # mappings in it: the meta-schema takes a fraction of a millisecond for each
 MAX_BYTES = 1 << 20  # as JSON text
 _SHOWN = 20
-_DRAFTS = {
-    "http://json-schema.org/draft-04/schema": "draft 4",
-    "http://json-schema.org/draft-06/schema": "draft 6",
-    "http://json-schema.org/draft-07/schema": "draft 7",
-    "https://json-schema.org/draft/2019-09/schema": "2019-09",
-    "https://json-schema.org/draft/2020-12/schema": "2020-12",
-}
 _NEWEST = "leave it out: it is https://json-schema.org/draft/2020-12/schema then"
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
-_ASIDE = frozenset({"enum", "const", "default", "examples"})  # whose values are data, not schemas
 _KEYWORDS = frozenset([
         "$anchor", "$comment", "$defs", "$dynamicAnchor", "$dynamicRef", "$id", "$recursiveAnchor",
         "$recursiveRef", "$ref", "$schema", "$vocabulary", "additionalItems",
@@ -48,9 +41,6 @@ _KEYWORDS = frozenset([
         "readOnly", "required", "then", "title", "type", "unevaluatedItems",
         "unevaluatedProperties", "uniqueItems", "writeOnly",
 ])  # fmt: skip
-_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-
-Path = tuple[str | int, ...]
 
 
 def faults_of(schema: object) -> list[SchemaFault]:
@@ -107,20 +97,27 @@ def _found(schema: Any) -> Iterator[SchemaFault]:
 
     from llmc_build.constrain import judge
 
-    draft = schema.get("$schema") if isinstance(schema, dict) else None
-    if draft is not None and str(draft).rstrip("#") not in _DRAFTS:
-        yield _fault(("$schema",), f"{draft!r} is no draft that is known", _NEWEST)
+    if draft_of(schema) is None:
+        yield _fault(("$schema",), f"{schema['$schema']!r} is no draft that is known", _NEWEST)
         return
-    own = list(_own(schema, schema, ()))
+    references = References(schema)
+    places, apart = references.schemas()
+    own = [fault for place in places for fault in _own(references, place)]
     yield from own
     loop = None if own else endless(schema)
     if loop is not None:
-        yield _fault(_place_of(loop, schema), f"{loop!r} refers to itself")
+        stands = next((place.path for place in places if place.schema.get("$ref") == loop), ())
+        yield _fault((*stands, "$ref"), f"{loop!r} refers to itself")
         return
     try:
         broken = judge.validator(schema).META_SCHEMA
         checker = type(judge.validator(schema))(broken, registry=judge.no_registry())
-        errors = list(_first(checker.iter_errors(schema), _SHOWN))
+        whole: list[tuple[Any, Path]] = [(schema, ()), *((place.schema, place.path) for place in apart)]
+        errors = [
+            (error, (*path, *error.absolute_path))
+            for part, path in whole
+            for error in _first(checker.iter_errors(part), _SHOWN)
+        ]
     except (RecursionError, jsonschema.exceptions.UnknownType):
         yield _fault((), "the schema can't be checked: it is too deep")
         return
@@ -129,8 +126,7 @@ def _found(schema: Any) -> Iterator[SchemaFault]:
         if never is not None:
             yield never
     told = {fault.path for fault in own}
-    for error in errors:
-        path: Path = tuple(error.absolute_path)
+    for error, path in errors[:_SHOWN]:
         if path not in told:
             told.add(path)
             yield _told(error, path)
@@ -170,39 +166,26 @@ _A = {
 }  # fmt: skip
 
 
-def _own(root: object, schema: object, path: Path, *, sure: bool = True) -> Iterator[SchemaFault]:
-    """What the meta-schema says nothing of: references, patterns, misspelt keywords; not in data.
-
-    Not `sure`: it lies under a name that means nothing, but a reference may lead there.
-    """
-    if not isinstance(schema, dict):
-        return
-    if "$ref" in schema:
-        yield from _reference(root, schema["$ref"], (*path, "$ref"))
-    pattern = schema.get("pattern")
-    if isinstance(pattern, str):
-        yield from _pattern(pattern, (*path, "pattern"))
+def _own(references: References, place: Place) -> Iterator[SchemaFault]:
+    """What the meta-schema says nothing of: references, patterns, misspelt keywords; not in data."""
+    schema, path = place.schema, place.path
+    for name, reference in references.of(schema):
+        yield from _reference(references, reference, (*path, name))
+    if isinstance(schema.get("pattern"), str):
+        yield from _pattern(schema["pattern"], (*path, "pattern"))
+    if isinstance(schema.get("patternProperties"), dict):
+        for pattern in schema["patternProperties"]:
+            yield from _pattern(pattern, (*path, "patternProperties", pattern))
     if schema.get("enum") == []:
         yield _fault((*path, "enum"), "nothing conforms to an enum without values")
-    for name, value in schema.items():
-        if name in _ASIDE:
-            continue
-        here = (*path, name)
-        known = sure and name in _KEYWORDS
-        if sure and not known:  # it means nothing, and one that is misspelt would pass for that
-            near = difflib.get_close_matches(name, _like(name), n=1, cutoff=0.84)
-            if near:
-                yield _fault(here, f"{name!r} is no keyword of JSON Schema", f'did you mean "{near[0]}"?')
-        if name in _NAMES and isinstance(value, dict):
-            for key, item in value.items():
-                if name == "patternProperties":
-                    yield from _pattern(key, (*here, key))
-                yield from _own(root, item, (*here, key), sure=known)
-        elif isinstance(value, dict):
-            yield from _own(root, value, here, sure=known)
-        elif isinstance(value, list):
-            for i, item in enumerate(value):
-                yield from _own(root, item, (*here, i), sure=known)
+    for name in sorted(
+        schema.keys() - _KEYWORDS
+    ):  # it means nothing, and one that is misspelt would pass for that
+        near = difflib.get_close_matches(name, _like(name), n=1, cutoff=0.84)
+        if near:
+            yield _fault(
+                (*path, name), f"{name!r} is no keyword of JSON Schema", f'did you mean "{near[0]}"?'
+            )
 
 
 def _like(name: str) -> list[str]:
@@ -211,35 +194,16 @@ def _like(name: str) -> list[str]:
     return [word for word in _KEYWORDS if word[0].lower() == begin and abs(len(word) - size) <= 2]
 
 
-def _reference(root: object, reference: object, path: Path) -> Iterator[SchemaFault]:
-    seen = []
-    while True:
-        try:
-            found = target(root, reference)
-        except ReferenceFault as error:
-            yield _fault(path, str(error), "references lead to places of the same schema: #/$defs/name")
-            return
-        seen.append(reference)
-        if not (isinstance(found, dict) and "$ref" in found):
-            return
-        reference = found["$ref"]
-        if reference in seen:
-            yield _fault(path, f"{reference!r} refers to itself")
-            return
-
-
-def _place_of(reference: str, schema: object) -> Path:
-    """Where a reference stands; it is in the schema somewhere."""
-    todo: list[tuple[object, Path]] = [(schema, ())]
-    while todo:
-        value, path = todo.pop()
-        if isinstance(value, dict):
-            if value.get("$ref") == reference:
-                return (*path, "$ref")
-            todo += [(item, (*path, name)) for name, item in value.items()]
-        elif isinstance(value, list):
-            todo += [(item, (*path, i)) for i, item in enumerate(value)]
-    return ()
+def _reference(references: References, reference: object, path: Path) -> Iterator[SchemaFault]:
+    """One step; whether it goes on for ever is looked at apart."""
+    hint = "references lead to places of the same schema: #/$defs/name"
+    try:
+        found = references.target(reference)
+    except ReferenceFault as error:
+        yield _fault(path, str(error), hint)
+        return
+    if not isinstance(found, dict | bool):
+        yield _fault(path, f"{reference!r} leads to no schema, but to {_called(found)}", hint)
 
 
 def _pattern(pattern: str, path: Path) -> Iterator[SchemaFault]:

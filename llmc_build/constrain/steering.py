@@ -19,15 +19,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmc_build.constrain import literals, merging
+from llmc_build.constrain.drafts import LAST_ALONE, understood
+from llmc_build.constrain.fitting import fits
 from llmc_build.constrain.gbnf import read_grammar
-from llmc_build.constrain.literals import COMMON, VALUE, json_literal, literal
+from llmc_build.constrain.literals import COMMON, VALUE, json_literal
 from llmc_build.constrain.numbers import number_grammar
 from llmc_build.constrain.pattern import string_grammar
-from llmc_build.constrain.references import ReferenceFault, target
+from llmc_build.constrain.references import ReferenceFault, References
 
 MAX_COUNT = 500  # of characters or items that a grammar counts
 MAX_CHOICES = 2000  # of an enum
 MAX_RULES = 5000
+MAX_MATCHED = 500  # names with patterns
+MAX_PAIRS = 64  # of branches of two unions
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _FORMATS = {
     "date": 'year "-" month-day',
@@ -37,12 +41,12 @@ _FORMATS = {
     "ipv4": 'byte "." byte "." byte "." byte',
 }
 _FORMAT_PATTERNS = {
-    "email": r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
+    "email": r"^[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,4}$",
     "uri": r"^[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]+$",
     "ipv6": r"^[0-9a-f]{1,4}(:[0-9a-f]{1,4}){7}$",
 }
 _FORMAT_RULES = {
-    "year": "[0-9]{4}",
+    "year": '[1-9] [0-9]{3} | "0" [1-9] [0-9]{2} | "00" [1-9] [0-9] | "000" [1-9]',
     "month-day": '("01" | "03" | "05" | "07" | "08" | "10" | "12") "-" ("0" [1-9] | [12] [0-9] | "3" [01])'
     ' | ("04" | "06" | "09" | "11") "-" ("0" [1-9] | [12] [0-9] | "30")'
     ' | "02-" ("0" [1-9] | "1" [0-9] | "2" [0-8])',
@@ -59,7 +63,7 @@ def steer(schema: object) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _steer(text: str) -> str:
-    schema = json.loads(text)
+    schema = understood(json.loads(text))
     if schema is None:
         return _complete({"root": "object | array"})
     made = _Steering(schema)
@@ -82,7 +86,7 @@ class _TooMuch(Exception):
 
 class _Steering:
     def __init__(self, root: object) -> None:
-        self._root = root
+        self._references = References(root)
         self._known: dict[str, str] = {}  # a schema, as text -> the rule for it
         self.rules: dict[str, str] = {}
 
@@ -118,10 +122,10 @@ class _Steering:
 
     def _reference(self, schema: dict[str, Any]) -> str:
         try:
-            found = target(self._root, schema["$ref"])
+            found = self._references.target(schema["$ref"])
         except ReferenceFault:
             return VALUE
-        rest = {name: value for name, value in schema.items() if name not in _REFERENCE_ASIDES}
+        rest = self._beside(schema)
         if rest and isinstance(found, dict):
             if "$ref" in found:
                 return self.rule(found)
@@ -132,17 +136,36 @@ class _Steering:
         rest = {name: value for name, value in schema.items() if name != keyword}
         branches = [self._resolved(branch) for branch in schema[keyword]]
         if keyword == "allOf":
-            return self.visit(functools.reduce(merging.merged, branches, rest))
+            return self.visit(functools.reduce(self._both, branches, rest))
         merged = [merging.merged(rest, branch) for branch in branches]
         return " | ".join(dict.fromkeys(self.rule(one) for one in merged if one is not False)) or VALUE
 
+    def _beside(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """What is said beside a reference; in old drafts that counts for nothing."""
+        if self._references.draft <= LAST_ALONE:
+            return {}
+        return {name: value for name, value in schema.items() if name not in _REFERENCE_ASIDES}
+
+    def _both(self, one: Any, other: Any) -> Any:
+        """Two schemas as one; of two unions, the pairs of their branches where those are not too many."""
+        for name in ("anyOf", "oneOf"):
+            unions = [side.get(name) if isinstance(side, dict) else None for side in (one, other)]
+            first, second = (union if isinstance(union, list) else [] for union in unions)
+            if first != second and 0 < len(first) * len(second) <= MAX_PAIRS:
+                pairs = [merging.merged(self._resolved(a), self._resolved(b)) for a in first for b in second]
+                one = {**one, name: [pair for pair in pairs if pair is not False] or first}
+                other = {key: value for key, value in other.items() if key != name}
+        return merging.merged(one, other)
+
     def _resolved(self, schema: object) -> object:
-        """A schema that can be merged with another: the one that a reference means."""
+        """A schema that can be merged with another: what a reference means, and what is beside it."""
+        rest: Any = {}
         for _ in range(32):
             if not (isinstance(schema, dict) and "$ref" in schema):
-                return schema
+                return merging.merged(rest, schema) if rest else schema
+            rest = merging.merged(rest, self._beside(schema))
             try:
-                schema = target(self._root, schema["$ref"])
+                schema = self._references.target(schema["$ref"])
             except ReferenceFault:
                 return True
         return True
@@ -164,16 +187,18 @@ class _Steering:
         if kind == "string":
             return self._string(schema)
         if kind in ("integer", "number"):
-            body, rules = number_grammar(kind, schema, f"n{len(self.rules)}")
+            body, rules = number_grammar(kind, schema)
             self.rules.update(rules)
             return f"({body})"
         return kind
 
     def _string(self, schema: dict[str, Any]) -> str:
-        if schema.get("format") in _FORMATS:
-            return rf'"\"" {_FORMATS[schema["format"]]} "\""'
-        pattern = schema.get("pattern", _FORMAT_PATTERNS.get(str(schema.get("format"))))
+        pattern, form = schema.get("pattern"), str(schema.get("format"))
         inside = self._matching(pattern, schema) if isinstance(pattern, str) else None
+        if inside is None and form in _FORMATS:
+            inside = _FORMATS[form]
+        elif inside is None and form in _FORMAT_PATTERNS:
+            inside = self._matching(_FORMAT_PATTERNS[form], schema)
         inside = inside or _counted(literals.CHAR, schema.get("minLength"), schema.get("maxLength"))
         return rf'"\"" {inside} "\""'
 
@@ -193,6 +218,8 @@ class _Steering:
         more: object = schema.get("items", True)
         if first is None and isinstance(more, list):  # drafts before 2020
             first, more = more, schema.get("additionalItems", True)
+        if isinstance(first, list) and False in first:  # there the list ends at the latest
+            first, more = first[: first.index(False)], False
         heads = [self.rule(item) for item in first] if isinstance(first, list) else []
         low, high = _count(schema.get("minItems")) or 0, _count(schema.get("maxItems"))
         if heads:
@@ -233,8 +260,9 @@ class _Steering:
         free = not known and not patterns  # what lists its properties gets no others unless it asks for them
         extra = schema.get("additionalProperties", schema.get("unevaluatedProperties", free))
         required = [name for name in schema.get("required", []) if isinstance(name, str)]
+        tried = patterns if len(required) * len(patterns) <= MAX_MATCHED else {}
         for name in required:
-            known.setdefault(name, extra if extra is not False else True)
+            known.setdefault(name, _by_patterns(tried, name, True if extra is False else extra))
         names = [name for name in known if known[name] is not False]
         members = {name: f'{json_literal(name)} ws ":" ws {self.rule(known[name])}' for name in names}
         kinds = [
@@ -265,7 +293,7 @@ class _Steering:
         """The rule for a name that is not listed."""
         if isinstance(names, dict):
             return self.rule({"type": "string", **names})
-        return self._new(rf'"\"" ({_other_than(sorted(taken))}) "\""') if taken else "string"
+        return self._new(rf'"\"" ({literals.other_than(sorted(taken))}) "\""') if taken else "string"
 
     def _members(self, members: Mapping[str, str], required: set[str], others: str | None) -> str:
         """Members in order.  Two chains of rules: nothing was written yet, or something was."""
@@ -373,19 +401,7 @@ def _free(member: str, least: int, most: int | None) -> str:
     return f'"{{" ws {whole if least else f"({whole})?"} ws "}}"'
 
 
-def _other_than(names: Sequence[str]) -> str:
-    """The inside of a JSON string that is none of the names: where it leaves each of them."""
-    if len(names) > 64 or any(
-        len(name) > 64 or not name.isascii() or json.dumps(name)[1:-1] != name for name in names
-    ):
-        return f"{literals.CHAR}*"
-    heads = sorted({name[0] for name in names if name})
-    parts = []
-    for head in heads:
-        tails = [name[1:] for name in names if name and name[0] == head]
-        parts.append(f"{literal(head)} ({_other_than(tails)})")
-    codes = [(ord(head), ord(head)) for head in heads]
-    parts.append(f"{literals.char_class(codes, negated=True)} {literals.CHAR}*")
-    if "" not in names:
-        parts.append('""')
-    return " | ".join(parts)
+def _by_patterns(patterns: Mapping[str, object], name: str, other: object) -> object:
+    """What holds for a name that is not listed: what the patterns say that it matches, else `other`."""
+    met = [schema for pattern, schema in patterns.items() if fits(pattern, name)]
+    return functools.reduce(merging.merged, met) if met else other

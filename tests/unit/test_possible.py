@@ -29,6 +29,7 @@ def of(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
         ({"type": "number", "exclusiveMinimum": 1, "maximum": 1}, "#/maximum", "between 1 and 1"),
         ({**INT, "minimum": 1.2, "maximum": 1.8}, "#/maximum", "no whole number lies between 1.2 and 1.8"),
         ({"type": "number", "multipleOf": 5, "minimum": 6, "maximum": 9}, "#/maximum", "no multiple of 5"),
+        ({**INT, "minimum": 10**250 + 1, "maximum": 10**250}, "#/maximum", "between 1e+250 and 1e+250"),
         ({"type": "string", "minLength": 5, "maxLength": 4}, "#/maxLength", "at least 5 and at most 4"),
         ({"type": "string", "pattern": "^[0-9]{8}$", "maxLength": 4}, "#/pattern", "has at least 8"),
         ({"type": "string", "pattern": "^[0-9]{2,3}$", "minLength": 4}, "#/pattern", "has at most 3"),
@@ -96,6 +97,9 @@ def test_what_contradicts_itself_is_told_with_its_place(schema: Any, place: str,
         {"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer", "minimum": 1, "maximum": 2,
          "exclusiveMinimum": True},
         {"type": "number", "minimum": 1, "maximum": 1},
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 0.3, "multipleOf": 0.3},
+        {"type": "number", "minimum": 0.1, "maximum": 0.1, "multipleOf": 0.1},
+        {**INT, "minimum": 1, "maximum": 10**290, "allOf": [{"multipleOf": 10**280 + 2 * i + 1} for i in range(99)]},
     ],
 )  # fmt: skip
 def test_what_can_be_met_is_let_through(schema: Any) -> None:
