@@ -144,15 +144,25 @@ class ValueFiles:
         """A target that has no value now: none of an older build stays."""
         workflow, _, step = target.partition(".")
         with contextlib.suppress(OSError):
-            os.unlink(f"{self._out}/{self._staged.get(workflow, workflow)}/{step}")
+            folder = self._open.get(workflow)
+            if folder is not None:
+                os.unlink(step, dir_fd=folder)
+                return
+            with files.open_beneath(self._home, ("out", self._staged.get(workflow, workflow))) as folder:
+                os.unlink(step, dir_fd=folder)
 
     def withdraw_all_but(self, here: Collection[TargetId], workflows: Collection[str]) -> None:
         """Values of these workflows that belong to none of the targets that are here."""
-        for workflow in workflows:
-            with contextlib.suppress(OSError):
-                for step in os.listdir(f"{self._out}/{workflow}"):
-                    if f"{workflow}.{step}" not in here:
-                        os.unlink(f"{self._out}/{workflow}/{step}")
+        with contextlib.suppress(OSError), files.open_beneath(self._home, ("out",)) as root:
+            for workflow in workflows:
+                with contextlib.suppress(OSError):  # a symbolic link leads to what is not ours
+                    folder, _ = files.enter(root, workflow, create=False)
+                    try:
+                        for step in os.listdir(folder):
+                            if f"{workflow}.{step}" not in here:
+                                os.unlink(step, dir_fd=folder)
+                    finally:
+                        os.close(folder)
 
     def workflows(self) -> list[str]:
         """Those that have a folder; what a killed build left is removed."""

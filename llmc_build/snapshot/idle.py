@@ -97,6 +97,8 @@ def _contexts(
 def _prune(runs: str) -> None:
     marked = [name for name in sorted(os.listdir(runs)) if os.path.lexists(f"{runs}/{name}/{MARK}")]
     for name in marked[:-KEPT]:
+        if os.path.islink(f"{runs}/{name}"):  # what it leads to is not ours
+            continue
         with contextlib.suppress(OSError):
             for file in ("run.json", MARK):
                 os.unlink(f"{runs}/{name}/{file}")

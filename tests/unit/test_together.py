@@ -149,3 +149,27 @@ def test_values_of_a_workflow_that_is_gone_go_though_the_state_was_removed(space
     space.build("a.yaml")
     with pytest.raises(NoSuchTarget):
         space.value("b.s")
+
+
+@pytest.mark.parametrize(
+    "change", ["looks at everything", "the step is gone", "the step fails", "the workflow is gone"]
+)
+def test_nothing_is_removed_through_a_link_in_the_place_of_values(space: Space, change: str) -> None:
+    text = "name: w\nsteps: [{name: s, command: echo 1}, {name: t, command: echo 2}]\n"
+    other = "---\nname: v\nsteps: [{name: s, command: echo 3}]\n"
+    space.write("flow.yaml", text + other)
+    space.build("flow.yaml")
+    space.write("precious/file", "keep")
+    space.write("precious/s", "keep")
+    shutil.rmtree(space.root / ".llmc/out/w")
+    (space.root / ".llmc/out/w").symlink_to(space.root / "precious")
+    if change == "the step is gone":
+        space.edit("flow.yaml", "{name: s, command: echo 1}, ", "")
+    elif change == "the step fails":
+        space.edit("flow.yaml", "echo 1", '"false"')
+    elif change == "the workflow is gone":
+        space.write("flow.yaml", other.removeprefix("---\n"))
+    shutil.rmtree(space.root / ".llmc/state")
+    space.build("flow.yaml")
+    assert space.read("precious/file") == "keep"
+    assert space.read("precious/s") == "keep"
