@@ -128,7 +128,7 @@ class Outputs:
 
     def make_way(self, target: TargetId) -> None:
         """Before a step runs in the workspace itself: what it wrote last time goes."""
-        self._remove(self._placed.get(self._entry(target), {}))
+        self._remove(self._placed.get(self._entry(target), {}), folders=False)  # it may count on them
 
     def withdraw_gone(
         self,
@@ -282,7 +282,7 @@ class Outputs:
             self._placed.pop(target, None)
         self._changed.add(target)
 
-    def _remove(self, placed: dict[str, str]) -> list[str]:
+    def _remove(self, placed: dict[str, str], *, folders: bool = True) -> list[str]:
         kept = []
         for name, digest in placed.items():
             path = self._workspace / name
@@ -296,7 +296,7 @@ class Outputs:
                 continue
             self._unlink(path)
             for parent in path.parents:  # folders that placing made
-                if parent == self._workspace:
+                if parent == self._workspace or not folders:
                     break
                 try:
                     parent.rmdir()

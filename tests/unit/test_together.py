@@ -132,6 +132,22 @@ def test_what_a_step_in_the_workspace_wrote_before_is_not_its_output_again(space
     assert space.build("flow.yaml").exit_code == 1
 
 
+def test_a_folder_that_an_unsandboxed_step_writes_into_stays_for_it(space: Space) -> None:
+    space.write(
+        "flow.yaml",
+        """
+        name: w
+        defaults: {sandbox: false}
+        steps:
+          - {name: folder, command: mkdir -p out/deep}
+          - {name: file, command: echo x > out/deep/x, outputs: [out/deep/x]}
+        """,
+    )
+    for _ in range(3):
+        assert space.build("flow.yaml").exit_code == 0
+        assert space.read("out/deep/x") == "x\n"
+
+
 @pytest.mark.parametrize("gone", ["its document", "its file"])
 def test_values_of_a_workflow_that_is_gone_go_though_the_state_was_removed(space: Space, gone: str) -> None:
     one, other = (
