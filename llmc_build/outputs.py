@@ -205,7 +205,8 @@ class Outputs:
         if not self._changed:
             return
         with files.open_folder(self._home) as folder:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # a file system without locks: one build at a time, then
+                fcntl.flock(folder, fcntl.LOCK_EX)
             found = _read_list(self._list)
             for entry in self._changed:
                 if entry in self._placed:

@@ -8,7 +8,7 @@ reference that leads elsewhere is a fault.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -124,11 +124,13 @@ def _index(digits: str) -> int:
     return int(digits[:18])
 
 
-def endless(root: object) -> str | None:
-    """A reference that comes back to itself before a value is taken apart; None where none does."""
-    references = References(root)
+def endless(references: References, places: Iterable[Place]) -> str | None:
+    """A reference that comes back to itself before a value is taken apart; None where none does.
+
+    `places`: every schema there is.
+    """
     done: set[int] = set()
-    for start in references.schemas()[0]:
+    for start in places:
         trail: list[tuple[object, Iterator[tuple[object, str | None]]]] = []
         above: set[int] = set()  # those on the trail
         todo: tuple[object, str | None] | None = (start.schema, None)

@@ -104,7 +104,7 @@ def _found(schema: Any) -> Iterator[SchemaFault]:
     places, apart = references.schemas()
     own = [fault for place in places for fault in _own(references, place)]
     yield from own
-    loop = None if own else endless(schema)
+    loop = None if own else endless(references, places)
     if loop is not None:
         stands = next((place.path for place in places if place.schema.get("$ref") == loop), ())
         yield _fault((*stands, "$ref"), f"{loop!r} refers to itself")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -65,6 +66,18 @@ def test_builds_in_one_workspace_keep_each_others_list_of_outputs(space: Space) 
     space.build("b.yaml")
     assert not (space.root / "b.out").exists()
     assert (space.root / "a.out").exists()
+
+
+def test_outputs_are_written_down_on_a_file_system_without_locks(
+    space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    space.write("flow.yaml", "name: w\nsteps: [{name: s, command: echo 1 > x.txt, outputs: [x.txt]}]\n")
+    assert space.build("flow.yaml", no_cache=True).exit_code == 0
+    assert "x.txt" in (space.root / ".llmc/placed.json").read_text()
 
 
 def test_outputs_of_a_step_that_could_not_be_placed_whole_go(space: Space) -> None:
