@@ -6,6 +6,7 @@ answer mean is `replies`; when the record is written is the loop's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,9 @@ from llmc_build.resolve import Program
 from llmc_build.rules import rule
 from llmc_build.store import Record, Store
 from llmc_build.traces import Traces
+
+
+_NO_FOLDER = re.compile("no such file or directory|directory nonexistent", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,4 +130,9 @@ class Answers:
                 if not known and self._inputs.offers(target, word):
                     hint = f"the step was not given {word} of the workspace: declare it in `inputs`"
                     return f"{error}\nhint: {hint}"
+                folder = word.rpartition("/")[0]
+                if word in action.outputs and folder and _NO_FOLDER.search(tail):
+                    if not any(path.startswith(f"{folder}/") for path in given):
+                        hint = f"the step begins in a folder with nothing but its inputs: `mkdir -p {folder}` first"
+                        return f"{error}\nhint: {hint}"
         return error

@@ -88,11 +88,27 @@ class Inputs:
             return NOTHING
         return Found(files=dict(sorted(files.items())), warnings=tuple(warnings))
 
-    def names(self, action: Action) -> set[str]:
-        """The paths of the files that `find` would find now."""
-        found = {path for pattern in action.inputs for path in self._expand(pattern)}
-        found.update(word for word in action.words if self._is_plain_file(word))
-        return {path for path in found if self._visible(action.target, path)}
+    def namer(self) -> Callable[[Action], set[str]]:
+        """What tells the paths of the files that `find` would find; it looks at each but once."""
+        expanded: dict[str, list[str]] = {}
+        plain: dict[str, bool] = {}
+        real: dict[str, str] = {}
+
+        def names(action: Action) -> set[str]:
+            found = set[str]()
+            for pattern in action.inputs:
+                if pattern not in expanded:
+                    expanded[pattern] = list(self._expand(pattern))
+                found.update(expanded[pattern])
+            for word in action.words:
+                if word not in plain:
+                    plain[word] = self._is_plain_file(word)
+                if plain[word]:
+                    found.add(word)
+            real.update({path: self._real(path) for path in found if path not in real})
+            return {path for path in found if self._visible(action.target, path, real[path])}
+
+        return names
 
     def offers(self, target: TargetId, path: str) -> bool:
         """Whether something of that name is in the workspace that the step could have been given."""
@@ -112,10 +128,11 @@ class Inputs:
 
         return [path for path, entry in files.items() if not is_as_it_was(path, entry)]
 
-    def _visible(self, target: TargetId, path: str) -> bool:
+    def _visible(self, target: TargetId, path: str, real: str | None = None) -> bool:
+        """`real`: where the path leads to, if that is known."""
         if files.temp_owner(path.rpartition("/")[2]) is not None:
             return False  # an output that another build is writing, or was, when it was killed
-        for name in {path, self._real(path)}:
+        for name in {path, self._real(path) if real is None else real}:
             writer = self._writers.get(name)
             if writer is not None and (writer == target or not self._after(target, writer)):
                 return False
@@ -141,7 +158,7 @@ class Inputs:
             return False
 
     def _entry(self, path: str) -> tuple[Digest, bool] | None:
-        full = self._workspace / path
+        full = f"{self._root}/{path}"
         try:
             digest = self._digests.digest(full)
             return None if digest is None else (digest, os.access(full, os.X_OK))
@@ -150,9 +167,13 @@ class Inputs:
 
     def _expand(self, pattern: str) -> Iterator[str]:
         if _MAGIC.isdisjoint(pattern):
-            if (self._workspace / pattern).is_dir():
+            try:
+                is_folder = stat.S_ISDIR(os.stat(f"{self._root}/{pattern}").st_mode)
+            except (OSError, ValueError):
+                return
+            if is_folder:
                 yield from self._below(pattern)
-            elif (self._workspace / pattern).exists():
+            else:
                 yield pattern
             return
         yield from matching(self._root, pattern)

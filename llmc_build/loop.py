@@ -66,6 +66,7 @@ class Build:
         self._walls: dict[TargetId, float] = {}  # how long they ran, all attempts together
         self._lanes: dict[str, Lane] = {}  # the plan's name of a queue -> lane
         self._committing: dict[str, tuple[TargetId, Done, Verified]] = {}  # key -> what waits for the disk
+        self._awaited: set[str] = set()  # those of them that steps wait for
         self._count = 0
         self._stopping = False
         self.reports: dict[TargetId, TargetReport] = {}
@@ -85,7 +86,7 @@ class Build:
             if not self._todo or plan.lanes:  # something starts, or is waited for
                 self._a.outputs.settle()
             self._feed()
-            if self._committing and not self._todo and not plan.lanes:
+            if self._committing and not self._todo and not plan.lanes and self._idle():
                 self._a.store.hurry()
             self._listen(0.0 if self._todo else self._patience())
             self._stuck()
@@ -224,6 +225,7 @@ class Build:
         a = self._a
         for key in a.store.committed(0.0 if a.executor.busy else timeout_s):
             waiting = self._committing.pop(key, None)  # nobody waits for a sample by itself
+            self._awaited.discard(key)
             if waiting is not None:
                 self._over(*waiting)
             timeout_s = 0.0
@@ -261,6 +263,8 @@ class Build:
             # What is never cached may be done for what it does elsewhere, with a value that must last.
             if all(map(self._a.binder.is_cached, self._a.plan.consumers(target))):
                 self._todo.extend(self._a.plan.handle(p.Answered(target=target), self._a.clock()))
+            else:
+                self._awaited.add(verified.record.key)
 
     def _over(self, target: TargetId, done: Done, verified: Verified) -> None:
         self._a.binder.release(target, kept=verified.record is not None)
@@ -292,6 +296,10 @@ class Build:
                 del self._numbers[target]
                 self._answered(target, *found)
         return True
+
+    def _idle(self) -> bool:
+        """Whether nothing can go on before results are on the disk."""
+        return bool(self._awaited) or not self._a.executor.busy
 
     def _stuck(self) -> None:
         """A plan that waits for nothing and is not finished would wait for ever: a bug, said aloud."""

@@ -45,12 +45,14 @@ class Outputs:
     ) -> None:
         """`sources`: the workflow file of every target of the build, relative to the workspace."""
         self._workspace = workspace
+        self._root = os.fspath(workspace)
         self._home = home
         self._store = store
         self._digests = digests
         self._values = ValueFiles(home, store, digests)
         self._list = home / "placed.json"
         self._journal = home / f"{_JOURNAL}{files.temp_name()}"
+        self._writing: int | None = None  # the journal, open
         self._left: list[Path] = []  # journals of builds that were killed
         self.sources = dict(sources or {})
         self._placed = _read_list(self._list)  # "file target" -> {path: hash, or several after a kill}
@@ -90,7 +92,7 @@ class Outputs:
 
     def _place(self, output: OutputFile) -> int | None:
         """One file, through no symbolic link: 1 where it was written, 0 where it was there, None if lost."""
-        if self._in_place(self._workspace / output.path, output.digest, output.executable):
+        if self._in_place(f"{self._root}/{output.path}", output.digest, output.executable):
             return 0
         *folders, name = output.path.split("/")
         try:
@@ -100,7 +102,7 @@ class Outputs:
         except OSError as error:
             raise PlacingError(_why(output.path, error)) from None
 
-    def _in_place(self, path: Path, digest: Digest, executable: bool) -> bool:
+    def _in_place(self, path: str, digest: Digest, executable: bool) -> bool:
         try:
             mode = os.lstat(path).st_mode
             if not stat.S_ISREG(mode) or bool(mode & 0o100) != executable:
@@ -216,6 +218,7 @@ class Outputs:
             files.write_atomic(self._list, json.dumps(found, sort_keys=True).encode())
         self._placed = found
         self._changed.clear()
+        self._close_journal()
         for path in (self._journal, *self._left):
             self._unlink(path)
 
@@ -230,12 +233,20 @@ class Outputs:
             raise StoreError(_why(f"{self._home.name}/out", error)) from None
 
     def close(self) -> None:
-        """Releases the folders that were open for placing."""
+        """Releases the files and folders that were open for placing."""
+        self._close_journal()
         self._values.close()
+
+    def _close_journal(self) -> None:
+        if self._writing is not None:
+            os.close(self._writing)
+            self._writing = None
 
     def _announce(self, target: TargetId, wanted: dict[str, str]) -> None:
         try:
-            _append(self._journal, json.dumps([target, wanted]).encode() + b"\n")
+            if self._writing is None:
+                self._writing = _open_to_append(self._journal)
+            files.write_all(self._writing, b"\n" + json.dumps([target, wanted]).encode())
         except OSError as error:
             raise PlacingError(f"{self._journal.name} can't be written: {error.strerror}") from None
 
@@ -350,18 +361,14 @@ def _is_name(workflow: str) -> bool:
     return "/" not in workflow and "\0" not in workflow and workflow not in ("", ".", "..")
 
 
-def _append(path: Path, line: bytes) -> None:
-    """Adds to a plain file; what stands in its place and is none is removed.  Raises OSError."""
+def _open_to_append(path: Path) -> int:
+    """Opens a plain file; what stands in its place and is none is removed.  Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(os.lstat(path).st_mode):
             with files.open_folder(path.parent) as folder:
                 files.remove_tree(folder, path.name)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o600)
-    try:
-        files.write_all(fd, line)
-    finally:
-        os.close(fd)
+    return os.open(path, flags, 0o600)
 
 
 def _checked(found: object) -> dict[TargetId, dict[str, str]]:

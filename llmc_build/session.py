@@ -373,7 +373,7 @@ class Session:
                 reports=report.looked_at or (),
                 traces=binder.traces,
                 placed_ctimes=self.outputs.placed_ctimes,
-                names=self._inputs.names,
+                names=self._inputs.namer(),
                 remembered=self._digests.remembered,
                 models=self._lanes.files,
                 moving_models=frozenset(self._lanes.moving),

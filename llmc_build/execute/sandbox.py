@@ -24,7 +24,9 @@ from llmc_build.execute.capture import Capture
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not hang the open
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
+_PLAIN_DEPTH = 16  # of folders within folders; deeper ones are removed more slowly
 
 _LONG_PAST = (1_000_000_000, 1_000_000_000)  # atime and mtime, unix seconds
 _TICK_NS = 50_000_000  # more than a tick of any clock that file systems take times from
@@ -81,10 +83,13 @@ class Home:
         """The folder of this step's values, if it has any."""
         return self._values if self._has_values else None
 
-    def reset(self, *, untouched: bool = False) -> None:
-        """Makes every folder fresh again; `untouched`: the working folder is known to be."""
+    def reset(self, *, untouched: bool = False, anew: bool = False) -> None:
+        """Makes every folder fresh again; `untouched`: the working folder is known to be.
+
+        `anew`: by a new one, since somebody may be in the old one still.
+        """
         if not untouched:
-            self.work.renew()
+            self.work.renew(anew=anew)
         self.tmp.reset()
         if self._has_values:
             remove_tree(self._values)
@@ -128,21 +133,45 @@ class Folder:
         if not self.untouched:
             self.renew()
 
-    def renew(self) -> None:
-        """Makes it anew, whatever was done to it."""
-        if not _remove_flat(self.path):
-            remove_tree(self.path)
+    def renew(self, *, anew: bool = False) -> None:
+        """Makes it fresh, whatever was done to it; the folder itself may stay, emptied, but for `anew`."""
+        if not anew and _emptied(self.path) and self._as_made():
+            self._settle()
+            return
+        remove_tree(self.path)
         self._make()
+
+    def _as_made(self) -> bool:
+        """Whether an emptied folder can be told from a new one by its times alone."""
+        looks = os.lstat(self.path)
+        if (looks.st_ino, looks.st_size, looks.st_mode) != self._fresh[:3] or looks.st_uid != self._owner:
+            return False
+        found = _attributes(self.path)
+        return found is not None and found == self._attributes
 
     def _make(self) -> None:
         os.mkdir(self.path, 0o700)
+        looks = os.lstat(self.path)
+        if looks.st_mode & 0o777 != 0o700:  # the umask forbids even the owner something
+            os.chmod(self.path, 0o700)
+        self._owner, self._attributes = looks.st_uid, _attributes(self.path)
+        self._settle()
+        self.made += 1
+
+    def _settle(self) -> None:
         os.utime(self.path, _LONG_PAST)
         self._fresh = _stamp(os.lstat(self.path))
-        if self._fresh[2] & 0o777 != 0o700:  # the umask forbids even the owner something
-            os.chmod(self.path, 0o700)
-            self._fresh = _stamp(os.lstat(self.path))
         self._settled = False
-        self.made += 1
+
+
+def _attributes(path: str) -> dict[str, bytes] | None:
+    """The extended attributes of a folder, of which an access list is one; None where that can't be told."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    except OSError as error:
+        return {} if error.errno == errno.ENOTSUP else None
 
 
 def remove_tree(path: str) -> None:
@@ -172,19 +201,34 @@ def remove_tree(path: str) -> None:
         )
 
 
-def _remove_flat(path: str) -> bool:
-    """Removes a folder that holds files only, as most do; False where something of it may be left."""
+def _emptied(path: str) -> bool:
+    """Empties a folder with little in it, as most are; False where it is none, or something may be left."""
     try:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        folder = os.open(path, _FOLDER)
         try:
-            for name in os.listdir(folder):
-                os.unlink(name, dir_fd=folder)
+            _empty(folder, _PLAIN_DEPTH)
         finally:
             os.close(folder)
-        os.rmdir(path)
     except OSError:
         return False
     return True
+
+
+def _empty(folder: int, depth: int) -> None:
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        if not is_folder:
+            os.unlink(name, dir_fd=folder)
+            continue
+        if not depth:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        below = os.open(name, _FOLDER, dir_fd=folder)
+        try:
+            _empty(below, depth - 1)
+        finally:
+            os.close(below)
+        os.rmdir(name, dir_fd=folder)
 
 
 def _open_up(path: str) -> None:
@@ -278,14 +322,19 @@ def find_output(root: str, relative: str) -> tuple[str, bool] | None:
     path = f"{root}/{relative}"
     if not _inside(relative):
         raise OutputError(f'output "{relative}" is not a path inside the workspace')
-    if not os.path.lexists(path):
-        return None
-    real, base = os.path.realpath(path), os.path.realpath(root)
-    if not real.startswith(base + "/"):
-        raise OutputError(f'declared output "{relative}" is a link that leads out of the sandbox')
+    real, linked = path, _leads_through_links(root, relative)
+    if linked:
+        if not os.path.lexists(path):
+            return None
+        real, base = os.path.realpath(path), os.path.realpath(root)
+        if not real.startswith(base + "/"):
+            raise OutputError(f'declared output "{relative}" is a link that leads out of the sandbox')
+        real = root + real[len(base) :]
     try:
         mode = os.lstat(real).st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if not linked:
+            return None
         raise OutputError(f'declared output "{relative}" is a link to nothing') from None
     except OSError as error:
         raise OutputError(f'declared output "{relative}" can\'t be read: {_strerror(error)}') from None
@@ -298,20 +347,36 @@ def find_output(root: str, relative: str) -> tuple[str, bool] | None:
     return real, bool(mode & 0o100)
 
 
+def _leads_through_links(root: str, relative: str) -> bool:
+    path = root
+    for part in relative.split("/"):
+        path = f"{path}/{part}"
+        if os.path.islink(path):
+            return True
+    return False
+
+
 def undeclared(root: str, inputs: dict[str, Stamp], outputs: Iterable[str], limit: int) -> list[str]:
     """Files that a step wrote or changed without declaring them, the first `limit` of them, sorted."""
     declared = {os.path.normpath(path) for path in outputs}
     given = {os.path.normpath(path): looks for path, looks in inputs.items()}
     found = [
         relative
-        for relative, looks in _files(root)
-        if relative not in declared and given.get(relative) != _stamp(looks)
+        for relative, entry in _files(root)
+        if relative not in declared and (relative not in given or given[relative] != _looks(entry))
     ]
     return sorted(found)[:limit]
 
 
-def _files(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below a folder but folders: path relative to it, and lstat."""
+def _looks(entry: os.DirEntry[str]) -> Stamp | None:
+    try:
+        return _stamp(entry.stat(follow_symlinks=False))
+    except OSError:
+        return None
+
+
+def _files(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything below a folder but folders, with its path relative to it."""
     stack = [""]
     while stack:
         prefix = stack.pop()
@@ -321,7 +386,7 @@ def _files(root: str) -> Iterator[tuple[str, os.stat_result]]:
                     if entry.is_dir(follow_symlinks=False):
                         stack.append(f"{prefix}{entry.name}/")
                     else:
-                        yield prefix + entry.name, entry.stat(follow_symlinks=False)
+                        yield prefix + entry.name, entry
         except OSError:
             continue  # closed to us, or too deep: nothing can be said of it
 

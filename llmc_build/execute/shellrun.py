@@ -200,7 +200,7 @@ class _Server:
         get = request.get
         home = self._home(request["scratch"])
         sandboxed = get("sandbox", True)
-        untouched = not sandboxed
+        untouched, anew = not sandboxed, False
         given: dict[str, Stamp] = {}
         try:
             root = home.work.path
@@ -221,6 +221,7 @@ class _Server:
             try:
                 made = home.work.made if sandboxed else 0
                 ending = self._supervise(argv, env, root, made, timeout_s, sandboxed == "strict")
+                anew = bool(ending.survivors)
                 if sandboxed:
                     untouched = not given and home.work.untouched
                     if untouched and ending is FINE and not (get("secrets") or get("outputs")):
@@ -241,7 +242,7 @@ class _Server:
             finally:
                 _close_captures(request, out, err, clean=step is not None)
         finally:
-            home.reset(untouched=untouched)
+            home.reset(untouched=untouched, anew=anew)
 
     def _supervise(
         self,

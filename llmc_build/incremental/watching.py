@@ -186,23 +186,28 @@ class Watching:
                 elif world.here(folder, self.old.words[folder][0]) != set(self.old.words[folder][1]):
                     changed.add(folder)
         patterns: set[str] = set()
+        words: set[str] = set()
         for report in self.looked_at.values():
             action = e.program.targets[report.target].action
             patterns.update(action.inputs)
-            for word in action.words:
-                folder, _, name = f"{e.workspace}/{word}".rpartition("/")
-                candidates.setdefault(os.path.normpath(folder), set()).add(name)
+            words.update(action.words)
+        named: dict[str, set[str]] = {}
+        for word in words:
+            folder, _, name = word.rpartition("/")
+            named.setdefault(folder, set()).add(name)
+        for folder, names in named.items():
+            candidates.setdefault(os.path.normpath(f"{e.workspace}/{folder}"), set()).update(names)
         for pattern in patterns:
             listed.update((folder, _stamp(folder)) for folder in folders_of(str(e.workspace), pattern))
         times = {folder: UNKNOWN if folder in changed else _stamp(folder) for folder in candidates}
-        words = {f: [sorted(names), sorted(world.here(f, list(names)))] for f, names in candidates.items()}
+        here = {f: [sorted(names), sorted(world.here(f, list(names)))] for f, names in candidates.items()}
         if self.old is not None:
-            for folder in changed & words.keys():  # nobody saw what came meanwhile: it is news next time
-                words[folder][1] = list(self.old.words[folder][1])
-        for folder in words.keys() & listed.keys():  # a glob looks there: every name matters
-            words.pop(folder)
+            for folder in changed & here.keys():  # nobody saw what came meanwhile: it is news next time
+                here[folder][1] = list(self.old.words[folder][1])
+        for folder in here.keys() & listed.keys():  # a glob looks there: every name matters
+            here.pop(folder)
             times.pop(folder)
-        return sorted({**times, **listed}.items()), words
+        return sorted({**times, **listed}.items()), here
 
     # ------------------------------------------------------------ everything else
 

@@ -40,8 +40,8 @@ class FileDigests:
         self._old: dict[str, tuple[files.Stamp, str]] = {}  # from the file, not looked at yet
         self._known: dict[str, tuple[files.Stamp, str]] = {}  # looked at: as it was then, and the hash
 
-    def digest(self, file: Path) -> Digest | None:
-        """The digest of a file's content, or None where there is none.
+    def digest(self, file: str | Path) -> Digest | None:
+        """The digest of a file's content, or None where there is none.  A path in normal form.
 
         Symlinks are followed.  Raises IsADirectoryError for a folder, and OSError for a device, a pipe, a
         socket, or what can't be read.

@@ -197,6 +197,16 @@ def test_what_is_not_declared_is_not_there_and_the_error_says_what_to_do(space: 
     assert "data/secret.txt" in (space.of("w.s").error or "")
 
 
+@pytest.mark.parametrize("command", ["echo x > site/a/x", "touch site/a/x"])
+def test_a_step_that_writes_into_a_folder_that_is_not_there_is_told_to_make_it(
+    space: Space, command: str
+) -> None:
+    step = "name: w\nsteps:\n  - {{name: s, command: '{}', outputs: [site/a/x]}}\n"
+    space.write("flow.yaml", step.format(command))
+    space.build("flow.yaml")
+    assert "`mkdir -p site/a` first" in (space.of("w.s").error or "")
+
+
 def test_declared_outputs_are_placed_restored_and_undeclared_ones_named(space: Space) -> None:
     space.write(
         "flow.yaml",

@@ -293,6 +293,19 @@ def test_a_file_made_in_the_same_instant_as_its_folder_is_noticed(steps: Steps) 
         assert steps.value(steps.run("ls -A . $TMPDIR | grep left; :")) == b""
 
 
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="this system's Python has no extended attributes")
+def test_what_was_done_to_the_folder_itself_does_not_reach_the_next_step(steps: Steps) -> None:
+    mark = f"{sys.executable} -S -c \"import os; os.setxattr('.', 'user.mark', b'1')\""
+    marked = steps.run(f"touch left; {mark}")
+    if marked.status is not Status.OK:
+        pytest.skip("this file system has no extended attributes")
+    read = f"{sys.executable} -S -c \"import os; print(os.listxattr('.'))\""
+    assert steps.value(steps.run(read)) == b"[]\n"
+    size = steps.value(steps.run("stat -c %s ."))
+    steps.run("seq 3000 | xargs touch")
+    assert steps.value(steps.run("stat -c %s .; ls -A")) == size
+
+
 def test_a_step_that_removes_its_own_sandbox_harms_nobody(steps: Steps) -> None:
     steps.run('rm -rf "$PWD" "$TMPDIR"')
     assert steps.value(steps.run("ls -A; echo ok > $TMPDIR/x; cat $TMPDIR/x")) == b"ok\n"
