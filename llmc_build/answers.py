@@ -7,7 +7,7 @@ answer mean is `replies`; when the record is written is the loop's.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmc_build import replies
@@ -22,8 +22,15 @@ from llmc_build.rules import rule
 from llmc_build.store import Record, Store
 from llmc_build.traces import Traces
 
-
 _NO_FOLDER = re.compile("no such file or directory|directory nonexistent", re.IGNORECASE)
+
+
+def _missing_folders(tail: str, outputs: Sequence[str]) -> Iterator[str]:
+    """Folders of outputs that could not be written, by what was said of them."""
+    for line in filter(_NO_FOLDER.search, tail.splitlines()):
+        for word in replies.paths_in(line):
+            if word in outputs and "/" in word:
+                yield word.rpartition("/")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +137,10 @@ class Answers:
                 if not known and self._inputs.offers(target, word):
                     hint = f"the step was not given {word} of the workspace: declare it in `inputs`"
                     return f"{error}\nhint: {hint}"
-                folder = word.rpartition("/")[0]
-                if word in action.outputs and folder and _NO_FOLDER.search(tail):
-                    if not any(path.startswith(f"{folder}/") for path in given):
-                        hint = f"the step begins in a folder with nothing but its inputs: `mkdir -p {folder}` first"
-                        return f"{error}\nhint: {hint}"
+            for folder in _missing_folders(tail, action.outputs):
+                if "mkdir" not in str(action.params.get("script")):
+                    hint = (
+                        f"the step begins in a folder with nothing but its inputs: `mkdir -p {folder}` first"
+                    )
+                    return f"{error}\nhint: {hint}"
         return error

@@ -110,12 +110,13 @@ def build(
         from llmc_build.report import Silent
         from llmc_build.session import Session
         from llmc_build.stopping import signals
+        from llmc_build.store import occupied
 
         reporter = reporter or Silent()
         options = Options(force=force, offline=offline, dry_run=dry_run)
         work = None if force or no_cache else _part(paths, config, environ, targets)
         work = work or _all(paths, config, targets)
-        with signals() as stop, loaded():
+        with signals() as stop, loaded(), occupied.shared(config.workspace / ".llmc"):
             with ExitStack() as stack:
                 session = Session(
                     config=config,
@@ -249,23 +250,25 @@ def log(target: TargetId, run: str = "latest", *, workspace: Path | None = None)
 def clean(*, workspace: Path | None = None, expunge: bool = False) -> list[str]:
     """Removes outputs, runs and state of the workspace, with `expunge` the store too.
 
-    Returns the outputs that stay because they were changed since llmc wrote them.
+    Returns the outputs that stay because they were changed since llmc wrote them.  Raises StoreError, with
+    nothing removed, while a build runs there.
     """
     from llmc_build.outputs import Outputs
     from llmc_build.session import throwaway_store
-    from llmc_build.store import opening, runs
+    from llmc_build.store import occupied, opening, runs
     from llmc_build.store.state import FileDigests
 
     config = _config(workspace, {})
     home = config.workspace / ".llmc"
     kept: list[str] = []
-    if home.is_dir():
-        digests = FileDigests(home / "state" / "digests")
-        with throwaway_store(home) as store:
-            kept = Outputs(config.workspace, home, store, digests).remove_all()
-    runs.clean(home)
-    if expunge:
-        opening.expunge(config.cache_dir)
+    with occupied.alone(home):
+        if home.is_dir():
+            digests = FileDigests(home / "state" / "digests")
+            with throwaway_store(home) as store:
+                kept = Outputs(config.workspace, home, store, digests).remove_all()
+        runs.clean(home)
+        if expunge:
+            opening.expunge(config.cache_dir)
     return kept
 
 

@@ -190,7 +190,7 @@ class Inputs:
         writer = self._writers.get(pattern)
         if writer is not None and writer != target and not self._after(target, writer):
             return f"input {pattern} is written by {writer}, which does not come before this step"
-        if (self._workspace / pattern).is_dir():
+        if os.path.isdir(f"{self._root}/{pattern}"):
             return f"input {pattern} is a folder with no files in it"
         return f"input {pattern} does not exist in the workspace"
 

@@ -86,7 +86,7 @@ class Build:
             if not self._todo or plan.lanes:  # something starts, or is waited for
                 self._a.outputs.settle()
             self._feed()
-            if self._committing and not self._todo and not plan.lanes and self._idle():
+            if self._committing and not self._todo and not plan.lanes and self._held_up():
                 self._a.store.hurry()
             self._listen(0.0 if self._todo else self._patience())
             self._stuck()
@@ -297,9 +297,9 @@ class Build:
                 self._answered(target, *found)
         return True
 
-    def _idle(self) -> bool:
-        """Whether nothing can go on before results are on the disk."""
-        return bool(self._awaited) or not self._a.executor.busy
+    def _held_up(self) -> bool:
+        """Whether something can't go on before results are on the disk."""
+        return bool(self._awaited) or self._a.plan.held_up or not self._a.executor.busy
 
     def _stuck(self) -> None:
         """A plan that waits for nothing and is not finished would wait for ever: a bug, said aloud."""

@@ -135,32 +135,24 @@ class Outputs:
     def withdraw_gone(
         self,
         declared: Mapping[TargetId, tuple[str, ...]],
-        only: Collection[str] | None = None,
         named: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         """What no step writes any more goes, before anything looks for inputs.
 
         `declared`: the outputs of every target of the build.  Gone is a step that its file no longer defines,
-        or whose file is gone.  `only`: the workflows that may have lost steps or declarations; None: any.
-        `named`: the files that steps ask for by name.  What was an output and is asked for now is the user's.
+        or whose file is gone.  `named`: the files that steps ask for by name.  What was an output and is
+        asked for now is the user's.
         """
         here = self.sources
         built = set(here.values())
-        workflows = only
-        if workflows is None:
-            gone = self._gone_workflows(built)
-            workflows = {target.partition(".")[0] for target in here}.intersection(self._values.workflows())
-            workflows |= gone
-        self._values.withdraw_all_but(here, workflows)
+        workflows = {target.partition(".")[0] for target in here}.intersection(self._values.workflows())
+        self._values.withdraw_all_but(here, workflows | self._gone_workflows(built))
         if not self._placed:
             return
         current = {self._entry(target): target for target in here}
         wanted: Collection[str] | None = None
         for entry, placed in list(self._placed.items()):
-            source, _, known = entry.rpartition(" ")
-            target = current.get(entry)
-            if only is not None and known.partition(".")[0] not in only:
-                continue
+            source, target = entry.rpartition(" ")[0], current.get(entry)
             if target is None:
                 if source in built or not (self._workspace / source).is_file():
                     wanted = named() if wanted is None else wanted
@@ -244,9 +236,14 @@ class Outputs:
 
     def _announce(self, target: TargetId, wanted: dict[str, str]) -> None:
         try:
-            if self._writing is None:
-                self._writing = _open_to_append(self._journal)
-            files.write_all(self._writing, b"\n" + json.dumps([target, wanted]).encode())
+            line = b"\n" + json.dumps([target, wanted]).encode()
+            if self._writing is not None:
+                files.write_all(self._writing, line)
+                if os.fstat(self._writing).st_nlink:
+                    return
+                self._close_journal()  # somebody removed it: who took this build for dead, perhaps
+            self._writing = _open_to_append(self._journal)
+            files.write_all(self._writing, line)
         except OSError as error:
             raise PlacingError(f"{self._journal.name} can't be written: {error.strerror}") from None
 
@@ -353,12 +350,8 @@ def _read_sources(path: Path) -> dict[str, str]:
     return {
         w: source
         for w, source in found.items()
-        if isinstance(source, str) and _is_name(w) and _inside(source)
+        if isinstance(source, str) and _inside(w) and "/" not in w and w != "." and _inside(source)
     }
-
-
-def _is_name(workflow: str) -> bool:
-    return "/" not in workflow and "\0" not in workflow and workflow not in ("", ".", "..")
 
 
 def _open_to_append(path: Path) -> int:

@@ -350,6 +350,11 @@ class Plan:
                 if verdict is not None:
                     self._checked(Checked(target=consumer, verdict=verdict), now, commands)
 
+    @property
+    def held_up(self) -> bool:
+        """Whether targets wait for the very end of others, which have answered."""
+        return bool(self._held) or not self._followers.keys().isdisjoint(self._answered)
+
     def _is_over(self, producer: TargetId) -> bool:
         """Whether nobody waits for a target any more."""
         return self._states[producer].ended or producer in self._answered

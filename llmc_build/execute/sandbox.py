@@ -13,8 +13,10 @@ past, because two events within a tick of the kernel's clock have equal times.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import struct
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +28,7 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not hang the o
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
+_GET_FLAGS = 2 << 30 | struct.calcsize("l") << 16 | ord("f") << 8 | 1  # Linux: FS_IOC_GETFLAGS
 _PLAIN_DEPTH = 16  # of folders within folders; deeper ones are removed more slowly
 
 _LONG_PAST = (1_000_000_000, 1_000_000_000)  # atime and mtime, unix seconds
@@ -88,9 +91,10 @@ class Home:
 
         `anew`: by a new one, since somebody may be in the old one still.
         """
-        if not untouched:
+        if anew or not untouched:
             self.work.renew(anew=anew)
-        self.tmp.reset()
+        if anew or not self.tmp.untouched:
+            self.tmp.renew(anew=anew)
         if self._has_values:
             remove_tree(self._values)
             self._has_values = False
@@ -129,32 +133,40 @@ class Folder:
         except OSError:
             return False
 
-    def reset(self) -> None:
-        if not self.untouched:
-            self.renew()
-
     def renew(self, *, anew: bool = False) -> None:
         """Makes it fresh, whatever was done to it; the folder itself may stay, emptied, but for `anew`."""
-        if not anew and _emptied(self.path) and self._as_made():
+        if not anew and self._emptied():
             self._settle()
             return
-        remove_tree(self.path)
+        try:
+            os.rmdir(self.path)
+        except OSError:
+            remove_tree(self.path)
         self._make()
 
-    def _as_made(self) -> bool:
-        """Whether an emptied folder can be told from a new one by its times alone."""
-        looks = os.lstat(self.path)
-        if (looks.st_ino, looks.st_size, looks.st_mode) != self._fresh[:3] or looks.st_uid != self._owner:
+    def _emptied(self) -> bool:
+        """Whether it could be emptied, and is but for its times as it was made."""
+        try:
+            folder = os.open(self.path, _FOLDER)
+            try:
+                _empty(folder, _PLAIN_DEPTH)
+                as_made = _stamp(os.fstat(folder))[:3] == self._fresh[:3] and not os.listdir(folder)
+                marks = _marks(folder) if as_made else None
+            finally:
+                os.close(folder)
+        except OSError:
             return False
-        found = _attributes(self.path)
-        return found is not None and found == self._attributes
+        return marks is not None and marks == self._marks
 
     def _make(self) -> None:
         os.mkdir(self.path, 0o700)
-        looks = os.lstat(self.path)
-        if looks.st_mode & 0o777 != 0o700:  # the umask forbids even the owner something
+        if os.lstat(self.path).st_mode & 0o777 != 0o700:  # the umask forbids even the owner something
             os.chmod(self.path, 0o700)
-        self._owner, self._attributes = looks.st_uid, _attributes(self.path)
+        folder = os.open(self.path, _FOLDER)
+        try:
+            self._marks = _marks(folder)
+        finally:
+            os.close(folder)
         self._settle()
         self.made += 1
 
@@ -164,14 +176,23 @@ class Folder:
         self._settled = False
 
 
-def _attributes(path: str) -> dict[str, bytes] | None:
-    """The extended attributes of a folder, of which an access list is one; None where that can't be told."""
+def _marks(folder: int) -> tuple[object, ...] | None:
+    """What else a step could leave on its folder: owner, flags, attributes; None where that can't be told."""
     if sys.platform != "linux":
         return None
+    looks, flags = os.fstat(folder), b""
     try:
-        return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+        flags = fcntl.ioctl(folder, _GET_FLAGS, bytes(struct.calcsize("l")))
     except OSError as error:
-        return {} if error.errno == errno.ENOTSUP else None
+        if error.errno not in (errno.ENOTTY, errno.ENOTSUP):
+            return None
+    try:
+        attributes = {name: os.getxattr(folder, name) for name in os.listxattr(folder)}
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            return None
+        attributes = {}
+    return looks.st_uid, looks.st_gid, flags, attributes
 
 
 def remove_tree(path: str) -> None:
@@ -201,20 +222,8 @@ def remove_tree(path: str) -> None:
         )
 
 
-def _emptied(path: str) -> bool:
-    """Empties a folder with little in it, as most are; False where it is none, or something may be left."""
-    try:
-        folder = os.open(path, _FOLDER)
-        try:
-            _empty(folder, _PLAIN_DEPTH)
-        finally:
-            os.close(folder)
-    except OSError:
-        return False
-    return True
-
-
 def _empty(folder: int, depth: int) -> None:
+    """Removes all that an open folder holds.  Raises OSError where something of it may be left."""
     with os.scandir(folder) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_folder in found:

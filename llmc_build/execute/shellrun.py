@@ -220,8 +220,9 @@ class _Server:
             step: EndedStep | None = None
             try:
                 made = home.work.made if sandboxed else 0
+                anew = bool(sandboxed)  # should it not be seen to its end
                 ending = self._supervise(argv, env, root, made, timeout_s, sandboxed == "strict")
-                anew = bool(ending.survivors)
+                anew = bool(ending.survivors) or not self._supervisor.adopts
                 if sandboxed:
                     untouched = not given and home.work.untouched
                     if untouched and ending is FINE and not (get("secrets") or get("outputs")):

@@ -129,6 +129,11 @@ class Supervisor:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
+    @property
+    def adopts(self) -> bool:
+        """Whether no process of a step can get out of sight."""
+        return self._adopts
+
     def run(
         self,
         command: Command,

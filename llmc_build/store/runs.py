@@ -117,6 +117,14 @@ class Runs:
             return found[0] if found else None
         return next((path for path in found if path.name == run_id), None)
 
+    def process_at_work(self) -> int | None:
+        """The id of a living process whose run has no record yet."""
+        with contextlib.suppress(OSError), files.open_beneath(self.home, ("runs",)) as folder:
+            for name in reversed(_run_ids(folder)):
+                if _is_going_on(folder, name):
+                    return _pid(name)
+        return None
+
     def _prune(self, folder: int) -> None:
         """The oldest go; runs in which nothing happened are counted and removed by themselves (`idle`)."""
         happened = [name for name in _run_ids(folder) if not _is_there(folder, f"{name}/{MARK}")]

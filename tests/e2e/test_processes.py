@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from llmc_build.api import clean
+from llmc_build.errors import StoreError
 from tests.conftest import Space
 
 LLMC = [sys.executable, "-m", "llmc_build"]
@@ -70,6 +72,20 @@ def slow(space: Space, marker: str) -> Path:
         """,
     )
     return mark
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_clean_waits_for_the_end_of_a_build(space: Space, end: signal.Signals) -> None:
+    mark = slow(space, f"1000.{int(end)}661")
+    build = start(space, "flow.yaml")
+    wait_for(mark)
+    with pytest.raises(StoreError, match=rf"a build \(process {build.pid}\) is at work in this workspace"):
+        clean(workspace=space.root)
+    assert (space.root / ".llmc" / "out" / "w" / "quick").read_text() == "quick\n"
+    build.send_signal(end)
+    build.communicate(timeout=60)
+    clean(workspace=space.root)
+    assert not (space.root / ".llmc" / "out").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

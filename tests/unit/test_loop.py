@@ -164,3 +164,23 @@ def test_what_is_never_cached_begins_when_what_it_reads_is_on_the_disk(
     in_turn = told.index(("w.a", State.RAN)) < told.index(("w.b", State.RUNNING))
     assert in_turn is waits
     assert told.index(("w.a", State.RAN)) < told.index(("w.b", State.RAN))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "[{name: a, command: echo 1}, {name: s, command: echo 2, if: \"'x' == 'y'\"}, {name: b, command: echo 3}]",
+        "[{name: a, command: echo 1}, {name: s, command: echo 1}, {name: b, command: echo 3}]",
+        "[{name: a, command: echo 1}, {name: b, command: echo 3, cache: false}]",
+    ],
+    ids=["skipped", "same", "never cached"],
+)
+def test_a_commit_that_somebody_waits_for_goes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: str
+) -> None:
+    monkeypatch.setattr("llmc_build.store.group.GATHER_S", 60)  # what is not hurried takes a minute
+    mark = tmp_path / "b"
+    waiting = f"{{name: b, command: 'while [ ! -e {mark} ]; do sleep 0.05; done', timeout: 20}}"
+    steps = steps.replace("command: echo 3", f"command: 'touch {mark}'")
+    (tmp_path / "w.yaml").write_text(f"name: w\nsteps: {steps}\n---\nname: v\nsteps: [{waiting}]\n")
+    assert api.build([tmp_path / "w.yaml"], workspace=tmp_path, jobs=2).ok

@@ -23,7 +23,7 @@ import pytest
 from llmc_build.execute.pool import Pool
 from llmc_build.execute.protocol import Done, Lane, Status, Task, content_data, content_digest
 from llmc_build.execute.redact import Redactor
-from llmc_build.execute.sandbox import remove_tree
+from llmc_build.execute.sandbox import Home, remove_tree
 from llmc_build.store.cas import Cas
 
 LIMIT = 3_000_000  # bytes of output, in these tests
@@ -304,6 +304,25 @@ def test_what_was_done_to_the_folder_itself_does_not_reach_the_next_step(steps: 
     size = steps.value(steps.run("stat -c %s ."))
     steps.run("seq 3000 | xargs touch")
     assert steps.value(steps.run("stat -c %s .; ls -A")) == size
+    looks = "stat -c '%u %g %a' .; lsattr -d . 2>&1 | cut -d' ' -f1"
+    new = steps.value(steps.run(looks))
+    steps.run("touch left; chgrp 5 .; chattr +A .; :")  # as far as it may
+    assert steps.value(steps.run(looks)) == new
+
+
+def test_who_is_still_in_a_folder_does_not_reach_the_next_step(tmp_path: Path) -> None:
+    home = Home(str(tmp_path))
+    try:
+        for untouched in (True, False):
+            inside = [os.open(folder.path, os.O_RDONLY) for folder in (home.work, home.tmp)]
+            home.reset(untouched=untouched, anew=True)
+            for folder in inside:
+                with pytest.raises(FileNotFoundError):
+                    os.open("late", os.O_CREAT | os.O_WRONLY, dir_fd=folder)
+                os.close(folder)
+            assert os.listdir(home.work.path) == os.listdir(home.tmp.path) == []
+    finally:
+        home.remove()
 
 
 def test_a_step_that_removes_its_own_sandbox_harms_nobody(steps: Steps) -> None:
