@@ -82,7 +82,7 @@ class Answers:
         if done.status is not Status.OK:
             error = self._explain(target, pending, done, tail)
             return Verified(error=error, warnings=tuple(warnings), stderr_tail=tail, stats=stats)
-        changed = self._inputs.changed(pending.files)
+        changed = self._inputs.changed(pending.files, pending.stamps)
         if changed:
             warnings.append(f"{', '.join(changed)} changed while the step ran: its result is not kept")
         result = replies.result(done, self._store)

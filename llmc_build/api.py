@@ -129,6 +129,7 @@ def build(
                     ahead=ahead,
                 )
                 work = _look(session, work, paths, config, targets)
+                session.begin(work, paths)
                 reporter.started(len(work.graph or ()), session.run.run_id, config.jobs)
                 prompts = session.prompts(work)
                 if prompts:

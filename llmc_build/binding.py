@@ -18,6 +18,7 @@ from llmc_build.model import Action, ActionKey, TargetId
 from llmc_build.reads import Reads
 from llmc_build.resolve import Target
 from llmc_build.rules import Bound, rule
+from llmc_build.store.files import Stamp
 from llmc_build.traces import Traces
 
 PLATFORM = f"{platform.system().lower()}-{platform.machine()}"
@@ -30,6 +31,7 @@ class Pending:
     key: ActionKey
     bound: Bound
     files: Files
+    stamps: Mapping[str, Stamp | None]  # of the files, before they were read
     env: Mapping[str, str | None]
     cached: bool  # whether the result may be kept
     attempts: int = 0
@@ -69,4 +71,11 @@ class Binding:
         self._traces.given(action.target, found.files)
         env = {name: self._environ.get(name) if value is None else value for name, value in action.env}
         key = keys.action_key(rule(action.rule), action, bound, files=found.files, env=env)
-        return Pending(key=key, bound=bound, files=found.files, env=env, cached=action.is_cached)
+        return Pending(
+            key=key,
+            bound=bound,
+            files=found.files,
+            stamps=found.stamps,
+            env=env,
+            cached=action.is_cached,
+        )

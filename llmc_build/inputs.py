@@ -12,12 +12,13 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmc_build.keys import Files
 from llmc_build.model import Action, Digest, TargetId
 from llmc_build.store import files
+from llmc_build.store.files import Stamp
 from llmc_build.store.state import FileDigests
 
 _MAGIC = frozenset("*?[")
@@ -30,6 +31,7 @@ class InputError(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     files: dict[str, tuple[Digest, bool]]  # path -> content, executable
+    stamps: dict[str, Stamp | None] = field(default_factory=dict)  # what each looked like before it was read
     warnings: tuple[str, ...] = ()
 
 
@@ -65,12 +67,14 @@ class Inputs:
         if not action.inputs and not action.words:
             return NOTHING
         files: dict[str, tuple[Digest, bool]] = {}
+        stamps: dict[str, Stamp | None] = {}
         warnings = []
         for pattern in action.inputs:
             before = len(files)
             paths = set(self._expand(pattern))
             for path in paths:
                 if path not in files and self._visible(action.target, path):
+                    stamps[path] = self._stamp(path)
                     entry = self._entry(path)
                     if entry is not None:
                         files[path] = entry
@@ -81,12 +85,13 @@ class Inputs:
                 raise InputError(self._missing(action.target, pattern))
         for word in action.words:
             if word not in files and self._is_plain_file(word) and self._visible(action.target, word):
+                stamps[word] = self._stamp(word)
                 entry = self._entry(word)
                 if entry is not None:
                     files[word] = entry
         if not files and not warnings:
             return NOTHING
-        return Found(files=dict(sorted(files.items())), warnings=tuple(warnings))
+        return Found(files=dict(sorted(files.items())), stamps=stamps, warnings=tuple(warnings))
 
     def namer(self) -> Callable[[Action], set[str]]:
         """What tells the paths of the files that `find` would find; it looks at each but once."""
@@ -117,16 +122,26 @@ class Inputs:
         except (OSError, ValueError):
             return False
 
-    def changed(self, files: Files) -> list[str]:
-        """Which of the files hold something else by now, or can't be read any more."""
+    def changed(self, given: Files, stamps: Mapping[str, Stamp | None]) -> list[str]:
+        """Which of the files are not, or may have been something else than, what they were.
+
+        Who had another content for a while may have been read then, so what was written is changed, also with
+        the same bytes.
+        """
 
         def is_as_it_was(path: str, entry: tuple[Digest, bool]) -> bool:
             try:
-                return self._entry(path) == entry
+                return self._stamp(path) == stamps.get(path) and self._entry(path) == entry
             except InputError:
                 return False
 
-        return [path for path, entry in files.items() if not is_as_it_was(path, entry)]
+        return [path for path, entry in given.items() if not is_as_it_was(path, entry)]
+
+    def _stamp(self, path: str) -> Stamp | None:
+        try:
+            return files.stamp(os.stat(f"{self._root}/{path}"))
+        except (OSError, ValueError):
+            return None
 
     def _visible(self, target: TargetId, path: str, real: str | None = None) -> bool:
         """`real`: where the path leads to, if that is known."""

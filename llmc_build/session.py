@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmc_build.ahead import Ahead
 from llmc_build.binder import Binder, Options
@@ -45,6 +46,9 @@ from llmc_build.stopping import Stop
 from llmc_build.store import Store
 from llmc_build.store.runs import Runs
 from llmc_build.subgraph import Graph, SubGraph
+
+if TYPE_CHECKING:
+    from llmc_build.snapshot.keeping import Doubt
 
 MANY = 200  # targets in doubt: from here on, and from a quarter of all, everything is looked at
 
@@ -126,6 +130,7 @@ class Session:
         )
         self._members: set[TargetId] = set()  # of a partial build: the targets that it looks at
         self._put_back: Collection[int] = ()  # targets of a partial build that needed nothing but placing
+        self._doubt: Doubt | None = None
         self._record: Record | None = None  # of this run, where it speaks of every target
 
     def note(self, text: str) -> None:
@@ -140,7 +145,7 @@ class Session:
         program = work.program
         assert work.after is not None
         files = {target.step.file for target in program.targets.values()}
-        relative = {file: os.path.relpath(file, self.config.workspace) for file in files}
+        relative = {file: os.path.relpath(os.path.realpath(file), self.config.workspace) for file in files}
         sources = {target.id: relative[target.step.file] for target in program.targets.values()}
         self._bind(program, sources, last.key, after=work.after)
         if not self.options.dry_run:
@@ -169,7 +174,7 @@ class Session:
             number = was(target)
             return None if number is None else old.key(number)
 
-        files = [os.path.relpath(file, self.config.workspace) for file in part.files]
+        files = [os.path.relpath(os.path.realpath(file), self.config.workspace) for file in part.files]
 
         def source(target: TargetId) -> str:
             return files[part.file_of(target)]
@@ -336,6 +341,14 @@ class Session:
             notes=tuple(self.notes),
         )
 
+    def begin(self, work: Work, files: Sequence[Path]) -> None:
+        """Before anything runs or is placed."""
+        if not self.options.dry_run and (work.part is None or work.part.reshaped):
+            from llmc_build.snapshot.keeping import Doubt
+
+            with contextlib.suppress(OSError):
+                self._doubt = Doubt(str(self.config.workspace), [os.path.abspath(file) for file in files])
+
     def keep(self, report: BuildReport, work: Work) -> None:
         """What `llmc log` and the next build need.  A full disk costs the record, not the results."""
         try:
@@ -384,6 +397,8 @@ class Session:
         )
         with contextlib.suppress(OSError):  # then the next build looks at everything
             keeping.keep(taken, str(config.workspace), [os.path.abspath(file) for file in files])
+            if self._doubt is not None:
+                self._doubt.settle()
         if taken is not None and (work.part is None or len(report.news) > MANY):
             from llmc_build.snapshot import carried
 

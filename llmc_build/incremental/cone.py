@@ -60,7 +60,7 @@ def choose(
         target, was, found = structure.target(i), part.was_at(i), findings.get(i)
         if found is None or was is None or not _is_as_it_was(part, was, found):
             must.append(i)
-        elif target in writers and found.key != old.key(was):
+        elif target in spoilt or (target in writers and found.key != old.key(was)):
             must.append(i)  # its value does not speak for the files that it wrote
         elif was in missing or target in spoilt or found.key != old.key(was):
             restored.add(i)

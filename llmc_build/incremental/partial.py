@@ -64,7 +64,11 @@ class Partial:
         self._read_edits()
         self._read_missing()
         self._reread_speakers()
-        if self._workflows or self._edits or len(self._order) != len(self._old.documents):
+        here = [p for p in self._order if p.number is not None or p.piece in self._workflows]
+        if {place.piece[0] for place in here} != set(range(len(self.files))):
+            raise TooMuch("a file without a workflow")
+        before = [(number, piece_of(document)) for number, document in enumerate(self._old.documents)]
+        if self._workflows or self._edits or [(p.number, p.piece) for p in here] != before:
             parts = {workflow.name: known for workflow, known in self._edits.values()}
             read = [*self._workflows.values(), *(workflow for workflow, _ in self._edits.values())]
             self._resolve(read, self._old, self._staying(), parts)
@@ -86,6 +90,11 @@ class Partial:
     def program(self) -> Program:
         """What was read by now."""
         return Program(targets=self._targets, edges=tuple(self._edges))
+
+    @property
+    def reshaped(self) -> bool:
+        """Whether targets or outputs are others than the snapshot's."""
+        return self._old.paths != self.structure.paths or self._old.outputs != self.structure.outputs
 
     def read_also(self, targets: Iterable[int]) -> None:
         """Reads some more targets, or their documents."""
@@ -339,6 +348,8 @@ class Partial:
                 raise TooMuch("a cycle")
         if (old.outputs or new.outputs) and (edges_changed or old.outputs != new.outputs):
             raise TooMuch("outputs, or the order of what writes and reads them, changed")
+        if any(source in new.outputs for t in self._targets.values() for source in t.step.sources):
+            raise TooMuch("an output is part of a step")
         if new.outputs and any(t.action.inputs for t in self._targets.values()):
             writers = new.outputs
             for target in self._targets.values():

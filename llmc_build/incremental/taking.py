@@ -169,6 +169,8 @@ class _Taker:
             fresh = {i for i, was in enumerate(e.part.was) if was in then} if then else set()
             for i in e.left:
                 flags[i] = 0
+        for i in self.watching.stale:
+            flags[i] = 0
         home = f"{e.workspace}/.llmc/out"
         for i in e.put_back:
             fresh.discard(i)

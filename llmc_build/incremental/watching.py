@@ -7,6 +7,7 @@ says of targets that were not looked at is carried over.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmc_build.incremental.partial import Partial
-from llmc_build.model import Action, TargetId, TargetReport
+from llmc_build.model import Action, State, TargetId, TargetReport
 from llmc_build.record import Record
 from llmc_build.resolve import Program
 from llmc_build.snapshot import survey as world
@@ -66,6 +67,8 @@ class Watching:
         self.e, self.old, self.structure, self.looked_at = e, old, structure, looked_at
         self.now_ns = time.time_ns()
         self.not_good: set[TargetId] = set()  # targets that would be given other files now
+        self.stale: set[int] = set()  # targets not looked at, of which a file has changed since
+        self.dangling: set[str] = set()  # links to nothing where files are looked for
 
     def readers(self) -> dict[str, list[int]]:
         """Input file -> targets that read it; a target that would be given other files now is not good."""
@@ -77,13 +80,20 @@ class Watching:
                 left = {now[was] for was in numbers if was in now} - self.looked_at.keys()
                 if left:
                     found[path] = left
+        latest = {path: text for given in e.traces.files.values() for path, text in given.items()}
+        for path, _, known, _ in self.old.facts["watched"] if self.old is not None else ():
+            if latest.get(path.removeprefix(f"{e.workspace}/"), known) != known:
+                self.stale |= found.get(path, set())
         for i, report in self.looked_at.items():
             target = report.target
             action = e.program.targets[target].action
             if not (action.inputs or action.words) or not report.status.good:
                 continue
+            if report.status is State.SKIPPED:
+                continue
             given = e.traces.files.get(target, {})
-            if e.names(action) != set(given):
+            # A file that changed during the build was one thing to one step and another to the next.
+            if e.names(action) != set(given) or any(latest[path] != text for path, text in given.items()):
                 self.not_good.add(target)
             for path in given:
                 found.setdefault(f"{e.workspace}/{path}", set()).add(i)
@@ -119,9 +129,10 @@ class Watching:
         sha.update({f"{e.workspace}/{path}": text for path, text in e.traces.outputs.items()})
         wanted = {*paths, *e.models, *(f"{e.workspace}/{path}" for path in self.structure.outputs)}
         wanted.update(known.keys() - self._mine(known))
-        return [
+        missing: list[Watched] = [(path, [0] * 5, "", False) for path in sorted(self.dangling)]
+        return missing + [
             self._entry(path, sha[path]) if path in sha else self._again(known.get(path), path)
-            for path in sorted(wanted)
+            for path in sorted(wanted - self.dangling)
         ]
 
     def _again(self, entry: Watched | None, path: str) -> Watched:
@@ -185,6 +196,7 @@ class Watching:
                     listed[folder] = stamp
                 elif world.here(folder, self.old.words[folder][0]) != set(self.old.words[folder][1]):
                     changed.add(folder)
+        was = dict(self.old.facts["folders"]) if self.old is not None else {}
         patterns: set[str] = set()
         words: set[str] = set()
         for report in self.looked_at.values():
@@ -198,7 +210,17 @@ class Watching:
         for folder, names in named.items():
             candidates.setdefault(os.path.normpath(f"{e.workspace}/{folder}"), set()).update(names)
         for pattern in patterns:
-            listed.update((folder, _stamp(folder)) for folder in folders_of(str(e.workspace), pattern))
+            for folder in folders_of(str(e.workspace), pattern):
+                # What came or went since the survey is still news to those that were not looked at.
+                if folder not in was or was[folder] == world.folder_stamp(folder):
+                    listed[folder] = _stamp(folder)
+                else:
+                    listed.setdefault(folder, UNKNOWN)
+        for folder in listed:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                self.dangling.update(entry.path for entry in entries if _leads_nowhere(entry.path))
+        for folder, names in candidates.items():
+            self.dangling.update(path for name in names if _leads_nowhere(path := f"{folder}/{name}"))
         times = {folder: UNKNOWN if folder in changed else _stamp(folder) for folder in candidates}
         here = {f: [sorted(names), sorted(world.here(f, list(names)))] for f, names in candidates.items()}
         if self.old is not None:
@@ -241,25 +263,39 @@ def folders_of(workspace: str, pattern: str) -> set[str]:
             continue
         is_glob = True
         links = "**" not in parts[number:]  # as `inputs.matching`
-        below = {place for folder in level for place in _below(folder, deep=part == "**", links=links)}
+        below = {
+            place
+            for folder in level
+            for place in _below(folder, deep=part == "**", links=links, hidden=part[0] == ".")
+        }
         found |= level | (below if part == "**" else set())
         level = level | below if part == "**" else below
     for place in level:
         if is_glob:
             found.add(os.path.dirname(place))
         elif os.path.isdir(place):
-            found |= {place, *_below(place, deep=True, links=False)}
+            found |= {place, *_below(place, deep=True, links=False, hidden=True)}
     return found
 
 
-def _below(folder: str, *, deep: bool, links: bool) -> set[str]:
-    if deep:
-        return {place for place, _, _ in os.walk(folder)} - {folder}
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.path for entry in entries if entry.is_dir(follow_symlinks=links)}
-    except OSError:
-        return set()
+def _below(folder: str, *, deep: bool, links: bool, hidden: bool) -> set[str]:
+    """`hidden`: those too whose names begin with a dot."""
+    found: set[str] = set()
+    rest = [folder]
+    while rest:
+        with contextlib.suppress(OSError), os.scandir(rest.pop()) as entries:
+            new = [
+                entry.path
+                for entry in entries
+                if (hidden or entry.name[0] != ".") and entry.is_dir(follow_symlinks=links and not deep)
+            ]
+            found.update(new)
+            rest += new if deep else ()
+    return found
+
+
+def _leads_nowhere(path: str) -> bool:
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _stamp(folder: str) -> list[int]:

@@ -161,7 +161,7 @@ class PretendedFiles:
             found[name] = (Digest(hash=hashlib.sha256(data).hexdigest(), size=len(data)), False)
         return Found(files=found)
 
-    def changed(self, files: Files) -> list[str]:
+    def changed(self, files: Files, stamps: object = None) -> list[str]:
         return []
 
     def offers(self, target: TargetId, path: str) -> bool:

@@ -67,8 +67,9 @@ def test_a_file_that_can_not_be_read_any_more_has_changed(
     digests = FileDigests(tmp_path / ".llmc" / "digests")
     inputs = Inputs(tmp_path, digests, {}, lambda target, other: True, ())
     action = Action(rule="shell", version=1, params={}, inputs=("a", "b"), target="w.s")
-    found = inputs.find(action).files
-    assert inputs.changed(found) == []
+    seen = inputs.find(action)
+    found = seen.files
+    assert inputs.changed(found, seen.stamps) == []
 
     def broken(self: FileDigests, file: str | Path) -> object:
         if Path(file).name == "b":
@@ -76,4 +77,4 @@ def test_a_file_that_can_not_be_read_any_more_has_changed(
         return found["a"][0]
 
     monkeypatch.setattr(FileDigests, "digest", broken)
-    assert inputs.changed(found) == ["b"]
+    assert inputs.changed(found, seen.stamps) == ["b"]

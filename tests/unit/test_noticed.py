@@ -1,0 +1,259 @@
+"""What an incremental build must notice as a clean one would: things moved, removed, linked, changed meanwhile."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from llmc_build.errors import NoSuchTarget, UserError
+from llmc_build.snapshot import keeping
+from tests.conftest import Space
+
+HEAD = "# a remark\n"
+A = '---\nname: a\nsteps: [{name: t, command: "cat x.txt"}]\n'
+B = "---\nname: b\nsteps: [{name: t, command: echo b}]\n"
+
+
+def test_documents_change_places_and_then_a_file_changes(space: Space) -> None:
+    space.write("x.txt", "1")
+    for text in (HEAD + A + B, A + B, B + A, A + HEAD + B):
+        space.write("flow.yaml", text)
+        space.build("flow.yaml")
+        space.write("x.txt", f"{text[:5]}")
+        space.build("flow.yaml")
+        assert space.value("a.t") == text[:5]
+
+
+@pytest.mark.parametrize("rest", ["", "---\n# name: b\n"])
+def test_a_workflow_that_went_behind_a_remark_is_gone(space: Space, rest: str) -> None:
+    space.write("x.txt", "1")
+    space.write("flow.yaml", HEAD + A + B)
+    space.build("flow.yaml")
+    space.write("flow.yaml", HEAD + A + rest)
+    assert [t.target for t in space.build("flow.yaml").targets] == ["a.t"]
+    assert not (space.root / ".llmc/out/b").exists() or not os.listdir(space.root / ".llmc/out/b")
+    with pytest.raises(NoSuchTarget):
+        space.build("flow.yaml", targets=["b"])
+
+
+@pytest.mark.parametrize("text", [HEAD, None])
+def test_a_file_without_a_workflow_is_refused_as_in_a_clean_build(space: Space, text: str | None) -> None:
+    space.write("x.txt", "1")
+    space.write("one.yaml", A)
+    space.write("two.yaml", B)
+    space.build("one.yaml", "two.yaml")
+    (space.root / "two.yaml").unlink()
+    if text is not None:
+        space.write("two.yaml", text)
+    with pytest.raises(UserError):
+        space.build("one.yaml", "two.yaml")
+
+
+@pytest.mark.parametrize("bad", [None, "bad\n"])
+def test_an_output_is_put_right_before_what_reads_it_by_way_of_others(space: Space, bad: str | None) -> None:
+    space.write(
+        "flow.yaml",
+        """
+        name: w
+        steps:
+          - {name: a, outputs: [gen.txt], command: "f=gen; echo hi > $f.txt"}
+          - {name: b, command: echo mid}
+          - {name: c, inputs: [gen.txt], command: "cat g*"}
+        """,
+    )
+    assert space.build("flow.yaml").ok
+    (space.root / "gen.txt").unlink()
+    if bad is not None:
+        space.write("gen.txt", bad)
+    assert space.build("flow.yaml").ok
+    assert space.value("w.c") == space.read("gen.txt") == "hi\n"
+    assert not space.ran
+
+
+def test_a_file_that_changes_between_two_readers_is_read_again(space: Space) -> None:
+    space.write("x.txt", "one")
+    space.write(
+        "flow.yaml",
+        f"""
+        name: w
+        steps:
+          - {{name: a, inputs: [x.txt], command: "cat x*"}}
+          - {{name: b, command: "printf two > {space.root}/x.txt"}}
+          - {{name: c, inputs: [x.txt], command: "cat x*; :"}}
+        """,
+    )
+    space.build("flow.yaml")
+    assert (space.value("w.a"), space.value("w.c")) == ("one", "two")
+    space.build("flow.yaml")
+    assert (space.value("w.a"), space.value("w.c")) == ("two", "two")
+
+
+def test_a_file_that_changes_during_a_build_in_part_is_news_to_the_others(space: Space) -> None:
+    space.write("x.txt", "one")
+    space.write("y.txt", "1")
+    space.write(
+        "flow.yaml",
+        f"""
+        name: v
+        steps: [{{name: other, inputs: [x.txt], command: "cat x*"}}]
+        ---
+        name: w
+        steps:
+          - {{name: a, inputs: [y.txt], command: "grep -q 1 y* || printf two > {space.root}/x.txt"}}
+          - {{name: c, inputs: [x.txt, y.txt], command: "cat x* y*"}}
+        """,
+    )
+    space.build("flow.yaml")
+    space.write("y.txt", "2")
+    space.build("flow.yaml")
+    assert space.value("w.c") == "two2"
+    space.build("flow.yaml")
+    assert space.value("v.other") == "two"
+
+
+def test_a_file_that_comes_into_a_glob_during_a_build_in_part_is_news_to_the_others(space: Space) -> None:
+    space.write("in/1.txt", "1")
+    space.write("y.txt", "1")
+    space.write(
+        "flow.yaml",
+        f"""
+        name: v
+        steps: [{{name: other, inputs: ["in/*.txt"], command: "ls in"}}]
+        ---
+        name: w
+        steps:
+          - name: a
+            inputs: [y.txt, "in/*.txt"]
+            command: "grep -q 1 y* || touch {space.root}/in/2.txt"
+        """,
+    )
+    space.build("flow.yaml")
+    space.write("y.txt", "2")
+    space.build("flow.yaml")
+    space.build("flow.yaml")
+    assert space.value("v.other") == "1.txt\n2.txt\n"
+
+
+@pytest.mark.parametrize(
+    ("link", "to", "inputs", "command"),
+    [
+        ("in/z.txt", "../ext/late.txt", 'inputs: ["in/*.txt"], ', "cat in/*"),
+        ("n.txt", "ext/late.txt", "", "cat n.txt || echo none"),
+        ("in/d", "../ext", 'inputs: ["in/*/*.txt", y.txt], ', "cat in/d/late.txt || echo none"),
+    ],
+)
+def test_a_link_to_nothing_comes_to_life(space: Space, link: str, to: str, inputs: str, command: str) -> None:
+    space.write("in/o.txt", "one ")
+    space.write("y.txt", "1")
+    (space.root / link).symlink_to(to)
+    space.write("flow.yaml", f'name: w\nsteps: [{{name: s, {inputs}command: "{command}"}}]\n')
+    space.build("flow.yaml")
+    space.write("ext/late.txt", "two")
+    space.build("flow.yaml")
+    assert space.value("w.s").endswith("two")
+
+
+def test_outputs_of_a_file_that_is_a_link_go_when_they_are_not_declared_any_more(space: Space) -> None:
+    text = """
+        name: w
+        steps:
+          - {name: a, inputs: [x.txt], outputs: [gen.txt], command: "f=gen; cat x* > $f.txt"}
+        """
+    space.write("flows/real.yaml", text)
+    (space.root / "flow.yaml").symlink_to("flows/real.yaml")
+    for content in ("1", "2"):
+        space.write("x.txt", content)
+        space.build("flow.yaml")
+    space.write("flows/real.yaml", text.replace("outputs: [gen.txt], ", ""))
+    space.build("flow.yaml")
+    assert not (space.root / "gen.txt").exists()
+
+
+def test_an_output_that_becomes_a_prompt_file_is_refused_as_in_a_clean_build(space: Space) -> None:
+    text = """
+        name: v
+        steps: [{name: o, outputs: [p.md], command: "f=p; echo hi > $f.md"}]
+        ---
+        name: w
+        steps: [{name: s, if: "'x' == 'y'", type: llm, model: m, prompt: hi}]
+        """
+    space.write("flow.yaml", text)
+    assert space.build("flow.yaml").ok
+    space.edit("flow.yaml", "prompt: hi", "prompt_file: p.md")
+    with pytest.raises(UserError, match=r"p\.md"):
+        space.build("flow.yaml")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        '{name: s, inputs: ["**/*.md"], command: "ls"}',
+        "{name: s, if: \"'x' == 'y'\", inputs: [y.md], command: ls}",
+    ],
+)
+def test_nothing_to_do_is_seen_from_the_snapshot(space: Space, step: str) -> None:
+    space.write("y.md", "1")
+    space.write("flow.yaml", f"name: w\nsteps: [{step}]\n")
+    os.utime(space.root, (1_000_000_000, 1_000_000_000))
+    space.build("flow.yaml")
+    space.build("flow.yaml")
+    survey = keeping.survey(
+        str(space.root),
+        [str(space.root / "flow.yaml")],
+        config=None,
+        cache_dir=str(space.root / ".llmc/cache"),
+        environ=space.environ,
+    )
+    assert survey is not None
+    assert survey.whole is None
+    flags = survey.snapshot.section("flags")
+    assert all(flags), "a target that is to be looked at"
+
+
+@pytest.mark.parametrize("how", ["interrupted", "died", "no cache"])
+def test_what_an_unfinished_build_placed_goes_when_its_edit_is_undone(
+    space: Space, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    first = "name: w\nsteps:\n  - {name: a, command: echo a}\n"
+    more = '  - {name: b, outputs: [gen.txt], command: "n=gen; echo 2 > $n.txt"}\n'
+    end = '  - {name: c, command: "kill -INT $PARENT; sleep 5"}\n' if how == "interrupted" else ""
+    space.write("flow.yaml", first)
+    space.build("flow.yaml")
+    space.write("flow.yaml", first + more + end.replace("$PARENT", str(os.getpid())))
+    if how == "died":
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+
+            def die(*args: object) -> None:
+                raise MemoryError
+
+            patch.setattr(keeping, "keep", die)
+            space.build("flow.yaml")
+    else:
+        space.build("flow.yaml", no_cache=how == "no cache")
+    assert (space.root / "gen.txt").exists()
+    space.write("flow.yaml", first)
+    space.build("flow.yaml")
+    assert not (space.root / "gen.txt").exists()
+    assert os.listdir(space.root / ".llmc/out/w") == ["a"]
+    assert not list((space.root / ".llmc/state").glob("doubt-*"))
+
+
+def test_a_file_that_was_something_else_for_a_while_makes_no_record(space: Space) -> None:
+    """Its bytes are what they were when the key was made, and the step read others."""
+    space.write("x.txt", "A")
+    space.write(
+        "flow.yaml",
+        f"""
+        name: w
+        order: dataflow
+        steps:
+          - {{name: a, command: "printf B > {space.root}/x.txt; sleep 0.2"}}
+          - {{name: b, inputs: [x.txt], command: "cat x*; printf A > {space.root}/x.txt"}}
+        """,
+    )
+    space.build("flow.yaml", jobs=1)
+    assert space.value("w.b") == "B"
+    assert space.of("w.b").warnings
+    space.build("flow.yaml", jobs=1)
+    assert space.value("w.b") == "A"
