@@ -115,8 +115,9 @@ class Build:
                 self._do(command)
                 continue
             targets = [command.target]
-            while most > 0 and todo and isinstance(todo[0], p.Check):
-                targets.append(todo.popleft().target)
+            while most > 0 and todo and isinstance(following := todo[0], p.Check):
+                targets.append(following.target)
+                todo.popleft()
                 most -= 1
             # others were ended meanwhile, because the build stops
             self._check([target for target in targets if state(target) is State.READY])
@@ -132,9 +133,13 @@ class Build:
                     self._do(command)
         self._todo.extendleft(reversed(following))
 
-    def _do(self, command: p.Cancel | p.Ended) -> None:
+    def _do(self, command: p.Cancel | p.Ended | p.Abandoned) -> None:
         if isinstance(command, p.Ended):
             self._ended(command)
+        elif isinstance(command, p.Abandoned):  # nobody needs to hear of each: they are counted at the end
+            reason, cancelled = command.reason, State.CANCELLED
+            for target in command.targets:
+                self.reports[target] = TargetReport(target=target, status=cancelled, reason=reason)
         else:
             for number in list(self._numbers.get(command.target, ())):
                 self._a.executor.cancel(number, "the build was stopped")

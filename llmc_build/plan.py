@@ -62,7 +62,15 @@ class Ended:
     caused_by: TargetId | None = None  # of a poisoned target: the failure at the root
 
 
-Command: TypeAlias = Check | Cancel | Ended
+@message
+class Abandoned:
+    """Very many targets that never began were cancelled."""
+
+    targets: Sequence[TargetId]
+    reason: str
+
+
+Command: TypeAlias = Check | Cancel | Ended | Abandoned
 
 # ---------------------------------------------------------------- verdicts and events
 
@@ -148,6 +156,7 @@ class Interrupted:
 Event: TypeAlias = Checked | NotStarted | Answered | Finished | Interrupted
 
 
+MANY = 10_000  # targets that are cancelled together
 AT_ONCE = 8192  # targets that are looked at in one turn to see whether they are ready from the start
 
 
@@ -398,7 +407,13 @@ class Plan:
         self._cancelling = self._cancelling or cancel
         if cancel:  # first what holds a worker: what only waits is a long list
             commands += [Cancel(target=target) for target, state in self._states.items() if state is _RUNNING]
-        for target, state in self._states.items():
-            if state is _WANTED or state is _READY:
-                for one in (target, *self._followers.pop(target, ())):
-                    self._end(one, State.CANCELLED, "the build was stopped", commands)
+        why = "the build was stopped"
+        left = [target for target, state in self._states.items() if state is _WANTED or state is _READY]
+        left += [one for target in left for one in self._followers.pop(target, ())]
+        if len(left) < MANY:
+            for target in left:
+                self._end(target, State.CANCELLED, why, commands)
+            return
+        self._states.update(dict.fromkeys(left, State.CANCELLED))
+        self._open -= len(left)
+        commands.append(Abandoned(targets=left, reason=why))

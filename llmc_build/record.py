@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from llmc_build.snapshot.structure import Structure
 
 WHOLE_VALUE_BYTES = 65536  # larger values are named by digest; they lie in .llmc/out as they are
-ALL_OF = 1000  # targets: in a larger build, those that were not looked at are only counted
+ALL_OF = (
+    1000  # targets: in a larger build, those not looked at, or cancelled before they began, are only counted
+)
 
 
 Record: TypeAlias = dict[str, Any]  # JSON, with Listed and Mapped in it
@@ -30,8 +32,10 @@ def run_record(report: BuildReport, program: Program, binder: Binder, structure:
     """The content of run.json.  `structure`: of all targets, where `program` has some of them only."""
     is_small = len(report.targets) <= ALL_OF
     listed = report.targets if is_small else report.news
-    reports = {one.target: one for one in listed}
     unchanged = len(report.targets) - len(listed)
+    if not is_small:
+        listed = [one for one in listed if one.status is not State.CANCELLED or one.wall_s]
+    reports = {one.target: one for one in listed}
     record: Record = {
         **head(report),
         "targets": Listed(map(target_json, listed)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,3 +185,19 @@ def test_a_commit_that_somebody_waits_for_goes_at_once(
     steps = steps.replace("command: echo 3", f"command: 'touch {mark}'")
     (tmp_path / "w.yaml").write_text(f"name: w\nsteps: {steps}\n---\nname: v\nsteps: [{waiting}]\n")
     assert api.build([tmp_path / "w.yaml"], workspace=tmp_path, jobs=2).ok
+
+
+@pytest.mark.parametrize("many", [3, 100])
+def test_an_interrupt_cancels_what_never_began_together_where_that_is_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    monkeypatch.setattr("llmc_build.plan.MANY", many)
+    rest = "".join(f", {{name: s{i}, command: echo {i}}}" for i in range(20))
+    kill = f"{{name: k, command: 'kill -INT {os.getpid()}; sleep 5'}}"
+    (tmp_path / "w.yaml").write_text(f"name: w\nsteps: [{{name: a, command: echo a}}, {kill}{rest}]\n")
+    report = api.build([tmp_path / "w.yaml"], workspace=tmp_path)
+    assert report.exit_code == 130
+    assert {name: n for name, n in report.counts.items() if n} == {"total": 22, "ran": 1, "cancelled": 21}
+    assert [t.target for t in report.targets] == ["w.a", "w.k", *(f"w.s{i}" for i in range(20))]
+    assert all(t.reason == "the build was stopped" for t in report.targets[2:])
+    assert api.build([tmp_path / "w.yaml"], workspace=tmp_path, targets=["w.a"]).counts["cached"] == 1
