@@ -250,7 +250,7 @@ def _listing(folder: str, hidden: Sequence[str], outputs: set[str]) -> str:
     try:
         with os.scandir(folder) as entries:
             names = sorted(
-                (entry.name, entry.is_dir())
+                (entry.name, entry.is_dir(), entry.is_symlink())  # no pattern leads through a link
                 for entry in entries
                 if entry.path not in hidden and entry.path not in outputs
             )

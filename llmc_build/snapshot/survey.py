@@ -152,7 +152,8 @@ def same(entry: Watched | Sequence[object]) -> bool:
         return known == ""
     if not fresh and list(now) == stamp:
         return True
-    return known != "" and content(path, known) == known
+    # A link to what holds the same is not what was there, perhaps: an output is no link.
+    return known != "" and not os.path.islink(path) and content(path, known) == known
 
 
 def content(path: str, like: str) -> str:

@@ -257,3 +257,15 @@ def test_a_file_that_was_something_else_for_a_while_makes_no_record(space: Space
     assert space.of("w.b").warnings
     space.build("flow.yaml", jobs=1)
     assert space.value("w.b") == "A"
+
+
+def test_an_output_that_became_a_link_is_a_file_again(space: Space) -> None:
+    space.write(
+        "flow.yaml", 'name: w\nsteps: [{name: a, outputs: [gen.txt], command: "f=gen; echo hi > $f.txt"}]\n'
+    )
+    space.build("flow.yaml")
+    (space.root / "gen.txt").rename(space.root / "other.txt")
+    (space.root / "gen.txt").symlink_to("other.txt")
+    space.build("flow.yaml")
+    assert not (space.root / "gen.txt").is_symlink()
+    assert space.read("gen.txt") == "hi\n"
