@@ -41,7 +41,7 @@ class State:
     """What a slot holds, as llama.cpp writes it.
 
     `data` has `size` bytes that matter, and then zeros: that stands for the empty streams of whatever room
-    it is put into.
+    it is put into.  `Room.load` changes the head for as long as it works: another thread must not read it.
     """
 
     data: memoryview  # of bytes, and writable
@@ -51,6 +51,11 @@ class State:
     def content(self) -> memoryview:
         """The bytes that matter."""
         return self.data[: self.size]
+
+    def parts(self) -> tuple[bytes, memoryview]:
+        """The same in two parts that another thread may read: the head is copied."""
+        head = min(_WORD * _HEAD, self.size)
+        return bytes(self.data[:head]), self.data[head : self.size]
 
     @classmethod
     def blank(cls, size: int) -> State:

@@ -8,6 +8,7 @@ import os
 from array import array
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -271,6 +272,33 @@ def test_states_come_back_byte_for_byte(tmp_path: Path) -> None:
     found = store.fetch(entry)
     assert found is not None
     assert bytes(found.content) == bytes([3]) * 5000
+
+
+def test_a_state_is_kept_as_it_was_put_whatever_its_head_is_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state that is put into a slot has that slot in its head until llama.cpp has read it."""
+    store, made, write = kept(tmp_path), state(5000, 3), KvStore._write
+
+    def while_it_is_loaded(*args: Any) -> None:
+        made.data[4:12] = bytes([1, 0, 0, 0, 8, 0, 0, 0])
+        write(*args)
+        made.data[4:12] = bytes([3]) * 8
+
+    monkeypatch.setattr(KvStore, "_write", while_it_is_loaded)
+    store.put(tokens(1, 2, 3), made)
+    store.close()
+    (entry,) = kept(tmp_path).entries()
+    found = store.fetch(entry)
+    assert found is not None
+    assert bytes(found.content) == bytes([3]) * 5000
+
+
+def test_a_state_that_is_smaller_than_a_head_is_kept(tmp_path: Path) -> None:
+    store = kept(tmp_path)
+    store.put(tokens(1), state(5))
+    store.close()
+    assert [store.fetch(entry) is not None for entry in store.entries()] == [True]
 
 
 @pytest.mark.parametrize("what", ["flip", "cut", "more", "renamed", "empty"])
