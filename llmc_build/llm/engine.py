@@ -39,14 +39,7 @@ from collections.abc import Sequence as Items
 from functools import partial
 
 from llmc_build.llm.beginnings import LEAST, Beginnings
-from llmc_build.llm.loading import (
-    LoadError,
-    Settings,
-    context_of,
-    load_model,
-    parallel_of,
-    stretches,
-)
+from llmc_build.llm.loading import LoadError, Settings, context_of, load_model, parallel_of, stretches
 from llmc_build.llm.native import lib
 from llmc_build.llm.prompts import PromptError, read_prompt
 from llmc_build.llm.remembered import Remembered
@@ -320,15 +313,17 @@ class Engine:
                 by_slot[slot] = last
 
     def _move(self, sequence: Sequence, slot: int) -> None:
-        room = self._opened
-        if sequence.begun and not room.plain:
-            room.copy(sequence.slot, slot)
-        elif sequence.begun and not room.load(slot, room.save(sequence.slot)):
-            raise RoomError("the state of a sequence could not be moved")
-        tokens = self._slots.pop(sequence.slot, None)
-        if tokens is not None:
-            self._slots[slot] = tokens
+        room, old = self._opened, sequence.slot
         sequence.slot = slot
+        if not sequence.begun:
+            return  # the slots hold what they held
+        if not room.plain:
+            room.copy(old, slot)
+        elif not room.load(slot, room.save(old)):
+            raise RoomError("the state of a sequence could not be moved")
+        self._slots.pop(slot, None)
+        if old in self._slots:
+            self._slots[slot] = self._slots.pop(old)
 
     def _next(self, sequence: Sequence, row: int) -> Event:
         if self._watch is not None:
