@@ -18,6 +18,8 @@ Sandbox: TypeAlias = "bool | Literal['strict']"
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 TargetId: TypeAlias = str  # "workflow.step"
 
+LAST_SEED = 2**32 - 2  # of a sampler: the next one is llama.cpp's word for "any"
+
 _T = TypeVar("_T")
 
 
@@ -98,7 +100,7 @@ class Sampling:
     top_p: float | None = None
     min_p: float | None = None
     repeat_penalty: float | None = None
-    seed: int = 0  # 0 .. 2**32-1
+    seed: int = 0  # 0 .. LAST_SEED
     stop: tuple[str, ...] = ()
 
 

@@ -7,7 +7,8 @@ never waits for llmc to look at its answer, and several travel in one message.  
 work at the pace of the last tasks: long tasks are not fed ahead at all, for a more urgent one may turn up.
 
 And it owns whom a model worker's death is blamed on.  Its requests are *suspects* then, which are answered
-one at a time; the one in whose company alone workers die is to blame.
+one at a time; the one in whose company alone workers die is to blame.  Where the worker named the request
+that it did something for alone, no other is a suspect.
 """
 
 from __future__ import annotations
@@ -87,8 +88,10 @@ class LaneState:
         if worker.capacity is None:
             self.stillborn += 1
             return {flight.task.id for flight in flights} if self.stillborn < STILLBORN else set()
-        begun = [flight.task.id for flight in flights if flight.heard or not worker.tells]
-        found = {flight.task.id for flight in flights} - set(begun)  # those stood in line, and did nothing
+        begun = [flight.task.id for flight in flights if flight.task.id == worker.named]
+        if not begun:
+            begun = [flight.task.id for flight in flights if flight.heard or not worker.tells]
+        found = {flight.task.id for flight in flights} - set(begun)  # those stood in line, or did nothing
         for number in begun:
             deaths = self.suspects.pop(number, 0) + (len(begun) == 1)
             if deaths < DEATHS:

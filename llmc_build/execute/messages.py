@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from llmc_build.model import Json
 
 INLINE_BYTES = 4096  # contents up to this size travel inside messages
-BEGUN = struct.Struct("q")  # in the page that llmc and a worker share: the task that was begun last, or -1
+# In the page that llmc and a worker share: the task that a shell worker began last, or the one that a model
+# worker is doing something for alone; or -1.
+BEGUN = struct.Struct("q")
 
 
 def shortened(request: Mapping[str, Json], last: Mapping[str, Json]) -> tuple[Mapping[str, Json], bool]:

@@ -146,6 +146,9 @@ class WorkerProcess:
         self.tells = False  # whether it tells of each task when it begins it, which may be later
         self.watched = False  # whether the pool waits until it takes more
         self.idle_since = time.monotonic()  # when its last task ended
+        self.named: int | None = (
+            None  # once it is buried: the task that a model worker did something for alone
+        )
         self.holding = False  # it gave tasks back: the one that it runs takes long
         self._token = token
         self._scratches: set[str] = set()
@@ -256,6 +259,8 @@ class WorkerProcess:
             cage.remove(self.group)
         tail = self._tail()
         self._errors.close()
+        if self.lane.kind == "model":
+            self.named = BEGUN.unpack_from(self._page)[0]
         self._page.close()
         return f"the worker died: {_how(code)}", tail
 

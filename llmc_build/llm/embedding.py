@@ -220,6 +220,11 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    @property
+    def first(self) -> int | None:
+        """The request that the next step is about."""
+        return self._jobs[0].id if self._jobs else None
+
     def add(self, message: Mapping[str, Any]) -> None:
         """Takes on a message "run" whose request says `embed`."""
         request = message["request"]

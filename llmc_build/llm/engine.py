@@ -39,22 +39,15 @@ from collections.abc import Sequence as Items
 from functools import partial
 
 from llmc_build.llm.beginnings import LEAST, Beginnings
-from llmc_build.llm.loading import (
-    LoadError,
-    Settings,
-    context_of,
-    load_model,
-    parallel_of,
-    stretches,
-)
+from llmc_build.llm.loading import LoadError, Settings, context_of, load_model, parallel_of, stretches
 from llmc_build.llm.native import lib
 from llmc_build.llm.prompts import PromptError, read_prompt
 from llmc_build.llm.remembered import Remembered
 from llmc_build.llm.requests import RequestError
-from llmc_build.llm.room import Room, RoomError
+from llmc_build.llm.room import Room, RoomError, exchanged
 from llmc_build.llm.sampler import Sampler
 from llmc_build.llm.selftest import Tokens, try_width
-from llmc_build.llm.sequence import Event, Finish, Prepared, Request, Sequence, neighbours
+from llmc_build.llm.sequence import Event, Finish, NoPlace, Prepared, Request, Sequence, neighbours
 from llmc_build.llm.shape import common_length, next_border, usable
 from llmc_build.llm.trials import Trials
 from llmc_build.llm.vocabulary import Vocabulary
@@ -182,6 +175,8 @@ class Engine:
                 events += self._read(reading)
             else:
                 self._decode(events)
+        except NoPlace as error:
+            events.append(self._failed(error.sequence, str(error)))
         except RoomError as error:
             events += [self._failed(sequence, str(error)) for sequence in self.active]
         return events
@@ -320,15 +315,17 @@ class Engine:
                 by_slot[slot] = last
 
     def _move(self, sequence: Sequence, slot: int) -> None:
-        room = self._opened
-        if sequence.begun and not room.plain:
-            room.copy(sequence.slot, slot)
-        elif sequence.begun and not room.load(slot, room.save(sequence.slot)):
-            raise RoomError("the state of a sequence could not be moved")
-        tokens = self._slots.pop(sequence.slot, None)
-        if tokens is not None:
-            self._slots[slot] = tokens
+        room, old = self._opened, sequence.slot
         sequence.slot = slot
+        if not sequence.begun:
+            return  # the slots hold what they held
+        if not room.plain:
+            room.copy(old, slot)
+        elif not room.load(slot, room.save(old)):
+            raise RoomError("the state of a sequence could not be moved")
+        self._slots.pop(slot, None)
+        if old in self._slots:
+            self._slots[slot] = self._slots.pop(old)
 
     def _next(self, sequence: Sequence, row: int) -> Event:
         if self._watch is not None:
@@ -393,8 +390,10 @@ class Engine:
     def _make_room(self, newcomer: Sequence) -> bool:
         """Sees to it that the room has the newcomer's slot, and tokens enough; all others move along.
 
-        False: they can't move, so that the newcomer has to wait for their end.
+        False: they can't move, so that the newcomer has to wait for their end.  Raises NoPlace.
         """
+        if self._room is None:  # it could not be opened for others
+            self._open(1, min(self.context, _LEAST_CELLS))
         room = self._opened
         needs = min(self.context, max(s.needs for s in self._sequences))
         if newcomer.slot < room.width and needs <= room.cells:
@@ -408,12 +407,10 @@ class Engine:
         cells = room.cells
         while cells < needs:
             cells = min(self.context, cells * 2)
-        moving = [(s, room.save(s.slot)) for s in begun]
-        room.close()
         self._room = None
         self._slots.clear()
-        self._open(width, cells)
-        for sequence, state in moving:
-            if not self._opened.load(sequence.slot, state):
-                raise RoomError("the state of a sequence could not be moved")
+        self._room, why = exchanged(room, [s.slot for s in begun], self._new_room, width, cells)
+        if why is not None:
+            most = max((s for s in self._sequences if not s.begun), key=lambda s: s.needs)
+            raise NoPlace(most if most.needs > room.cells else newcomer, str(why))
         return True

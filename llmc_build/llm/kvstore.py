@@ -62,7 +62,8 @@ class KvStore:
         self._root = root
         self._folder = root / identity
         self._limit = limit
-        self._queue: queue.SimpleQueue[tuple[array[int], State] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[array[int], tuple[bytes, memoryview]] | None]
+        self._queue = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._broken = limit <= 0
 
@@ -109,7 +110,7 @@ class KvStore:
                 self._broken = True
                 return
             self._writer = writer
-        self._queue.put((tokens, state))
+        self._queue.put((tokens, state.parts()))
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -128,21 +129,24 @@ class KvStore:
             except OSError:
                 self._broken = True
 
-    def _write(self, tokens: array[int], state: State) -> None:
+    def _write(self, tokens: array[int], state: tuple[bytes, memoryview]) -> None:
         raw = _bytes_of(tokens)
         path = self._folder / (hashlib.sha256(raw).hexdigest() + SUFFIX)
         if path.exists():
             return
-        digest = {"hash": hashlib.sha256(state.content).hexdigest(), "size": state.size}
+        hashed = hashlib.sha256(state[0])
+        hashed.update(state[1])
+        size = len(state[0]) + len(state[1])
+        digest = {"hash": hashed.hexdigest(), "size": size}
         line = json.dumps({"tokens": len(tokens), "state": digest}).encode() + b"\n"
         head = f"{FORM} {hashlib.sha256(line + raw).hexdigest()}\n".encode()
-        self._make_room(len(head) + len(line) + len(raw) + state.size)
+        self._make_room(len(head) + len(line) + len(raw) + size)
         os.makedirs(self._folder, 0o700, exist_ok=True)
         with (
             files.open_folder(self._folder) as folder,
             files.new_file(folder, path.name, mode=0o600) as out,
         ):
-            for part in (head, line, raw, state.content):
+            for part in (head, line, raw, *state):
                 files.write_all(out, part)
 
     def _make_room(self, wanted: int) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class State:
     """What a slot holds, as llama.cpp writes it.
 
     `data` has `size` bytes that matter, and then zeros: that stands for the empty streams of whatever room
-    it is put into.
+    it is put into.  `Room.load` changes the head for as long as it works: another thread must not read it.
     """
 
     data: memoryview  # of bytes, and writable
@@ -51,6 +52,11 @@ class State:
     def content(self) -> memoryview:
         """The bytes that matter."""
         return self.data[: self.size]
+
+    def parts(self) -> tuple[bytes, memoryview]:
+        """The same in two parts that another thread may read: the head is copied."""
+        head = min(_WORD * _HEAD, self.size)
+        return bytes(self.data[:head]), self.data[head : self.size]
 
     @classmethod
     def blank(cls, size: int) -> State:
@@ -213,6 +219,29 @@ class Room:
             self.clear(slot)
             return False
         return True
+
+
+def exchanged(
+    room: Room, slots: Items[int], open_room: Callable[[int, int], Room], width: int, cells: int
+) -> tuple[Room, RoomError | None]:
+    """Another room in the place of one, which is closed; some slots hold what they held.
+
+    It is of that width and so many cells, or as large as the old one where the error says why it can't be.
+    Raises RoomError where nothing can be opened.
+    """
+    try:
+        states = [(slot, room.save(slot)) for slot in slots]
+    finally:
+        room.close()
+    try:
+        made, why = open_room(width, cells), None
+    except RoomError as error:
+        made, why = open_room(room.width, room.cells), error
+    for slot, state in states:
+        if not made.load(slot, state):
+            made.close()
+            raise RoomError("the state of a sequence could not be moved")
+    return made, why
 
 
 def _zeros(size: int) -> memoryview:

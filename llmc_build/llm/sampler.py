@@ -74,7 +74,7 @@ def _reach(sampling: Sampling) -> int | None:
     """How many of the best candidates the chain looks at; None: all of them."""
     if sampling.repeat_penalty is not None:  # it changes which are the best
         return None
-    return 1 if sampling.temperature <= 0 else sampling.top_k
+    return 1 if sampling.temperature <= 0 else sampling.top_k or None  # a top-k of 0 is all, too
 
 
 def _stages(sampling: Sampling, n_vocab: int) -> list[object]:

@@ -113,6 +113,14 @@ class Event:
     error: str | None = None
 
 
+class NoPlace(Exception):
+    """There is no memory for what a sequence needs.  One line."""
+
+    def __init__(self, sequence: Sequence, why: str) -> None:
+        super().__init__(why)
+        self.sequence = sequence
+
+
 def neighbours(sequences: Iterable[Sequence]) -> Iterator[list[Sequence]]:
     """Sequences in the order of their slots, as stretches of neighbouring slots."""
     found: list[Sequence] = []

@@ -6,12 +6,17 @@ is kept of them is the build's business.
 One thread does everything.  While a request is being answered the channel is looked at between any two
 steps of the engine, so a new request joins, and a cancel or a timeout takes effect, after at most one call
 of llama.cpp.  A model that can't be loaded is no reason to die: each request is told why.
+
+Of some requests llama.cpp dies, such as one that takes more stack than there is to be taken apart into
+tokens.  So what is done for one request alone is named in the page that llmc shares (`begun`), by which it
+knows whom to blame.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
+import mmap
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llmc_build.execute.channel import Channel, ChannelClosed
+from llmc_build.execute.messages import BEGUN
 from llmc_build.execute.protocol import pack_content
+from llmc_build.llm.limits import bound_memory, deepen_stack
 from llmc_build.llm.waiting import Waiting
 from llmc_build.model import Json, Sampling
 
@@ -30,13 +37,13 @@ if TYPE_CHECKING:
 
 AHEAD = 16  # requests that stand in line here at most: a slot that gets free is taken at once
 PROGRESS_S = 0.2  # at most so often does a request report its progress
-_SLACK = 2 << 30  # bytes
 _NO_ENGINE = "llama-cpp-python is not installed; pip install 'llmc_build[local]'"
 
 
 def serve(channel: Channel, config: Mapping[str, Json]) -> None:
     """Loads the model that the lane names and answers requests until the channel closes."""
-    _bound_memory(_whole(config.get("limit")))
+    bound_memory(_whole(config.get("limit")))
+    deepen_stack()
     engine, why = _load(config)
     capacity = 1 if engine is None else engine.parallel + _ahead(engine.parallel)
     worker = _Worker(channel, engine, why, config)
@@ -57,21 +64,6 @@ def prepare(config: Mapping[str, Json]) -> None:
 
     if config.get("path"):
         load(config)
-
-
-def _bound_memory(limit: int | None) -> None:
-    """Sees to it that what goes wrong here ends this process, and not others for want of memory.
-
-    Some grammars have more and more ways to go on, and llama.cpp remembers them all.  `limit`: what models
-    may take together; the slack is for what no estimate knows.
-    """
-    if limit is not None and sys.platform == "linux":
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = limit + _SLACK
-        if hard == resource.RLIM_INFINITY or most < hard:
-            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
@@ -132,6 +124,7 @@ class _Worker:
         self._why = why
         self._embeddings: Embeddings | None = None  # made for the first request for vectors
         self._config = config
+        self._page = _page(config)
         self._cas: Cas | None = None
         self._queue: Waiting[_Asked] = Waiting()  # what found no room
         self._jobs: dict[Sequence, _Job] = {}
@@ -147,8 +140,10 @@ class _Worker:
                     self._on_event(self._engine, event)
                 self._expire(self._engine)
             if self._embeddings is not None:
+                self._name(self._embeddings.first)
                 for end in self._embeddings.step():
                     self._channel.send(end)
+                self._name(None)
 
     def close(self) -> None:
         if self._embeddings is not None:
@@ -176,7 +171,14 @@ class _Worker:
         elif self._engine is None:
             self._channel.send(_done(message["id"], "failed", error=self._why))
         else:
+            self._name(message["id"])
             self._prepare(self._engine, message)
+            self._name(None)
+
+    def _name(self, task: int | None) -> None:
+        """Tells whom to blame if this process dies now."""
+        if self._page is not None:
+            BEGUN.pack_into(self._page, 0, -1 if task is None else task)
 
     def _for_vectors(self) -> Embeddings:
         if self._embeddings is None:
@@ -364,6 +366,16 @@ def _open_logs(folder: object, prompt: str) -> TextIO | None:
         return open(place / "stdout", "w", encoding="utf-8", errors="replace", newline="")
     except OSError:
         return None
+
+
+def _page(config: Mapping[str, Json]) -> mmap.mmap | None:
+    """The page that llmc shares, where it does."""
+    fd = _whole(config.get("begun"))
+    if fd is None:
+        return None
+    page = mmap.mmap(fd, BEGUN.size)
+    os.close(fd)
+    return page
 
 
 def _ahead(parallel: int) -> int:

@@ -70,36 +70,47 @@ def next_border(at: int, length: int, reading: Reading) -> int:
     return min((at + CHUNK) // GRID * GRID, last)
 
 
-def widths(active: int, decoding: Decoding) -> list[int]:
+def widths(active: int, decoding: Decoding, limit: int) -> list[int]:
     """How so many sequences are best taken apart into steps that keep the bits; the widest first.
 
-    The last may be wider than what is left: the rest of it is filled with anything.
+    The last may be wider than what is left: the rest of it is filled with anything.  Together they are as
+    wide as `limit` at most, and that must be as much as `active`.
     """
-    return _parts(active, decoding)[0]
+    return _parts(active, decoding, limit)[0]
 
 
-def _parts(active: int, decoding: Decoding) -> tuple[list[int], float]:
+def _parts(active: int, decoding: Decoding, limit: int) -> tuple[list[int], float]:
     """`widths`, and what they cost."""
-    best: list[tuple[float, int]] = [(0.0, 0)]  # for each number: what it costs, and the last step's width
-    for number in range(1, active + 1):
-        best.append(min((best[max(0, number - w)][0] + cost, -w) for w, cost in decoding.costs.items()))
-    found, left = [], active
+    costs = decoding.costs
+    best: list[tuple[float, int]] = [
+        (0.0, 0)
+    ]  # for each number: what it costs exactly, and one of the widths
+    for number in range(1, active):
+        best.append(min((best[number - w][0] + cost, -w) for w, cost in costs.items() if w <= number))
+    # Without any one of the steps there would be too few: so but for one they are fewer than `active`.
+    total, _, last, left = min(
+        (best[rest][0] + cost, rest + w, -w, rest)
+        for w, cost in costs.items()
+        for rest in range(max(0, active - w), min(active, limit - w + 1))
+    )
+    found = [-last]
     while left > 0:
         found.append(-best[left][1])
         left -= found[-1]
-    return sorted(found, reverse=True), best[active][0]
+    return sorted(found, reverse=True), total
 
 
 def planned(active: int, steps: int, decoding: Decoding, limit: int) -> list[tuple[int, bool]]:
     """The widths of the steps for so many sequences, and which of them is to be tried out: one at most.
 
-    `steps`: how many tokens each has to come, about; `limit`: how wide a step can be.  A width is tried
-    where what it would spare is worth computing so many tokens alone.
+    `steps`: how many tokens each has to come, about; `limit`: how many places there are for the steps
+    together, at least `active`.  A width is tried where what it would spare is worth computing so many tokens
+    alone.
     """
-    parts, cost = _parts(active, decoding)
+    parts, cost = _parts(active, decoding, limit)
     alone = decoding.costs[1]
     ladder = sorted({limit, *(width for width in _LADDER if width <= limit)})
-    covering = next((width for width in ladder if width >= active), ladder[-1])
+    covering = next(width for width in ladder if width >= active)
     singles = parts.count(1)
     for width in (covering, *reversed(ladder)):
         if width < 2 or width in decoding.costs or any(w <= width for w in decoding.refuted):
@@ -113,8 +124,7 @@ def planned(active: int, steps: int, decoding: Decoding, limit: int) -> list[tup
         wider = next((w for w in sorted(decoding.costs) if w > width), None)
         guess = width * (alone / 2 if wider is None else decoding.costs[wider] / wider)
         if steps * (spared - guess) > min(width, active) * alone:
-            left = [] if width != covering else widths(max(0, active - width), decoding)
-            return [(width, True), *((part, False) for part in (*rest, *left))]
+            return [(width, True), *((part, False) for part in rest)]
     return [(part, False) for part in parts]
 
 

@@ -6,14 +6,13 @@ Owns the rules that involve more than one of `messages`, `system`, `chat`, `sess
 
 from __future__ import annotations
 
-from llmc_build.model import Sampling
+from llmc_build.model import LAST_SEED, Sampling
 from llmc_build.workflow.fields import STEP
 from llmc_build.workflow.inference import Piece
 from llmc_build.workflow.kinds import Site
 from llmc_build.workflow.nodes import Entry
 from llmc_build.workflow.parts import Values
 
-_LAST_SEED = 2**32 - 1
 _DEFAULTS = Sampling()
 
 
@@ -59,8 +58,8 @@ class Asking:
             return
         sampling = self._values.sampling
         seed = sampling.get("seed") or 0
-        if seed + samples - 1 > _LAST_SEED:
-            hint = f"the last sample has the seed {seed + samples - 1}, and the largest is {_LAST_SEED}"
+        if seed + samples - 1 > LAST_SEED:
+            hint = f"the last sample has the seed {seed + samples - 1}, and the largest is {LAST_SEED}"
             self._fault("seed", "has too large a seed for its samples", hint)
         if samples > 1 and not sampling.get("temperature", _DEFAULTS.temperature):
             hint = "give it a `temperature` above 0"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llmc_build.model import Json
+from llmc_build.model import LAST_SEED, Json
 from llmc_build.workflow.compound import (
     CACHE,
     CONSTANTS,
@@ -72,7 +72,7 @@ def _sampling(name: str, kind: Kind, doc: str, default: Json = None) -> Field:
 
 
 _COUNT = number("a whole number from 1 to 2147483647", 1, 2**31 - 1, whole=True)
-_SEED = number("a whole number from 0 to 4294967295", 0, 2**32 - 1, whole=True)
+_SEED = number(f"a whole number from 0 to {LAST_SEED}", 0, LAST_SEED, whole=True)
 _RETRIES = number("a whole number from 0 to 1000", 0, 1000, whole=True)
 _SAMPLES = number("a whole number from 1 to 10000", 1, 10_000, whole=True, optional=True)
 _SHARE = number("a number from 0 to 1", 0, 1, optional=True)

@@ -119,6 +119,18 @@ def test_the_quick_choice_is_the_one_that_asking_about_every_token_makes(
 _real = Constraint._allows
 
 
+def test_a_top_k_of_0_is_all_also_where_the_grammar_allows_none_of_the_best(engine: Engine) -> None:
+    rare = {"kind": "grammar", "grammar": 'root ::= "Zqxj" "ꙮ𒐫"'}
+    every, unset, other = answers(
+        engine,
+        ask("Say something.", rare, temperature=0.8, seed=1, top_k=0),
+        ask("Say something.", rare, temperature=0.8, seed=1),
+        ask("Describe Anna.", schema(PERSON), temperature=0.9, seed=3, top_k=0),
+    )
+    assert every == unset == ("Zqxjꙮ𒐫", Finish.STOP, None)
+    assert other[2] is None
+
+
 def test_an_answer_that_is_cut_off_is_no_answer(engine: Engine) -> None:
     request = ask("Describe Anna at length.", schema(PERSON), max_tokens=6)
     ((text, finish, _),) = answers(engine, request)

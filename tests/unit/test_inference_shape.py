@@ -8,6 +8,7 @@ import os
 from array import array
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -75,25 +76,60 @@ def test_nothing_is_taken_from_elsewhere_until_it_is_known_to_be_right() -> None
     assert usable(500, 600, Reading(align=GRID)) == 480
 
 
-@given(st.integers(1, 40), st.sets(st.integers(2, 16)))
-def test_a_batch_is_taken_apart_into_widths_that_keep_the_bits(active: int, known: set[int]) -> None:
-    decoding = Decoding(costs={w: w**0.5 for w in {1, *known}})
-    found = widths(active, decoding)
+@given(st.integers(1, 40), st.sets(st.integers(2, 16)), st.integers(0, 20))
+def test_a_batch_is_taken_apart_into_widths_that_keep_the_bits(
+    active: int, known: set[int], more: int
+) -> None:
+    decoding, limit = Decoding(costs={w: w**0.5 for w in {1, *known}}), active + more
+    found = widths(active, decoding, limit)
     assert active <= sum(found) < active + max(found)
+    assert sum(found) <= limit
     assert set(found) <= decoding.costs.keys()
     cost = sum(decoding.costs[width] for width in found)
-    assert cost <= min(active, *(cost for width, cost in decoding.costs.items() if width >= active), 99)
+    covering = (cost for width, cost in decoding.costs.items() if active <= width <= limit)
+    assert cost <= min(active, *covering, 99)
 
 
 def test_a_width_that_costs_more_than_its_parts_is_not_used() -> None:
-    assert widths(4, Decoding(costs={1: 1.0, 2: 2.5, 4: 3.9})) == [4]
-    assert widths(4, Decoding(costs={1: 1.0, 2: 2.5, 4: 4.1})) == [1, 1, 1, 1]
+    assert widths(4, Decoding(costs={1: 1.0, 2: 2.5, 4: 3.9}), 16) == [4]
+    assert widths(4, Decoding(costs={1: 1.0, 2: 2.5, 4: 4.1}), 16) == [1, 1, 1, 1]
 
 
 def test_a_step_may_be_wider_than_what_is_left() -> None:
-    assert widths(15, Decoding(costs={1: 1.0, 16: 8.0})) == [16]
-    assert widths(7, Decoding(costs={1: 1.0, 16: 8.0})) == [1] * 7
-    assert widths(11, Decoding(costs={1: 1.0, 4: 2.0})) == [4, 4, 4]
+    assert widths(15, Decoding(costs={1: 1.0, 16: 8.0}), 16) == [16]
+    assert widths(7, Decoding(costs={1: 1.0, 16: 8.0}), 16) == [1] * 7
+    assert widths(11, Decoding(costs={1: 1.0, 4: 2.0}), 16) == [4, 4, 4]
+
+
+def test_no_step_is_wider_than_there_are_places() -> None:
+    assert widths(15, Decoding(costs={1: 1.0, 16: 8.0}), 15) == [1] * 15
+    assert widths(11, Decoding(costs={1: 1.0, 4: 2.0}), 11) == [4, 4, 1, 1, 1]
+    assert widths(16, Decoding(costs={1: 0.0026, 6: 0.0099}), 16) == [6, 6, 1, 1, 1, 1]
+    assert planned(4, 0, Decoding(costs={1: 0.0058, 16: 0.0145}), 4) == [(1, False)] * 4
+    assert planned(1, 50, Decoding(costs={1: 0.0004, 2: 0.00039}), 1) == [(1, False)]
+
+
+@given(
+    st.dictionaries(st.integers(1, 20), st.floats(0, 2), max_size=5),
+    st.sets(st.integers(2, 20)),
+    st.integers(1, 20),
+    st.integers(0, 8),
+    st.integers(0, 200),
+)
+def test_a_plan_fits_into_the_room_whatever_was_learnt(
+    costs: dict[int, float], refuted: set[int], active: int, more: int, steps: int
+) -> None:
+    decoding = Decoding(costs={1: 1.0, **costs}, refuted=frozenset(refuted - costs.keys()))
+    limit = active + more
+    plan = planned(active, steps, decoding, limit)
+    assert active <= sum(width for width, _ in plan) <= limit
+    assert sum(is_trial for _, is_trial in plan) <= 1
+    exact = [0.0]
+    for number in range(1, limit + 1):
+        exact.append(min(exact[number - w] + cost for w, cost in decoding.costs.items() if w <= number))
+    parts = widths(active, decoding, limit)
+    assert active <= sum(parts) <= limit
+    assert sum(decoding.costs[width] for width in parts) == pytest.approx(min(exact[active:]))
 
 
 def learnt(
@@ -104,7 +140,7 @@ def learnt(
     for _ in range(40):
         plan = planned(active, steps, known, limit)
         assert active <= sum(width for width, _ in plan) < active + max(width for width, _ in plan)
-        assert max(width for width, _ in plan) <= limit
+        assert sum(width for width, _ in plan) <= limit
         trials = [width for width, is_trial in plan if is_trial]
         assert len(trials) <= 1
         assert all(width in known.costs for width, is_trial in plan if not is_trial)
@@ -123,12 +159,12 @@ def linear(width: int) -> float:
 def test_widths_are_tried_as_they_are_wanted() -> None:
     assert learnt(16, lambda width: True, linear)[1] == [16]
     known, tried = learnt(15, lambda width: True, linear)
-    assert (tried, widths(15, known)) == ([16], [16])
+    assert (tried, widths(15, known, 16)) == ([16], [16])
     assert learnt(5, lambda width: True, linear, limit=5)[1] == [5]
     known, tried = learnt(16, lambda width: width <= 6, linear)
-    assert (tried, widths(16, known)) == ([16, 12, 8, 6], [6, 6, 6])
+    assert (tried, widths(16, known, 16)) == ([16, 12, 8, 6, 4], [6, 6, 4])
     known, tried = learnt(16, lambda width: False, linear)
-    assert (tried, widths(16, known)) == ([16, 12, 8, 6, 4, 3, 2], [1] * 16)
+    assert (tried, widths(16, known, 16)) == ([16, 12, 8, 6, 4, 3, 2], [1] * 16)
     assert planned(15, 100, known, 16) == [(1, False)] * 15
     assert learnt(1, lambda width: True, linear)[1] == []
 
@@ -236,6 +272,33 @@ def test_states_come_back_byte_for_byte(tmp_path: Path) -> None:
     found = store.fetch(entry)
     assert found is not None
     assert bytes(found.content) == bytes([3]) * 5000
+
+
+def test_a_state_is_kept_as_it_was_put_whatever_its_head_is_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state that is put into a slot has that slot in its head until llama.cpp has read it."""
+    store, made, write = kept(tmp_path), state(5000, 3), KvStore._write
+
+    def while_it_is_loaded(*args: Any) -> None:
+        made.data[4:12] = bytes([1, 0, 0, 0, 8, 0, 0, 0])
+        write(*args)
+        made.data[4:12] = bytes([3]) * 8
+
+    monkeypatch.setattr(KvStore, "_write", while_it_is_loaded)
+    store.put(tokens(1, 2, 3), made)
+    store.close()
+    (entry,) = kept(tmp_path).entries()
+    found = store.fetch(entry)
+    assert found is not None
+    assert bytes(found.content) == bytes([3]) * 5000
+
+
+def test_a_state_that_is_smaller_than_a_head_is_kept(tmp_path: Path) -> None:
+    store = kept(tmp_path)
+    store.put(tokens(1), state(5))
+    store.close()
+    assert [store.fetch(entry) is not None for entry in store.entries()] == [True]
 
 
 @pytest.mark.parametrize("what", ["flip", "cut", "more", "renamed", "empty"])

@@ -35,14 +35,17 @@ SHELL = Lane(kind="shell")
 ROOT = Path(__file__).resolve().parents[2]
 
 RUNNER = """
-import ctypes, os, signal, subprocess, sys, threading, time
+import ctypes, mmap, os, signal, subprocess, sys, threading, time
 from llmc_build.execute.channel import ChannelClosed
+from llmc_build.execute.messages import BEGUN
 
 def serve(channel, config):
     if config.get("broken"):
         sys.exit("the model can't be loaded")
     time.sleep(config.get("slow_start", 0))
-    channel.send({"op": "ready", "capacity": config.get("capacity", 2)})
+    channel.send(
+        {"op": "ready", "capacity": config.get("capacity", 2), "tells": bool(config.get("tells"))}
+    )
     held = set()
     try:
         while True:
@@ -59,6 +62,13 @@ def serve(channel, config):
                 for number in range(3):
                     channel.send({"op": "progress", "id": message["id"], "stats": {"tokens": number}})
                 done(channel, message["id"], "ok", {"pid": os.getpid(), "name": request.get("name")})
+            elif request["do"] == "named":
+                BEGUN.pack_into(mmap.mmap(config["begun"], BEGUN.size), 0, message["id"])
+                os.abort()
+            elif request["do"] == "told":
+                channel.send({"op": "progress", "id": message["id"], "stats": {"tokens": 0}})
+                time.sleep(request["s"])
+                done(channel, message["id"], "ok")
             elif request["do"] == "abort":
                 print("GGML_ASSERT(n > 0) failed", file=sys.stderr, flush=True)
                 os.abort()
@@ -598,6 +608,19 @@ def test_a_runner_that_cannot_start_fails_its_tasks_with_its_last_words(bench: B
     ends = bench.ends()
     assert {ends[task].error for task in tasks} == {"the worker died: exit code 1"}
     assert ends[tasks[0]].reply["stderr_tail"] == "the model can't be loaded"
+
+
+def test_a_request_that_a_worker_dies_of_before_it_tells_of_it_is_to_blame_and_no_other(
+    bench: Bench,
+) -> None:
+    """Else its model would be given up, for nobody would ever be blamed."""
+    lane = model(capacity=4, parallel=4, tells=True)
+    before = bench.submit(lane, {"do": "told", "s": 0.2})
+    bad = bench.submit(lane, {"do": "named"})
+    behind = [bench.submit(lane, {"do": "count", "name": number}) for number in range(8)]
+    ends = bench.ends()
+    assert (ends[bad].status, ends[bad].error) == (Status.CRASHED, "the worker died: killed by SIGABRT")
+    assert {ends[task].status for task in (before, *behind)} == {Status.OK}
 
 
 def test_the_pool_keeps_the_time_of_tasks_whose_runner_does_not(bench: Bench) -> None:

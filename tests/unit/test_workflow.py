@@ -161,7 +161,7 @@ VALUES: list[tuple[str, str, object]] = [
     ('prompt: x, stop: ["\\n", 5]', "sampling", Sampling(stop=("\n", "5"))),
     ("prompt: x, temperature: 1, top_k: 40", "sampling", Sampling(temperature=1.0, top_k=40)),
     ("prompt: x, top_p: 0.5, min_p: 0", "sampling", Sampling(top_p=0.5, min_p=0.0)),
-    ("prompt: x, seed: 4294967295", "sampling", Sampling(seed=2**32 - 1)),
+    ("prompt: x, seed: 4294967294", "sampling", Sampling(seed=2**32 - 2)),
     ("prompt: x, repeat_penalty: 1.1, max_tokens: 1", "sampling", Sampling(max_tokens=1, repeat_penalty=1.1)),
 ]  # fmt: skip
 
