@@ -46,6 +46,16 @@ class Failure(Exception):
         self.unsent = False  # the request never reached the server
         self.status: int | None = None  # of a refusal
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing can have been computed for it.
+
+        A 5xx may come from a gateway that had passed the request on, except one that says when to come back.
+        """
+        if self.status is None:
+            return self.unsent
+        return self.status < 500 or (self.status == 503 and self.asked_s is not None)
+
 
 class GiveUp(Exception):
     """No further try is made; the text continues that of the failure."""

@@ -214,24 +214,31 @@ class Conversation:
         ):
             if timeout_s is not None and limit.when() is None:
                 limit.reschedule(_now() + timeout_s)
-            try:
-                async with ledger.reserved(ask.at_most()) as charge:
-                    return await self._try(slot, charge)
-            except OverBudget as error:
-                raise Failure(f"was not asked: {error}", retryable=False) from None
+            begun = self.tried + 1
+            while True:
+                form = self._known.form
+                try:
+                    async with ledger.reserved(ask.at_most()) as charge:
+                        self.tried = begun
+                        return await self._try(form, slot, charge)
+                except OverBudget as error:
+                    raise Failure(f"was not asked: {error}", retryable=False) from None
+                except Failure as failure:
+                    if not self._asks_otherwise(form, failure):
+                        raise
 
     @property
     def _usage_matters(self) -> bool:
         return self._ask.texts is None and (self._ask.prices is not None or self._ledger.is_limited)
 
-    async def _try(self, slot: Slot, charge: Charge) -> Answer:
-        self.tried += 1
+    async def _try(self, form: Form, slot: Slot, charge: Charge) -> Answer:
+        """One request."""
         try:
             async with asyncio.timeout(self._try_s) as limit:
-                answer = await self._once(charge)
+                answer = await self._asked(form, charge)
         except Failure as failure:
             slot.overloaded = failure.overloaded
-            if failure.unsent or failure.status is not None:
+            if failure.is_free:
                 charge.spent = Amount()
             raise
         except TimeoutError:
@@ -258,23 +265,19 @@ class Conversation:
         if why is not None:
             raise Failure(f"did not give what was asked for: {why}", retryable=False)
 
-    async def _once(self, charge: Charge) -> Answer:
-        """One answer, in whichever form the server takes the request."""
-        while True:
-            form = self._known.form
-            try:
-                return await self._asked(form, charge)
-            except Failure as failure:
-                if form.stream and failure.retryable and failure.status is None and not failure.unsent:
-                    # some servers break a stream off when the next request comes
-                    self._known.stream_no_more()
-                refused = failure.status in _REFUSED
-                other = relaxed(form, failure.text, self._ask.output) if refused else None
-                if other is None:
-                    raise
-                self._note(f"{failure.text}; asking otherwise")
-                if self._known.form == form:
-                    self._known.form = other
+    def _asks_otherwise(self, form: Form, failure: Failure) -> bool:
+        """Whether the server is to be asked again at once, in another form that it may take."""
+        if form.stream and failure.retryable and failure.status is None and not failure.unsent:
+            # some servers break a stream off when the next request comes
+            self._known.stream_no_more()
+        refused = failure.status in _REFUSED
+        other = relaxed(form, failure.text, self._ask.output) if refused else None
+        if other is None:
+            return False
+        self._note(f"{failure.text}; asking otherwise")
+        if self._known.form == form:
+            self._known.form = other
+        return True
 
     async def _asked(self, form: Form, charge: Charge) -> Answer:
         ask = self._ask

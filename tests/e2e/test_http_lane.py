@@ -1061,12 +1061,28 @@ def test_a_budget_is_never_overshot_and_what_it_leaves_is_used(workers: Workers,
 
 def test_tries_count_and_what_is_refused_costs_nothing(workers: Workers, serve: Serve) -> None:
     worker = workers(budget={"tokens": 300, "cost": None, "ledger": None})
-    server = serve(error(503), error(503), streamed)
+    server = serve(error(503, Retry_After="0"), error(429), streamed)
     assert value(worker.ask(server)) == b"yes"
     broken = serve(events(piece("ye"), done=False))
     end = worker.ask(broken)
     assert len(broken.requests) == 1, "the first broken answer may have cost all that was left"
     assert "--max-tokens-total 300 leaves" in end["error"]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [error(500), error(502), error(503), error(504), error(500, "stream is not supported"), reset, hang],
+    ids=["500", "502", "503", "504", "500-form", "reset", "hang"],
+)
+def test_a_request_that_may_have_been_answered_counts_as_the_most(
+    workers: Workers, serve: Serve, behaviour: Behaviour
+) -> None:
+    """A gateway says 504 when the model behind it took too long: its work is billed all the same."""
+    worker = workers(budget={"tokens": 1000, "cost": None, "ledger": None}, try_s=1)
+    server = serve(behaviour)
+    end = worker.ask(server, sampling={**SAMPLING, "max_tokens": 500})
+    assert len(server.requests) == 1
+    assert "was not asked: --max-tokens-total 1000 leaves" in end["error"]
 
 
 def test_a_cost_is_limited_by_prices_and_needs_them(workers: Workers, serve: Serve) -> None:
