@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
@@ -22,13 +23,15 @@ import httpx
 from llmc_build.llm import bodies, openai, wire
 from llmc_build.llm.bodies import Form, relaxed
 from llmc_build.llm.budget import Amount, Charge, Ledger, OverBudget, Prices, at_most, cost_of, prices_of
-from llmc_build.llm.openai import Answer, Failure, GiveUp, Patience
+from llmc_build.llm.openai import Answer, Failure
+from llmc_build.llm.patience import GiveUp, Patience
 from llmc_build.llm.servers import Known, Slot
 from llmc_build.llm.stream import Stream
 from llmc_build.llm.verdicts import refusal
 from llmc_build.model import Json
 
 _REFUSED = (400, 415, 422, 500, 501)  # how servers say that they don't know a field
+_EARLY = 8  # so many refusals for coming too early count as one try while the server answers others
 _PROGRESS_S = 0.2  # at most so often does a request report its progress
 
 
@@ -172,6 +175,7 @@ class Conversation:
         self._progress = progress
         self._told_s = 0.0  # when progress was last told, monotonic
         self._held = ""  # the end of what came of the answer, which is not in the log yet
+        self._early = 0  # tries that only came too early
         self.tried = 0  # tries begun
         self.prompt_tokens: int | None = None  # of all tries that told
         self.generated_tokens: int | None = None
@@ -194,14 +198,16 @@ class Conversation:
 
         `limit` is the caller's running timeout without an end; it gets its end with the first slot.
         """
-        while True:
-            try:
-                return await self._in_turn(limit, timeout_s)
-            except Failure as failure:
-                end = limit.when()
-                wait_s = self._wait_s(failure, None if end is None else end - _now())
-            self._progress({"tries": self.tried, "wait_s": wait_s})
-            await asyncio.sleep(wait_s)
+        with self._known.gate.visit():
+            while True:
+                try:
+                    return await self._in_turn(limit, timeout_s)
+                except Failure as failure:
+                    end = limit.when()
+                    wait_s = self._wait_s(failure, None if end is None else end - _now())
+                    paces = failure.paces  # then the gate waits
+                self._progress({"tries": self.tried, "wait_s": wait_s})
+                await asyncio.sleep(0 if paces else wait_s)
 
     async def _in_turn(self, limit: asyncio.Timeout, timeout_s: float | None) -> Answer:
         ask, ledger = self._ask, self._ledger
@@ -210,7 +216,7 @@ class Conversation:
             raise Failure(text, retryable=False)
         async with (
             self._known.turn(usage_matters=self._usage_matters),
-            self._known.gate.slot() as slot,
+            self._known.gate.slot(again=self.tried > 0) as slot,
         ):
             if timeout_s is not None and limit.when() is None:
                 limit.reschedule(_now() + timeout_s)
@@ -233,6 +239,10 @@ class Conversation:
 
     async def _try(self, form: Form, slot: Slot, charge: Charge) -> Answer:
         """One request."""
+        gate = self._known.gate
+        charge.spent = Amount()
+        seen = await gate.opened()
+        charge.spent = None  # from here on nobody knows
         try:
             async with asyncio.timeout(self._try_s) as limit:
                 answer = await self._asked(form, charge)
@@ -240,6 +250,9 @@ class Conversation:
             slot.overloaded = failure.overloaded
             if failure.is_free:
                 charge.spent = Amount()
+            if failure.paces:
+                self._early += 1
+                gate.pause(seen, functools.partial(self._patience.pause_s, failure))
             raise
         except TimeoutError:
             slot.overloaded = True
@@ -345,8 +358,13 @@ class Conversation:
 
     def _wait_s(self, failure: Failure, left_s: float | None) -> float:
         """How long to wait before the next try.  Raises the last Failure when there is none."""
+        early = self._early // _EARLY
+        counted = self.tried - self._early
+        counted += max(early, self._known.gate.in_vain) if failure.paces else early
         try:
-            wait_s = self._patience.wait_s(failure, tried=self.tried, left_s=left_s, uniform=random.uniform)
+            wait_s = self._patience.wait_s(
+                failure, tried=self.tried, counted=counted, left_s=left_s, uniform=random.uniform
+            )
         except GiveUp as end:
             self._note(f"{failure.text}{end}")
             text = f"{self._ask.server} {failure.text}{end}"
