@@ -129,7 +129,7 @@ class Known:
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.form = Form()
-        self.tells_usage: bool | None = None  # whether its streams end with the usage; None: not seen yet
+        self.has_shown = False  # how its answers come, and so whether they tell the usage
         self._first = asyncio.Lock()
 
     def stream_no_more(self) -> None:
@@ -139,9 +139,14 @@ class Known:
     @contextlib.asynccontextmanager
     async def turn(self, *, usage_matters: bool) -> AsyncIterator[None]:
         """Where usage matters, one request goes first, and shows whether streams tell it."""
-        if usage_matters and self.tells_usage is None:
+        if usage_matters and self._may_stream:
             async with self._first:
-                if self.tells_usage is None:
+                if self._may_stream:
                     yield
                     return
         yield
+
+    @property
+    def _may_stream(self) -> bool:
+        """Whether answers may come as streams of which nobody has seen how they end."""
+        return self.form.stream and not self.has_shown

@@ -324,11 +324,12 @@ class Conversation:
             answer = Answer(text=json.dumps(vectors), finish="stop", prompt_tokens=tokens, generated_tokens=0)
         elif reply.is_stream:
             answer = stream.answer()
-            self._known.tells_usage = not answer.is_counted and answer.prompt_tokens is not None
-            if not self._known.tells_usage:
+            if answer.is_counted or answer.prompt_tokens is None:
                 self._known.stream_no_more()
         else:
             answer = openai.read_reply(reply.body, chat=ask.chat, secret=ask.key)
+        if ask.texts is None:
+            self._known.has_shown = True
         self._account(answer, charge)
         if openai.gives_away(answer.text, ask.key):
             raise Failure("repeated the API key in its answer, which is therefore not kept", retryable=False)

@@ -1225,3 +1225,21 @@ def test_where_usage_matters_a_server_that_does_not_stream_it_is_asked_otherwise
     streams = [json.loads(request.body)["stream"] for request in server.requests]
     assert streams == [True, False, False, False, False]
     assert sorted(one.get("cost", 0.0) for one in stats) == [0.0, 13.0, 13.0, 13.0, 13.0]
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["ignores", "refuses"])
+def test_where_usage_matters_a_server_that_streams_nothing_is_asked_for_many_at_a_time(
+    worker: Worker, serve: Serve, refuses: bool
+) -> None:
+    crowd = Crowd(most=1000, seconds=0.1)
+
+    def whole(conn: socket.socket, request: Request) -> None:
+        if refuses and json.loads(request.body)["stream"]:
+            error(400, "stream is not supported")(conn, request)
+        else:
+            crowd(conn, request)
+
+    server = serve(whole)
+    numbers = [worker.start(server, prices=PRICES) for _ in range(24)]
+    assert {worker.end(number)["reply"]["stats"].get("cost") for number in numbers} == {13.0}
+    assert crowd.peak >= 6
