@@ -21,14 +21,17 @@ class Slot:
 
     answered = False
     overloaded = False
+    sent = False
+    seen = 0  # pauses there had been when its request was sent
 
 
 class Gate:
     """Lets as many requests through to a server as its limiter allows, in the order they came.
 
     A server that says when to come back is sent nothing until then: one pause for all.  Pauses that no answer
-    came between are pauses in vain, and their number says when to give up.  They are counted for the server,
-    not for each request, so that a line that waits in vain ends at once and not one after the other.
+    came between are pauses in vain, and their number says when to give up, unless the server may still be at
+    work for somebody.  They are counted for the server, not for each request, so that a line that waits in
+    vain ends at once and not one after the other.
     """
 
     def __init__(self, limiter: Limiter) -> None:
@@ -40,6 +43,7 @@ class Gate:
         self._opens_at = 0.0  # time of the loop
         self._paused = 0  # pauses ever
         self._heard_at = 0  # how many they were when the last answer came
+        self._sent = 0  # requests that the server has and neither answered nor refused
         self._visits = 0
 
     @contextlib.contextmanager
@@ -63,24 +67,27 @@ class Gate:
         finally:
             self._leave(ticket, slot)
 
-    async def opened(self) -> int:
-        """Waits for the end of a pause, in a slot; what it returns is given to `pause`."""
+    async def opened(self, slot: Slot) -> None:
+        """Waits for the end of a pause; then the slot's request is sent."""
         while not self._open.is_set():
             await self._open.wait()
-        return self._paused
+        slot.seen = self._paused
+        self._sent += not slot.sent
+        slot.sent = True
 
     @property
     def in_vain(self) -> int:
-        """Pauses since the last answer."""
-        return self._paused - self._heard_at
+        """Pauses since the last answer, where none is awaited."""
+        return 0 if self._sent else self._paused - self._heard_at
 
-    def pause(self, seen: int, length_s: Callable[[int], float]) -> None:
+    def pause(self, slot: Slot, length_s: Callable[[int], float]) -> None:
         """The server said when to come back.  `length_s` gives, for the pauses in vain, how long to wait.
 
-        `seen`: how many pauses there were when the request was sent: refusals of one burst are one pause.
+        The refusals of requests that were sent before a pause belong to it.
         """
-        if seen == self._paused:
+        if slot.seen == self._paused:
             self._paused += 1
+        self._returns(slot)
         loop = asyncio.get_running_loop()
         wait_s = length_s(max(1, self.in_vain))
         if wait_s <= 0:
@@ -89,6 +96,10 @@ class Gate:
         if self._open.is_set():
             self._open.clear()
             loop.call_at(self._opens_at, self._reopen)
+
+    def _returns(self, slot: Slot) -> None:
+        self._sent -= slot.sent
+        slot.sent = False
 
     def _reopen(self) -> None:
         loop = asyncio.get_running_loop()
@@ -112,6 +123,7 @@ class Gate:
 
     def _leave(self, ticket: int, slot: Slot) -> None:
         self._limiter.leave(ticket, answered=slot.answered, overloaded=slot.overloaded)
+        self._returns(slot)
         if slot.answered:
             self._heard_at = self._paused
         self._admit()

@@ -241,7 +241,7 @@ class Conversation:
         """One request."""
         gate = self._known.gate
         charge.spent = Amount()
-        seen = await gate.opened()
+        await gate.opened(slot)
         charge.spent = None  # from here on nobody knows
         try:
             async with asyncio.timeout(self._try_s) as limit:
@@ -252,7 +252,7 @@ class Conversation:
                 charge.spent = Amount()
             if failure.paces:
                 self._early += 1
-                gate.pause(seen, functools.partial(self._patience.pause_s, failure))
+                gate.pause(slot, functools.partial(self._patience.pause_s, failure))
             raise
         except TimeoutError:
             slot.overloaded = True

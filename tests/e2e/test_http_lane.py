@@ -723,6 +723,26 @@ def test_a_server_that_is_always_asked_too_early_fails_all_at_once(
     assert len(server.requests) < 80
 
 
+def test_a_server_that_works_on_one_request_at_a_time_answers_all_however_slowly(
+    worker: Worker, serve: Serve
+) -> None:
+    """While it works on one it refuses in vain as often as there are tries, and more."""
+    lock = threading.Lock()
+
+    def busy(conn: socket.socket, request: Request) -> None:
+        if not lock.acquire(blocking=False):
+            error(429, Retry_After="0.05")(conn, request)
+            return
+        time.sleep(0.7)
+        lock.release()
+        ok(conn, request)
+
+    server = serve(busy)
+    numbers = [worker.start(server) for _ in range(8)]
+    assert [value(worker.end(number)) for number in numbers] == [b"yes"] * 8
+    assert len(server.requests) < 60
+
+
 def test_a_request_that_alone_is_always_too_early_fails_while_others_are_answered(
     worker: Worker, serve: Serve
 ) -> None:
