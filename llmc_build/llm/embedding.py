@@ -195,14 +195,18 @@ class _Job:
     normalize: bool
     single: bool
     logs: object
-    started: float  # monotonic
     timeout_s: float | None
+    started: float | None = None  # when it became the first of the line, monotonic
     tokens: list[list[int]] = field(default_factory=list)
     vectors: list[Vector] = field(default_factory=list)
 
     @property
     def wall_s(self) -> float:
-        return time.monotonic() - self.started
+        return 0.0 if self.started is None else time.monotonic() - self.started
+
+    @property
+    def is_late(self) -> bool:
+        return self.timeout_s is not None and self.wall_s >= self.timeout_s
 
 
 class Embeddings:
@@ -236,7 +240,6 @@ class Embeddings:
                 normalize=bool(wanted.get("normalize")),
                 single=bool(wanted.get("single")),
                 logs=request.get("logs"),
-                started=time.monotonic(),
                 timeout_s=message.get("timeout_s"),
             )
         )
@@ -254,17 +257,24 @@ class Embeddings:
         if not self._jobs:
             return
         job = self._jobs[0]
-        if job.timeout_s is not None and job.wall_s >= job.timeout_s:
-            self._jobs.popleft()
-            yield _done(job, "timeout", error=f"timed out after {job.timeout_s:g} s")
-            return
         try:
-            self._one(job)
-            if len(job.vectors) < len(job.texts):
+            if self._embedder is None:
+                self._embedder = self._open_embedder()
+            if job.started is None:
+                job.started = time.monotonic()
+                # The pool lets the time of a request run from the first that it hears of it.
+                yield {"op": "progress", "id": job.id, "stats": {"tokens": 0}}
+            if not job.is_late:
+                self._one(self._embedder, job)
+            if job.is_late:
+                end = _done(job, "timeout", error=f"timed out after {job.timeout_s:g} s")
+            elif len(job.vectors) < len(job.texts):
                 yield {"op": "progress", "id": job.id, "stats": {"tokens": _computed(job)}}
                 return
-            reply = {"value": self._pack(as_json(job.vectors, single=job.single)), "stderr": self._pack(b"")}
-            end = _done(job, "ok", reply={**reply, "stats": _stats(job)})
+            else:
+                value = self._pack(as_json(job.vectors, single=job.single))
+                reply: dict[str, Json] = {"value": value, "stderr": self._pack(b""), "stats": _stats(job)}
+                end = _done(job, "ok", reply=reply)
         except RequestError as error:
             end = _done(job, "failed", error=str(error))
         except OSError as error:
@@ -276,16 +286,14 @@ class Embeddings:
         if self._embedder is not None:
             self._embedder.close()
 
-    def _one(self, job: _Job) -> None:
+    def _one(self, embedder: Embedder, job: _Job) -> None:
         """The next text of a job; first of all, that every text fits."""
-        if self._embedder is None:
-            self._embedder = self._open_embedder()
         if not job.tokens:
             _log(job)
-            job.tokens = [self._embedder.tokens(text, i + 1) for i, text in enumerate(job.texts)]
+            job.tokens = [embedder.tokens(text, i + 1) for i, text in enumerate(job.texts)]
         if len(job.vectors) < len(job.tokens):
             tokens = job.tokens[len(job.vectors)]
-            job.vectors.append(self._embedder.vector(tokens, normalize=job.normalize))
+            job.vectors.append(embedder.vector(tokens, normalize=job.normalize))
 
 
 def _computed(job: _Job) -> int:

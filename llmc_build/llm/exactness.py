@@ -25,6 +25,7 @@ FORM = "llmc-exactness/2"
 FOLDER = "inference"  # under the store
 _NAME = "exactness"
 _LIMIT = 1 << 16  # bytes
+_LEAST_COST = 1e-6  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +41,14 @@ class Exactness:
         if self.reading is not None:
             reading = {"merged": self.reading.merged, "align": self.reading.align}
         if self.decoding is not None:
-            costs: dict[str, Json] = {str(w): round(c, 6) for w, c in sorted(self.decoding.costs.items())}
+            costs: dict[str, Json] = {str(w): _cost(c) for w, c in sorted(self.decoding.costs.items())}
             decoding = {"costs": costs, "refuted": [*sorted(self.decoding.refuted)]}
         return {"reading": reading, "decoding": decoding}
+
+
+def _cost(seconds: float) -> float:
+    """As it is written: what is too little to be told is the least, since a cost of 0 is none."""
+    return max(round(seconds, 6), _LEAST_COST)
 
 
 def identity(*, model: str, engine: str, system: str, settings: Mapping[str, Json]) -> str:

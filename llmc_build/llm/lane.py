@@ -3,7 +3,7 @@
 Theory of operation.  One event loop, up to 64 requests in flight.  The loop watches the channel; each "run"
 becomes a task and each "cancel" cancels one, which closes its connection at once.  A task asks its server's
 `Gate` for a slot, tries, leaves the slot, waits as `Patience` says, and asks again.  The gate's limit
-follows what the server can take (`openai.Limiter`), so of 64 steps some may stand in line here; a step's
+follows what the server can take (`patience.Limiter`), so of 64 steps some may stand in line here; a step's
 timeout starts when it gets its first slot, since standing in line is not the step's doing.  When the
 channel closes, every task is cancelled and the process ends.
 
@@ -30,7 +30,8 @@ import httpx
 from llmc_build.execute.channel import Channel, ChannelClosed, Message
 from llmc_build.execute.protocol import pack_content
 from llmc_build.llm.budget import Ledger
-from llmc_build.llm.openai import Answer, Failure, Limiter, Patience, clean
+from llmc_build.llm.openai import Answer, Failure, clean
+from llmc_build.llm.patience import Limiter, Patience
 from llmc_build.llm.servers import Gate, Known
 from llmc_build.llm.talk import Ask, Conversation, Log
 from llmc_build.model import Json

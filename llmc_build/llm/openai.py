@@ -1,8 +1,7 @@
 """What is said to an OpenAI-compatible server, and what its answers mean.  Pure.
 
-Owns addresses, the reading of replies and refusals, how long to wait before the next try, and how many
-requests a server gets at a time.  Request bodies are `bodies`, answers that come in pieces `stream`;
-sockets, clocks and tasks are `http` and `wire`.
+Owns addresses and the reading of replies and refusals.  Request bodies are `bodies`, answers that come in
+pieces `stream`; when to ask again is `patience`; sockets, clocks and tasks are `http` and `wire`.
 
 Everything a server sends is data from outside: a reply is checked field by field, and a text of the
 server's enters a message of llmc only through `clean`, which removes control characters and the API key
@@ -17,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from urllib.parse import urlsplit, urlunsplit
@@ -46,9 +45,20 @@ class Failure(Exception):
         self.unsent = False  # the request never reached the server
         self.status: int | None = None  # of a refusal
 
+    @property
+    def paces(self) -> bool:
+        """Whether the server says when it takes requests again: this one was only too early."""
+        return self.retryable and self.overloaded and self.asked_s is not None
 
-class GiveUp(Exception):
-    """No further try is made; the text continues that of the failure."""
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing can have been computed for it.
+
+        A 5xx may come from a gateway that had passed the request on, except one that says when to come back.
+        """
+        if self.status is None:
+            return self.unsent
+        return self.status < 500 or (self.status == 503 and self.asked_s is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,7 +315,7 @@ def gives_away(text: str, secret: str | None) -> bool:
     return secret is not None and len(secret) >= _SURELY_SECRET and secret in text
 
 
-# ---------------------------------------------------------------- trying again
+# ---------------------------------------------------------------- coming back
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
@@ -324,73 +334,3 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
         return max(0.0, date.timestamp() - now)
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How often and after what waits a request is tried: exponential backoff with full jitter."""
-
-    tries: int = 5
-    base_s: float = 0.5  # the first wait is at most this
-    cap_s: float = 30.0  # no wait of our own is longer
-    asked_cap_s: float = 60.0  # nor one that the server asks for
-
-    def wait_s(
-        self, failure: Failure, *, tried: int, left_s: float | None, uniform: Callable[[float, float], float]
-    ) -> float:
-        """Seconds to wait after `tried` tries, the last of which gave `failure`.  Raises GiveUp.
-
-        `left_s`: what is left of the step's timeout; None: it has none.
-        """
-        if not failure.retryable:
-            raise GiveUp("")
-        if tried >= self.tries:
-            raise GiveUp(f" ({tried} tries)" if tried > 1 else "")
-        if failure.asked_s is not None:
-            if left_s is not None and failure.asked_s >= left_s:
-                asked = f"; it asks to wait {failure.asked_s:.0f} s"
-                raise GiveUp(f"{asked}, and {left_s:.0f} s are left of the step's timeout")
-            return min(failure.asked_s, self.asked_cap_s)
-        wait = uniform(0.0, min(self.cap_s, self.base_s * 2.0 ** min(tried - 1, 60)))
-        if left_s is not None and wait >= left_s:
-            raise GiveUp(f"; the step's timeout leaves no time for another try ({tried} so far)")
-        return wait
-
-
-class Limiter:
-    """How many requests a server gets at a time: more while it keeps up, half when it says it can't.
-
-    Until the server first refuses, every answer allows one more, so that an able server is soon used to
-    the full; after that a whole round of answers does (additive increase, multiplicative decrease).  One
-    refusal of a round halves and the others of the same round don't: they were sent before it was known.
-    """
-
-    def __init__(self, *, start: int = 8, most: int = 64) -> None:
-        self._limit = float(min(start, most))
-        self._most = most
-        self._round = 0  # how often it was halved
-        self.active = 0
-
-    @property
-    def limit(self) -> int:
-        return int(self._limit)
-
-    @property
-    def room(self) -> bool:
-        return self.active < self.limit
-
-    def enter(self) -> int:
-        """Counts a request that is sent now; what it returns is given to `leave`."""
-        self.active += 1
-        return self._round
-
-    def leave(self, ticket: int, *, answered: bool, overloaded: bool) -> None:
-        """Counts the end of a request: with an answer, with a refusal for load, or for another reason."""
-        full = self.active >= self.limit
-        self.active -= 1
-        if overloaded and ticket == self._round:
-            self._limit = max(1.0, self._limit / 2)
-            self._round += 1
-        elif answered and full:  # an allowance that isn't used up proves nothing
-            grown = self._limit + (1.0 if self._round == 0 else 1.0 / self.limit)
-            self._limit = min(float(self._most), grown)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
@@ -22,13 +23,15 @@ import httpx
 from llmc_build.llm import bodies, openai, wire
 from llmc_build.llm.bodies import Form, relaxed
 from llmc_build.llm.budget import Amount, Charge, Ledger, OverBudget, Prices, at_most, cost_of, prices_of
-from llmc_build.llm.openai import Answer, Failure, GiveUp, Patience
+from llmc_build.llm.openai import Answer, Failure
+from llmc_build.llm.patience import GiveUp, Patience
 from llmc_build.llm.servers import Known, Slot
 from llmc_build.llm.stream import Stream
 from llmc_build.llm.verdicts import refusal
 from llmc_build.model import Json
 
 _REFUSED = (400, 415, 422, 500, 501)  # how servers say that they don't know a field
+_EARLY = 8  # so many refusals for coming too early count as one try while the server answers others
 _PROGRESS_S = 0.2  # at most so often does a request report its progress
 
 
@@ -172,6 +175,7 @@ class Conversation:
         self._progress = progress
         self._told_s = 0.0  # when progress was last told, monotonic
         self._held = ""  # the end of what came of the answer, which is not in the log yet
+        self._early = 0  # tries that only came too early
         self.tried = 0  # tries begun
         self.prompt_tokens: int | None = None  # of all tries that told
         self.generated_tokens: int | None = None
@@ -194,14 +198,16 @@ class Conversation:
 
         `limit` is the caller's running timeout without an end; it gets its end with the first slot.
         """
-        while True:
-            try:
-                return await self._in_turn(limit, timeout_s)
-            except Failure as failure:
-                end = limit.when()
-                wait_s = self._wait_s(failure, None if end is None else end - _now())
-            self._progress({"tries": self.tried, "wait_s": wait_s})
-            await asyncio.sleep(wait_s)
+        with self._known.gate.visit():
+            while True:
+                try:
+                    return await self._in_turn(limit, timeout_s)
+                except Failure as failure:
+                    end = limit.when()
+                    wait_s = self._wait_s(failure, None if end is None else end - _now())
+                    paces = failure.paces  # then the gate waits
+                self._progress({"tries": self.tried, "wait_s": wait_s})
+                await asyncio.sleep(0 if paces else wait_s)
 
     async def _in_turn(self, limit: asyncio.Timeout, timeout_s: float | None) -> Answer:
         ask, ledger = self._ask, self._ledger
@@ -210,29 +216,43 @@ class Conversation:
             raise Failure(text, retryable=False)
         async with (
             self._known.turn(usage_matters=self._usage_matters),
-            self._known.gate.slot() as slot,
+            self._known.gate.slot(again=self.tried > 0) as slot,
         ):
             if timeout_s is not None and limit.when() is None:
                 limit.reschedule(_now() + timeout_s)
-            try:
-                async with ledger.reserved(ask.at_most()) as charge:
-                    return await self._try(slot, charge)
-            except OverBudget as error:
-                raise Failure(f"was not asked: {error}", retryable=False) from None
+            begun = self.tried + 1
+            while True:
+                form = self._known.form
+                try:
+                    async with ledger.reserved(ask.at_most()) as charge:
+                        self.tried = begun
+                        return await self._try(form, slot, charge)
+                except OverBudget as error:
+                    raise Failure(f"was not asked: {error}", retryable=False) from None
+                except Failure as failure:
+                    if not self._asks_otherwise(form, failure):
+                        raise
 
     @property
     def _usage_matters(self) -> bool:
         return self._ask.texts is None and (self._ask.prices is not None or self._ledger.is_limited)
 
-    async def _try(self, slot: Slot, charge: Charge) -> Answer:
-        self.tried += 1
+    async def _try(self, form: Form, slot: Slot, charge: Charge) -> Answer:
+        """One request."""
+        gate = self._known.gate
+        charge.spent = Amount()
+        await gate.opened(slot)
+        charge.spent = None  # from here on nobody knows
         try:
             async with asyncio.timeout(self._try_s) as limit:
-                answer = await self._once(charge)
+                answer = await self._asked(form, charge)
         except Failure as failure:
             slot.overloaded = failure.overloaded
-            if failure.unsent or failure.status is not None:
+            if failure.is_free:
                 charge.spent = Amount()
+            if failure.paces:
+                self._early += 1
+                gate.pause(slot, functools.partial(self._patience.pause_s, failure))
             raise
         except TimeoutError:
             slot.overloaded = True
@@ -258,23 +278,19 @@ class Conversation:
         if why is not None:
             raise Failure(f"did not give what was asked for: {why}", retryable=False)
 
-    async def _once(self, charge: Charge) -> Answer:
-        """One answer, in whichever form the server takes the request."""
-        while True:
-            form = self._known.form
-            try:
-                return await self._asked(form, charge)
-            except Failure as failure:
-                if form.stream and failure.retryable and failure.status is None and not failure.unsent:
-                    # some servers break a stream off when the next request comes
-                    self._known.stream_no_more()
-                refused = failure.status in _REFUSED
-                other = relaxed(form, failure.text, self._ask.output) if refused else None
-                if other is None:
-                    raise
-                self._note(f"{failure.text}; asking otherwise")
-                if self._known.form == form:
-                    self._known.form = other
+    def _asks_otherwise(self, form: Form, failure: Failure) -> bool:
+        """Whether the server is to be asked again at once, in another form that it may take."""
+        if form.stream and failure.retryable and failure.status is None and not failure.unsent:
+            # some servers break a stream off when the next request comes
+            self._known.stream_no_more()
+        refused = failure.status in _REFUSED
+        other = relaxed(form, failure.text, self._ask.output) if refused else None
+        if other is None:
+            return False
+        self._note(f"{failure.text}; asking otherwise")
+        if self._known.form == form:
+            self._known.form = other
+        return True
 
     async def _asked(self, form: Form, charge: Charge) -> Answer:
         ask = self._ask
@@ -308,11 +324,12 @@ class Conversation:
             answer = Answer(text=json.dumps(vectors), finish="stop", prompt_tokens=tokens, generated_tokens=0)
         elif reply.is_stream:
             answer = stream.answer()
-            self._known.tells_usage = not answer.is_counted and answer.prompt_tokens is not None
-            if not self._known.tells_usage:
+            if answer.is_counted or answer.prompt_tokens is None:
                 self._known.stream_no_more()
         else:
             answer = openai.read_reply(reply.body, chat=ask.chat, secret=ask.key)
+        if ask.texts is None:
+            self._known.has_shown = True
         self._account(answer, charge)
         if openai.gives_away(answer.text, ask.key):
             raise Failure("repeated the API key in its answer, which is therefore not kept", retryable=False)
@@ -342,8 +359,13 @@ class Conversation:
 
     def _wait_s(self, failure: Failure, left_s: float | None) -> float:
         """How long to wait before the next try.  Raises the last Failure when there is none."""
+        early = self._early // _EARLY
+        counted = self.tried - self._early
+        counted += max(early, self._known.gate.in_vain) if failure.paces else early
         try:
-            wait_s = self._patience.wait_s(failure, tried=self.tried, left_s=left_s, uniform=random.uniform)
+            wait_s = self._patience.wait_s(
+                failure, tried=self.tried, counted=counted, left_s=left_s, uniform=random.uniform
+            )
         except GiveUp as end:
             self._note(f"{failure.text}{end}")
             text = f"{self._ask.server} {failure.text}{end}"

@@ -100,6 +100,26 @@ def test_requests_for_vectors_are_cancelled_and_time_out(start: Start) -> None:
     assert (ends[2]["status"], ends[2]["error"]) == ("cancelled", "not needed")
 
 
+def test_waiting_in_line_costs_a_request_for_vectors_nothing_of_its_time(start: Start) -> None:
+    worker = start(threads=1)
+    ask(worker, 1, ["word " * 150])
+    one_s = worker.next("done")["wall_s"]
+    for number in range(2, 14):
+        ask(worker, number, ["word " * 150], timeout_s=5 * one_s)
+    ends = [worker.next("done") for _ in range(12)]
+    assert {end["status"] for end in ends} == {"ok"}
+    assert max(end["wall_s"] for end in ends) < 5 * one_s
+
+
+def test_the_time_of_a_single_text_is_told_and_looked_at(start: Start) -> None:
+    """It can't be stopped in the middle, but for the pool, which has to know when it began."""
+    worker = start(threads=1)
+    ask(worker, 1, ["word " * 150], timeout_s=0.001)
+    assert worker.next("progress")["id"] == 1
+    done = worker.next("done")
+    assert (done["status"], done["error"]) == ("timeout", "timed out after 0.001 s")
+
+
 def test_a_model_that_can_not_be_loaded_says_so(start: Start, tmp_path: Path) -> None:
     worker = start(str(tmp_path / "nowhere.gguf"))
     ask(worker, 1, ["x"])

@@ -26,7 +26,7 @@ from llmc_build.execute.channel import Channel
 from llmc_build.execute.pool import Pool
 from llmc_build.execute.protocol import Done, Lane, Status, Task
 from llmc_build.llm import http
-from llmc_build.llm.openai import Limiter
+from llmc_build.llm.patience import Limiter
 from llmc_build.model import Digest
 from llmc_build.store.cas import Cas
 
@@ -677,6 +677,123 @@ def test_a_server_that_takes_two_gets_about_two(workers: Workers, serve: Serve) 
     assert crowd.refused < 40
 
 
+class Bucket:
+    """A behaviour that answers `rate` requests a second, and `burst` at once; the others are too early."""
+
+    def __init__(self, rate: float, burst: float, retry_after: str) -> None:
+        self._rate, self._burst, self._retry_after = rate, burst, retry_after
+        self._lock = threading.Lock()
+        self._left, self._at = burst, time.monotonic()
+
+    def __call__(self, conn: socket.socket, request: Request) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+            self._at = now
+            taken = self._left >= 1
+            self._left -= taken
+        (ok if taken else error(429, Retry_After=self._retry_after))(conn, request)
+
+
+@pytest.mark.parametrize("retry_after", ["0.2", "0.01", "0"])
+def test_a_server_that_limits_its_rate_answers_everybody(
+    workers: Workers, serve: Serve, retry_after: str
+) -> None:
+    """It takes 20 a second.  If only the refused waited, the others would use up their tries meanwhile."""
+    server = serve(Bucket(rate=20, burst=4, retry_after=retry_after))
+    worker = workers(backoff_s=0.2)
+    numbers = [worker.start(server) for _ in range(50)]
+    assert [value(worker.end(number)) for number in numbers] == [b"yes"] * 50
+    assert len(server.requests) < 200
+
+
+@pytest.mark.parametrize("how", [{}, {"prices": [1.0, 1.0]}], ids=["plain", "priced"])
+@pytest.mark.parametrize("retry_after", ["0.3", "0"])
+def test_a_server_that_is_always_asked_too_early_fails_all_at_once(
+    worker: Worker, serve: Serve, how: dict[str, Any], retry_after: str
+) -> None:
+    """Not one after the other: forty steps with two pauses each would take half a minute."""
+    server = serve(error(429, "slow down", Retry_After=retry_after))
+    begun = time.monotonic()
+    numbers = [worker.start(server, **how) for _ in range(40)]
+    ends = [worker.end(number) for number in numbers]
+    assert time.monotonic() - begun < 5
+    assert {end["status"] for end in ends} == {"failed"}
+    assert all(f"{server.host} answered 429: slow down" in end["error"] for end in ends)
+    assert len(server.requests) < 80
+
+
+def test_a_server_that_works_on_one_request_at_a_time_answers_all_however_slowly(
+    worker: Worker, serve: Serve
+) -> None:
+    """While it works on one it refuses in vain as often as there are tries, and more."""
+    lock = threading.Lock()
+
+    def busy(conn: socket.socket, request: Request) -> None:
+        if not lock.acquire(blocking=False):
+            error(429, Retry_After="0.05")(conn, request)
+            return
+        time.sleep(0.7)
+        lock.release()
+        ok(conn, request)
+
+    server = serve(busy)
+    numbers = [worker.start(server) for _ in range(8)]
+    assert [value(worker.end(number)) for number in numbers] == [b"yes"] * 8
+    assert len(server.requests) < 60
+
+
+def test_a_request_that_alone_is_always_too_early_fails_while_others_are_answered(
+    worker: Worker, serve: Serve
+) -> None:
+    """Servers say 429 to a prompt that is larger than all they take in a minute, too."""
+
+    def picky(conn: socket.socket, request: Request) -> None:
+        large = b"large" in request.body
+        (error(429, "too large", Retry_After="0.01") if large else ok)(conn, request)
+
+    server = serve(picky)
+    large = worker.start(server, messages=[{"role": "user", "content": "large"}])
+    for _ in range(2000):
+        assert value(worker.ask(server)) == b"yes"
+        if large in worker._ends:
+            break
+    assert "answered 429: too large (" in worker.end(large)["error"]
+
+
+def test_a_pause_of_a_server_holds_for_all_and_can_be_left(workers: Workers, serve: Serve) -> None:
+    server = serve(error(429, Retry_After="30"))
+    worker = workers()
+    first = worker.start(server)
+    _until(lambda: server.requests)
+    _until(lambda: "waiting" in worker.log("stderr"))
+    others = [worker.start(server, timeout_s=0.3) for _ in range(3)]
+    time.sleep(0.5)
+    for number in (first, *others):
+        worker.cancel(number)
+    assert {worker.end(number, 5)["status"] for number in (first, *others)} == {"cancelled"}
+    assert len(server.requests) == 1, "nothing is sent before the time that the server named"
+
+
+def test_a_step_that_was_sent_runs_out_of_time_in_a_pause(workers: Workers, serve: Serve) -> None:
+    server = serve(error(429, Retry_After="0.3"))
+    begun = time.monotonic()
+    end = workers(backoff_s=20).ask(server, timeout_s=1)  # the second pause is longer than was asked for
+    assert end["status"] == "timeout"
+    assert 1 <= time.monotonic() - begun < 4
+
+
+def test_requests_that_wait_for_the_budget_wait_for_a_pause_too(workers: Workers, serve: Serve) -> None:
+    """The room that a refused request leaves is no reason to ask at once."""
+    server = serve(error(429, Retry_After="0.5"), error(429, Retry_After="0.5"), ok)
+    worker = workers(budget={"tokens": 400, "cost": None, "ledger": None})
+    numbers = [worker.start(server, sampling={"max_tokens": 50}) for _ in range(5)]
+    begun = time.monotonic()
+    assert [value(worker.end(number)) for number in numbers] == [b"yes"] * 5
+    assert time.monotonic() - begun >= 0.9
+    assert len(server.requests) == 7
+
+
 def test_a_slot_given_to_a_request_that_is_cancelled_in_that_moment_is_not_lost() -> None:
     """A lost slot would make a server's line shorter for good, and at last stop it."""
 
@@ -1061,12 +1178,28 @@ def test_a_budget_is_never_overshot_and_what_it_leaves_is_used(workers: Workers,
 
 def test_tries_count_and_what_is_refused_costs_nothing(workers: Workers, serve: Serve) -> None:
     worker = workers(budget={"tokens": 300, "cost": None, "ledger": None})
-    server = serve(error(503), error(503), streamed)
+    server = serve(error(503, Retry_After="0"), error(429), streamed)
     assert value(worker.ask(server)) == b"yes"
     broken = serve(events(piece("ye"), done=False))
     end = worker.ask(broken)
     assert len(broken.requests) == 1, "the first broken answer may have cost all that was left"
     assert "--max-tokens-total 300 leaves" in end["error"]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [error(500), error(502), error(503), error(504), error(500, "stream is not supported"), reset, hang],
+    ids=["500", "502", "503", "504", "500-form", "reset", "hang"],
+)
+def test_a_request_that_may_have_been_answered_counts_as_the_most(
+    workers: Workers, serve: Serve, behaviour: Behaviour
+) -> None:
+    """A gateway says 504 when the model behind it took too long: its work is billed all the same."""
+    worker = workers(budget={"tokens": 1000, "cost": None, "ledger": None}, try_s=1)
+    server = serve(behaviour)
+    end = worker.ask(server, sampling={**SAMPLING, "max_tokens": 500})
+    assert len(server.requests) == 1
+    assert "was not asked: --max-tokens-total 1000 leaves" in end["error"]
 
 
 def test_a_cost_is_limited_by_prices_and_needs_them(workers: Workers, serve: Serve) -> None:
@@ -1112,3 +1245,21 @@ def test_where_usage_matters_a_server_that_does_not_stream_it_is_asked_otherwise
     streams = [json.loads(request.body)["stream"] for request in server.requests]
     assert streams == [True, False, False, False, False]
     assert sorted(one.get("cost", 0.0) for one in stats) == [0.0, 13.0, 13.0, 13.0, 13.0]
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["ignores", "refuses"])
+def test_where_usage_matters_a_server_that_streams_nothing_is_asked_for_many_at_a_time(
+    worker: Worker, serve: Serve, refuses: bool
+) -> None:
+    crowd = Crowd(most=1000, seconds=0.1)
+
+    def whole(conn: socket.socket, request: Request) -> None:
+        if refuses and json.loads(request.body)["stream"]:
+            error(400, "stream is not supported")(conn, request)
+        else:
+            crowd(conn, request)
+
+    server = serve(whole)
+    numbers = [worker.start(server, prices=PRICES) for _ in range(24)]
+    assert {worker.end(number)["reply"]["stats"].get("cost") for number in numbers} == {13.0}
+    assert crowd.peak >= 6

@@ -357,3 +357,12 @@ def test_what_is_known_of_the_bits_is_read_as_it_was_written_or_not_at_all(tmp_p
         (tmp_path / "exactness").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         assert read_exactness(tmp_path) == Exactness()
     assert json.loads(data.partition(b"\n")[2])["reading"]["align"] == 8
+
+
+def test_a_cost_too_small_to_be_told_spoils_nothing(tmp_path: Path) -> None:
+    reading = Reading(merged=True, align=8)
+    decoding = Decoding(costs={1: 2e-7, 4: 1.25}, refuted=frozenset({6}))
+    write_exactness(tmp_path, Exactness(reading=reading, decoding=decoding))
+    found = read_exactness(tmp_path)
+    assert found.reading == reading
+    assert found.decoding == Decoding(costs={1: 1e-6, 4: 1.25}, refuted=frozenset({6}))

@@ -36,7 +36,15 @@ LAYERS: list[set[str]] = [
 ]
 PURE = set().union(*LAYERS[:12])
 # Pure modules that live with the worldly ones they serve: the wire format of a protocol, chat templates.
-PURE_WITHIN = {"llm.openai", "llm.bodies", "llm.stream", "llm.chat", "snapshot.cuts", "incremental.joining"}
+PURE_WITHIN = {
+    "llm.openai",
+    "llm.patience",
+    "llm.bodies",
+    "llm.stream",
+    "llm.chat",
+    "snapshot.cuts",
+    "incremental.joining",
+}
 WORLDLY = {
     "asyncio", "ctypes", "fcntl", "glob", "http", "io", "multiprocessing", "os", "pathlib", "random", "select",
     "selectors", "shutil", "signal", "socket", "sqlite3", "subprocess", "tempfile", "threading", "time",

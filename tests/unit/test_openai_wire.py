@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmc_build.llm import bodies, openai
-from llmc_build.llm.openai import Answer, Failure, GiveUp, Limiter, Patience
+from llmc_build.llm.openai import Answer, Failure
+from llmc_build.llm.patience import GiveUp, Limiter, Patience
 
 NOW = 1_700_000_000.0
 KEY = "sk-0123456789abcdefghijkl"
@@ -318,6 +319,28 @@ def test_giving_up_says_why(failure: Failure, tried: int, left_s: float | None, 
     with pytest.raises(GiveUp) as caught:
         Patience().wait_s(failure, tried=tried, left_s=left_s, uniform=longest)
     assert str(caught.value) == text
+
+
+def test_tries_that_only_came_too_early_may_be_left_out() -> None:
+    assert Patience(tries=3).wait_s(busy(2.0), tried=9, counted=2, left_s=None, uniform=longest) == 2.0
+    with pytest.raises(GiveUp, match="9 tries"):
+        Patience(tries=3).wait_s(busy(2.0), tried=9, counted=3, left_s=None, uniform=longest)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "in_vain", "pause_s"),
+    [
+        (2.0, 1, 2.0),
+        (0.0, 1, 0.05),
+        (0.0, 2, 0.5),
+        (0.0, 4, 2.0),
+        (3.0, 4, 3.0),
+        (900.0, 1, 60.0),
+        (9.0, 5, 0.0),
+    ],
+)
+def test_a_pause_is_what_is_asked_for_and_grows_in_vain(asked_s: float, in_vain: int, pause_s: float) -> None:
+    assert Patience(tries=5, base_s=0.5).pause_s(busy(asked_s), in_vain) == pause_s
 
 
 # ---------------------------------------------------------------- limits
