@@ -25,7 +25,7 @@ _NO_GPU = " cpu"  # how the engine's name ends where llama.cpp has no other back
 class LocalLlm:
     name = "local_llm"
     # Also of how `llm.prompts`, `llm.sampler` and `constrain.steering` turn a request into an answer.
-    version = 3
+    version = 4
     lane = "model"
 
     def lower(self, step: Step, scope: Scope) -> Action:
