@@ -216,11 +216,15 @@ class Watching:
                     listed[folder] = _stamp(folder)
                 else:
                     listed.setdefault(folder, UNKNOWN)
-        for folder in listed:
+        for folder in {*listed, *candidates}:
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                self.dangling.update(entry.path for entry in entries if _leads_nowhere(entry.path))
-        for folder, names in candidates.items():
-            self.dangling.update(path for name in names if _leads_nowhere(path := f"{folder}/{name}"))
+                self.dangling.update(
+                    entry.path
+                    for entry in entries
+                    if (folder in listed or entry.name in candidates[folder])
+                    and entry.is_symlink()
+                    and not os.path.exists(entry.path)
+                )
         times = {folder: UNKNOWN if folder in changed else _stamp(folder) for folder in candidates}
         here = {f: [sorted(names), sorted(world.here(f, list(names)))] for f, names in candidates.items()}
         if self.old is not None:
@@ -292,10 +296,6 @@ def _below(folder: str, *, deep: bool, links: bool, hidden: bool) -> set[str]:
             found.update(new)
             rest += new if deep else ()
     return found
-
-
-def _leads_nowhere(path: str) -> bool:
-    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _stamp(folder: str) -> list[int]:
