@@ -7,7 +7,7 @@ answer mean is `replies`; when the record is written is the loop's.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmc_build import replies
@@ -25,12 +25,13 @@ from llmc_build.traces import Traces
 _NO_FOLDER = re.compile("no such file or directory|directory nonexistent", re.IGNORECASE)
 
 
-def _missing_folders(tail: str, outputs: Sequence[str]) -> Iterator[str]:
-    """Folders of outputs that could not be written, by what was said of them."""
+def _missing_folder(tail: str, outputs: Sequence[str]) -> str | None:
+    """The folder of an output that could not be written, by what was said of it."""
     for line in filter(_NO_FOLDER.search, tail.splitlines()):
         for word in replies.paths_in(line):
             if word in outputs and "/" in word:
-                yield word.rpartition("/")[0]
+                return word.rpartition("/")[0]
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +138,8 @@ class Answers:
                 if not known and self._inputs.offers(target, word):
                     hint = f"the step was not given {word} of the workspace: declare it in `inputs`"
                     return f"{error}\nhint: {hint}"
-            for folder in _missing_folders(tail, action.outputs):
-                if "mkdir" not in str(action.params.get("script")):
-                    hint = (
-                        f"the step begins in a folder with nothing but its inputs: `mkdir -p {folder}` first"
-                    )
-                    return f"{error}\nhint: {hint}"
+            folder = _missing_folder(tail, action.outputs)
+            if folder is not None and "mkdir" not in str(action.params["script"]):
+                hint = f"the step begins in a folder with nothing but its inputs: `mkdir -p {folder}` first"
+                return f"{error}\nhint: {hint}"
         return error

@@ -116,7 +116,7 @@ def build(
         options = Options(force=force, offline=offline, dry_run=dry_run)
         work = None if force or no_cache else _part(paths, config, environ, targets)
         work = work or _all(paths, config, targets)
-        with signals() as stop, loaded(), occupied.shared(config.workspace / ".llmc"):
+        with occupied.shared(config.workspace / ".llmc"), signals() as stop, loaded():
             with ExitStack() as stack:
                 session = Session(
                     config=config,

@@ -123,10 +123,10 @@ class Inputs:
             return False
 
     def changed(self, given: Files, stamps: Mapping[str, Stamp | None]) -> list[str]:
-        """Which of the files are not, or may have been something else than, what they were.
+        """Which of the files hold something else by now, or may have done so meanwhile.
 
-        Who had another content for a while may have been read then, so what was written is changed, also with
-        the same bytes.
+        A file that had other content for a while may have been read then: one that was written since its
+        stamp was taken has changed, though its bytes be the same.
         """
 
         def is_as_it_was(path: str, entry: tuple[Digest, bool]) -> bool:

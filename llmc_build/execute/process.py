@@ -146,9 +146,8 @@ class WorkerProcess:
         self.tells = False  # whether it tells of each task when it begins it, which may be later
         self.watched = False  # whether the pool waits until it takes more
         self.idle_since = time.monotonic()  # when its last task ended
-        self.named: int | None = (
-            None  # once it is buried: the task that a model worker did something for alone
-        )
+        # Once it is buried: the task that a model worker did something for alone.
+        self.named: int | None = None
         self.holding = False  # it gave tasks back: the one that it runs takes long
         self._token = token
         self._scratches: set[str] = set()

@@ -82,9 +82,8 @@ def widths(active: int, decoding: Decoding, limit: int) -> list[int]:
 def _parts(active: int, decoding: Decoding, limit: int) -> tuple[list[int], float]:
     """`widths`, and what they cost."""
     costs = decoding.costs
-    best: list[tuple[float, int]] = [
-        (0.0, 0)
-    ]  # for each number: what it costs exactly, and one of the widths
+    # For each number: what it costs exactly, and one of the widths.
+    best: list[tuple[float, int]] = [(0.0, 0)]
     for number in range(1, active):
         best.append(min((best[number - w][0] + cost, -w) for w, cost in costs.items() if w <= number))
     # Without any one of the steps there would be too few: so but for one they are fewer than `active`.

@@ -44,7 +44,7 @@ class Reporter(Protocol):
         """These of the targets ask models.  Called after `started`, and not where there are none."""
 
     def target(self, event: TargetEvent) -> None:
-        """A target came to RUNNING or to its end.  Targets that were up to date may be left out."""
+        """A target came to RUNNING or to its end.  Those up to date, or that never began, may be left out."""
 
     def progress(self, target: TargetId, stats: Mapping[str, Json]) -> None:
         """What a running target has done so far: `{"tokens": 17}`."""
