@@ -1,5 +1,6 @@
 """The program `llmc`, which is `python -m llmc_build` too: the quick way first, then the ordinary one."""
 
+import io
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ def main() -> int:
     for number in _HEARD:  # until a build has something to end in order
         if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # else: nohup
             signal.signal(number, _ended)
+    _write_whole()
     try:
         code = _run()
         for stream in (sys.stdout, sys.stderr):
@@ -22,6 +24,18 @@ def main() -> int:
     except KeyboardInterrupt as end:
         code = int(getattr(end, "exit_code", 128 + signal.SIGINT))
     os._exit(code)  # nothing else is open
+
+
+def _write_whole() -> None:
+    """With `PYTHONUNBUFFERED` set, as in many containers, Python loses what one call of `write` leaves over.
+
+    That is the rest after a signal, or on a disk that is getting full, where the next call would say so.
+    """
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), sys.stdout.encoding, sys.stdout.errors, line_buffering=raw.isatty()
+        )
 
 
 def _run() -> int:

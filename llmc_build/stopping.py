@@ -1,14 +1,14 @@
 """Signals that end a build.  World.
 
-Owns which signals count, and what the first, the second and the third of them do.  What ending means to what
-runs is `loop`'s and the pool's.
+Owns which signals count, and what the first, the second and the third of them do while a build runs and
+while its report is printed.  What ending means to what runs is `loop`'s and the pool's.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -45,12 +45,32 @@ def signals() -> Iterator[Stop]:
         if len(stop.signals) >= (3 if stop.building else 2):
             raise Interrupted(exit_code_of_signal(stop.signals[0]))
 
+    with _heard_by(hear):
+        yield stop
+
+
+@contextmanager
+def report_whole() -> Iterator[None]:
+    """What a program reads comes whole: the first signal is not heard, but the second, should nobody read."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        if len(heard) > 1:
+            raise Interrupted(exit_code_of_signal(heard[0]))
+
+    with _heard_by(hear):
+        yield
+
+
+@contextmanager
+def _heard_by(hear: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else it was started by nohup
         numbers.append(signal.SIGHUP)
     old = {number: signal.signal(number, hear) for number in numbers}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

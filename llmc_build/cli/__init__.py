@@ -104,10 +104,10 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         code = group.main(args=args, prog_name="llmc", standalone_mode=False, obj=session)
     except _ReaderLeft:
-        # The interpreter flushes stdout once more at its end; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         return _EXIT_SIGPIPE
     except (KeyboardInterrupt, click.Abort, _Stopped) as end:
+        _print_no_more()
         with contextlib.suppress(OSError):  # the terminal may be gone
             click.echo("interrupted", err=True)
         return int(getattr(end, "exit_code", _EXIT_SIGINT))
@@ -120,6 +120,12 @@ def main(args: Sequence[str] | None = None) -> int:
             click.echo(f"error: {error}", err=True)
             return 8
     return code if isinstance(code, int) else 0
+
+
+def _print_no_more() -> None:
+    """What waits to be printed goes nowhere: the last flush of all would wait for a reader."""
+    with contextlib.suppress(OSError, ValueError):  # no descriptor is left, or it is closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _no_such_command(name: str) -> click.UsageError:

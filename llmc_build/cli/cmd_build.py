@@ -108,8 +108,11 @@ def command(
         console.close()
     if as_json:
         from llmc_build.report.events import report_text
+        from llmc_build.stopping import report_whole
 
-        sys.stdout.writelines(report_text(report))
+        with report_whole():
+            sys.stdout.writelines(report_text(report))
+            sys.stdout.flush()
     return report.exit_code
 
 

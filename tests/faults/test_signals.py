@@ -6,12 +6,14 @@ build equal to a clean one.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -211,6 +213,45 @@ def test_a_reader_that_leaves_ends_nothing(space: Space) -> None:
     assert json.loads((space.root / ".llmc/runs/latest/run.json").read_text())["exit_code"] == 0
     space.build("flow.yaml")
     assert len(space.cached) == STEPS
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("second", [None, signal.SIGTERM])
+def test_a_signal_while_the_report_is_printed_cuts_it_nowhere(
+    space: Space, second: signal.Signals | None, unbuffered: str
+) -> None:
+    """What reads it gets all of it; only a second signal ends a program whose reader does not read."""
+    steps = [f"{{name: s{number}, command: 'echo {number}'}}" for number in range(60)]
+    space.write("flow.yaml", "name: w\nsteps:\n  - " + "\n  - ".join(steps) + "\n")
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)  # a part of the report
+    environment = {**os.environ, "CI": "true", "PYTHONPATH": trees.HERE, "PYTHONUNBUFFERED": unbuffered}
+    process = trees.start(space, "flow.yaml", stdout=write, env=environment)
+    os.close(write)
+    trees.until(lambda: _waiting_in(read), "a part of the report")
+    process.send_signal(signal.SIGINT)
+    if second is not None:
+        trees.until(lambda: not _pending(process, signal.SIGINT), "the first signal's handler")
+        process.send_signal(second)
+        process.wait(timeout=30)  # though nobody reads
+    with open(read, encoding="utf-8") as report:
+        text = report.read()
+    process.communicate(timeout=60)
+    assert process.returncode == (0 if second is None else 130)
+    if second is None:
+        assert len(json.loads(text)["targets"]) == len(steps)
+    assert json.loads((space.root / ".llmc/runs/latest/run.json").read_text())["exit_code"] == 0
+
+
+def _waiting_in(pipe: int) -> int:
+    """Bytes that nobody has read."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def _pending(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask & 1 << (number - 1) for mask in masks)
 
 
 def test_a_closed_standard_error_ends_nothing(space: Space) -> None:
