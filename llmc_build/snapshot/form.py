@@ -1,6 +1,6 @@
 """The file that a snapshot is, read part by part. World.
 
-Owns the format: a line `llmc-snapshot/3`, a line with length and CRC-32 of the head, the head (JSON: the
+Owns the format: a line `llmc-snapshot/4`, a line with length and CRC-32 of the head, the head (JSON: the
 facts, and where each section stands with its CRC-32), then the sections. Numbers of sections are
 little-endian. What is in them is `Snapshot`'s; whether it still holds is `survey`'s.
 
@@ -20,7 +20,12 @@ from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, TypedDict
+
+TYPE_CHECKING = False  # typing's own takes longer to import than a small snapshot takes to be read
+if TYPE_CHECKING:
+    from typing import Any, TypedDict
+else:
+    TypedDict = dict
 
 MAGIC = b"llmc-snapshot/4\n"
 UNKNOWN = [-1]  # a stamp that no folder has

@@ -77,6 +77,33 @@ def test_nothing_is_imported_that_is_not_needed(
     assert found <= allowed | SMALL
 
 
+def test_a_build_with_nothing_to_do_imports_what_it_needs(space: Space) -> None:
+    """Python itself is half of its time; the packages below would double the other half."""
+    space.write("w.yaml", "name: w\nsteps: [{name: a, command: echo a}]")
+    command = [sys.executable, "-X", "importtime", "-m", "llmc_build", "build", "w.yaml"]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=space.root, env=environ, capture_output=True, text=True, check=True, timeout=60
+        )
+    assert "up to date" in done.stderr
+    lines = [
+        line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")
+    ]
+    found = set(lines[lines.index("site") + 1 :])
+    assert "llmc_build.quick" in found
+    assert not found & {
+        "typing",
+        "dataclasses",
+        "inspect",
+        "click",
+        "yaml",
+        "pathlib",
+        "hashlib",
+        "subprocess",
+    }
+
+
 # ---------------------------------------------------------------- what is offered
 
 
