@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from llmc_build import replies
 from llmc_build.binding import Pending
 from llmc_build.execute.protocol import Done, Status
+from llmc_build.frozen import frozen
 from llmc_build.inputs import Inputs
 from llmc_build.model import NO_STATS, ActionResult, Json, TargetId
 from llmc_build.outputs import Outputs, PlacingError
@@ -34,7 +35,7 @@ def _missing_folder(tail: str, outputs: Sequence[str]) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Verified:
     """What became of a worker's answer."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from llmc_build.answers import Answers, Verified
 from llmc_build.binding import Binding, Pending
 from llmc_build.environment import MissingSecret
 from llmc_build.execute.protocol import Done, Status, Task
+from llmc_build.frozen import frozen
 from llmc_build.inputs import InputError, Inputs
 from llmc_build.lanes import Lanes
 from llmc_build.model import (
@@ -43,7 +43,7 @@ MOST_PENDING = 1000  # targets that wait for a worker with what their keys were 
 ELSEWHERE_S = 0.05  # how soon to look again for what another llmc process is running
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Options:
     """How the store is used."""
 
@@ -52,7 +52,7 @@ class Options:
     dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Finding:
     """What a look at a target would find, given the values that its producers have."""
 

@@ -14,11 +14,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmc_build.errors import ConfigError, Fault
+from llmc_build.frozen import frozen
 from llmc_build.workflow.compound import INPUTS
 from llmc_build.workflow.kinds import ENV_NAME, FILLED, Kind, Site, number, one_of, text_of
 from llmc_build.workflow.nodes import Enough, Entry, Map, Node, Scalar, shown
@@ -28,7 +28,7 @@ FILE = "llmc.yaml"
 DEFAULT_CACHE_DIR = ".llmc/cache"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ModelConfig:
     """One entry of `models:`: a file, or a name at a server."""
 
@@ -45,7 +45,7 @@ class ModelConfig:
     batching: str | None = None  # "exact" or "fast": with the latter, answers may hang on what else is asked
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Config:
     """What holds for one invocation."""
 

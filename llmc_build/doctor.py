@@ -14,13 +14,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc_build.config import Config, cpus
 from llmc_build.errors import LlmcError
+from llmc_build.frozen import frozen
 from llmc_build.model import Json
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class State(Enum):
     FAIL = "fail"  # what is configured here can't work
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Finding:
     """What a check found."""
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from llmc_build.frozen import frozen
 from llmc_build.model import Location
 
 EXIT_OK = 0
@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Fault:
     """One mistake: a headline with its place, aligned facts, and a hint."""
 

@@ -12,9 +12,10 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from llmc_build.frozen import frozen
 from llmc_build.keys import Files
 from llmc_build.model import Action, Digest, TargetId
 from llmc_build.store import files
@@ -28,7 +29,7 @@ class InputError(Exception):
     """A declared input can't be had.  One line."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Found:
     files: dict[str, tuple[Digest, bool]]  # path -> content, executable
     stamps: dict[str, Stamp | None] = field(default_factory=dict)  # what each looked like before it was read

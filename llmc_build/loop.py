@@ -10,7 +10,6 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmc_build import plan as p
@@ -19,6 +18,7 @@ from llmc_build.binder import Binder
 from llmc_build.environment import MissingSecret
 from llmc_build.errors import InternalError
 from llmc_build.execute.protocol import Done, Executor, Lane, Status, Task
+from llmc_build.frozen import frozen
 from llmc_build.model import State, TargetId, TargetReport
 from llmc_build.outputs import Outputs
 from llmc_build.report import Reporter, TargetEvent
@@ -31,7 +31,7 @@ COMMANDS_A_TURN = (
 PATIENCE_S = 0.2  # the longest wait: an interrupt that comes between two looks is seen by then
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Surroundings:
     """What a build works with."""
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, TypeVar, dataclass_transform
+from dataclasses import field
+from typing import Literal, TypeAlias
+
+from llmc_build.frozen import frozen
 
 # What keeps a shell step to what it declared: a folder of its own (True), nothing, the system (bubblewrap).
 Sandbox: TypeAlias = "bool | Literal['strict']"
@@ -20,24 +22,12 @@ TargetId: TypeAlias = str  # "workflow.step"
 
 LAST_SEED = 2**32 - 2  # of a sampler: the next one is llama.cpp's word for "any"
 
-_T = TypeVar("_T")
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
-def message(cls: type[_T]) -> type[_T]:
-    """A frozen dataclass to the type checker; a plain one when it runs, which is made in a third of the time.
-
-    For what is made several times for each target of a build.
-    """
-    return dataclass(slots=True, kw_only=True)(cls)
-
-
 Env: TypeAlias = (
     "tuple[tuple[str, str | None], ...]"  # name, value; None: taken from the caller's environment
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Location:
     """A place in a file; line and column count from 1, column in characters."""
 
@@ -49,7 +39,7 @@ class Location:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Digest:
     """What identifies some content: its SHA-256 and its size."""
 
@@ -64,7 +54,7 @@ class Digest:
 # ---------------------------------------------------------------- what a user writes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Wait:
     """One entry of `wait_for`."""
 
@@ -73,7 +63,7 @@ class Wait:
     location: Location
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Need:
     """One entry of `needs`."""
 
@@ -81,7 +71,7 @@ class Need:
     location: Location
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CachePolicy:
     """The `cache` field.  `enabled` None: as the rule and the sandbox say."""
 
@@ -90,7 +80,7 @@ class CachePolicy:
     version: str = ""  # enters the key: raising it runs the step again
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Sampling:
     """How tokens are chosen; None leaves a stage out of llama.cpp's sampler chain."""
 
@@ -104,7 +94,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Turn:
     """One entry of `messages`: who says it, and the template of what is said."""
 
@@ -112,7 +102,7 @@ class Turn:
     content: str
 
 
-@message
+@frozen(kw_only=True)
 class Step:
     """One step as written, checked field by field; its references are not yet resolved."""
 
@@ -182,7 +172,7 @@ class Order(enum.Enum):
     DATAFLOW = "dataflow"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Workflow:
     """One YAML document."""
 
@@ -203,7 +193,7 @@ class EdgeKind(enum.Enum):
     ORDER = "order"  # merely runs after it
 
 
-@message
+@frozen(kw_only=True)
 class Edge:
     """`target` comes after `producer`."""
 
@@ -214,7 +204,7 @@ class Edge:
     location: Location | None = None  # where the user asked for it
 
 
-@message
+@frozen(kw_only=True)
 class ValueUse:
     """A value that an action reads: a step's, or a constant.
 
@@ -229,7 +219,7 @@ class ValueUse:
     path: tuple[str | int, ...] = ()  # into the value, which is JSON then; what it leads to is what is read
 
 
-@message
+@frozen(kw_only=True)
 class Action:
     """A step lowered by its rule: all that determines the result, with values still by slot.
 
@@ -258,7 +248,7 @@ class Action:
         return bool(self.sandbox) if enabled is None else enabled
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ActionKey:
     """SHA-256 of the canonical encoding of the components, and the components themselves."""
 
@@ -267,7 +257,7 @@ class ActionKey:
     text: str  # the components as they are stored: `keys.ascii_json` of them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class OutputFile:
     """A file that an action wrote and declared."""
 
@@ -276,7 +266,7 @@ class OutputFile:
     executable: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ActionResult:
     """What an action gave.  `value` is the target's value: a shell step's stdout, a model's text."""
 
@@ -315,7 +305,7 @@ _COUNTED = (State.RAN, State.CACHED, State.FAILED, State.POISONED, State.SKIPPED
 NO_STATS: Mapping[str, Json] = {}  # one for all that have none: reports are kept to the end
 
 
-@message
+@frozen(kw_only=True)
 class TargetReport:
     """What a build says of one target."""
 
@@ -332,7 +322,7 @@ class TargetReport:
     stats: Mapping[str, Json] = field(default_factory=lambda: NO_STATS)  # tokens and the like
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class BuildReport:
     """What `llmc build --json` prints and `run.json` keeps."""
 

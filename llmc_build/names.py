@@ -15,12 +15,13 @@ from types import MappingProxyType
 from typing import Protocol
 
 from llmc_build.errors import Fault, did_you_mean
-from llmc_build.model import Json, Location, Order, Step, TargetId, ValueUse, Workflow, message
+from llmc_build.frozen import frozen
+from llmc_build.model import Json, Location, Order, Step, TargetId, ValueUse, Workflow
 
 _NO_PLACES: Mapping[str, Location] = MappingProxyType({})
 
 
-@message
+@frozen(kw_only=True)
 class Origin:
     """What of a step outlives its lowering: names and places, and no text."""
 
@@ -191,7 +192,7 @@ class Names:
         return (f"{workflow}.{step}" for workflow, steps in self.steps.items() for step in steps)
 
 
-@message
+@frozen(kw_only=True)
 class Spoken:
     """What a step said in a session, for the steps that go on with it."""
 

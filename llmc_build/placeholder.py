@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from llmc_build.errors import did_you_mean
+from llmc_build.frozen import frozen
 from llmc_build.jsonpath import Path, text_of
 
 FILTERS = ("raw", "trim", "json", "path")  # in the only order in which they may follow each other
@@ -51,7 +52,7 @@ _MAX_PROBLEMS = 100  # of one text; what follows is not looked at
 _QUOTED = 60  # characters of a faulty placeholder that a message quotes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Problem:
     """One mistake in a text: what it is, where (a character offset), and the way out."""
 
@@ -68,7 +69,7 @@ class TemplateError(Exception):
         super().__init__("; ".join(problem.message for problem in self.problems))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ref:
     """A reference to a value: ("variable",) or ("workflow", "step"), or ("variable", "field")."""
 
@@ -92,7 +93,7 @@ class PromptError(ValueError):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Template:
     """A text cut at its placeholders.
 

@@ -28,7 +28,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from llmc_build.model import State, TargetId, message
+from llmc_build.frozen import frozen
+from llmc_build.model import State, TargetId
 from llmc_build.subgraph import Graph
 
 # A member of an enum costs more to look up than a name.
@@ -37,21 +38,21 @@ _WANTED, _READY, _RUNNING = State.WANTED, State.READY, State.RUNNING
 # ---------------------------------------------------------------- commands
 
 
-@message
+@frozen(kw_only=True)
 class Check:
     """Find out what is to be done for a target; answer with a Checked event."""
 
     target: TargetId
 
 
-@message
+@frozen(kw_only=True)
 class Cancel:
     """End what runs for a target; its Finished event is still expected."""
 
     target: TargetId
 
 
-@message
+@frozen(kw_only=True)
 class Ended:
     """A target has ended; say so to whoever listens."""
 
@@ -62,7 +63,7 @@ class Ended:
     caused_by: TargetId | None = None  # of a poisoned target: the failure at the root
 
 
-@message
+@frozen(kw_only=True)
 class Abandoned:
     """Very many targets that never began were cancelled."""
 
@@ -75,24 +76,24 @@ Command: TypeAlias = Check | Cancel | Ended | Abandoned
 # ---------------------------------------------------------------- verdicts and events
 
 
-@message
+@frozen(kw_only=True)
 class Hit:
     reason: str
 
 
-@message
+@frozen(kw_only=True)
 class Skip:
     reason: str
 
 
-@message
+@frozen(kw_only=True)
 class Broken:
     """The check itself failed: a missing input, a condition that can't be evaluated."""
 
     error: str
 
 
-@message
+@frozen(kw_only=True)
 class Miss:
     """It must run, on a lane."""
 
@@ -100,14 +101,14 @@ class Miss:
     lane: str
 
 
-@message
+@frozen(kw_only=True)
 class Same:
     """An equal action is running for another target of this build."""
 
     leader: TargetId
 
 
-@message
+@frozen(kw_only=True)
 class Elsewhere:
     """Another process runs the same action; look again in a while."""
 
@@ -117,20 +118,20 @@ class Elsewhere:
 Verdict: TypeAlias = Hit | Skip | Broken | Miss | Same | Elsewhere
 
 
-@message
+@frozen(kw_only=True)
 class Checked:
     target: TargetId
     verdict: Verdict
 
 
-@message
+@frozen(kw_only=True)
 class Answered:
     """A target's action ran well, and its result is on its way to the disk: what reads it may begin."""
 
     target: TargetId
 
 
-@message
+@frozen(kw_only=True)
 class Finished:
     """A target's action is over.  `error` None: it ran well and its result is durable."""
 
@@ -140,7 +141,7 @@ class Finished:
     own_fault: bool = False  # it failed by its own time limit or its worker's death, not by what it does
 
 
-@message
+@frozen(kw_only=True)
 class NotStarted:
     """A target that was taken was not started after all, for this reason."""
 
@@ -148,7 +149,7 @@ class NotStarted:
     verdict: Verdict
 
 
-@message
+@frozen(kw_only=True)
 class Interrupted:
     """The user asked for the end: start nothing more, end what runs."""
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType, TracebackType
 from typing import TypeAlias
 
 from llmc_build.claims import refuse_shared_outputs
 from llmc_build.errors import Fault, WorkflowError
+from llmc_build.frozen import frozen
 from llmc_build.jsonpath import Path, PathError, extract, why_not
 from llmc_build.model import (
     Action,
@@ -28,7 +29,6 @@ from llmc_build.model import (
     TargetId,
     ValueUse,
     Workflow,
-    message,
 )
 from llmc_build.names import Known, Names, Origin, Spoken, Unread, View
 from llmc_build.rules import rule
@@ -42,7 +42,7 @@ _NOBODY: frozenset[str] = frozenset()
 _Meaning: TypeAlias = "TargetId | tuple[str]"  # a step, or the text of a constant
 
 
-@message
+@frozen(kw_only=True)
 class Target:
     """A step with its names resolved."""
 
@@ -60,7 +60,7 @@ class Target:
         return self.step.workflow in self.absent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Program:
     """All targets in the order of the files, and all edges between them."""
 

@@ -7,13 +7,13 @@ of either is `Graph`. A few targets need no library, whose import takes longer t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from llmc_build.frozen import frozen
 from llmc_build.model import Edge, EdgeKind, Location, TargetId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Limit:
     """How long a target waits for a producer at most."""
 

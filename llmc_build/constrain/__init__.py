@@ -15,8 +15,9 @@ The parts are imported when they are used: the validator of JSON Schema takes a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from llmc_build.frozen import frozen
 
 if TYPE_CHECKING:
     from llmc_build.model import Json
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Output = Mapping[str, "Json"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class GrammarFault:
     """What is wrong with a grammar, and where."""
 
@@ -37,7 +38,7 @@ class GrammarFault:
         return f"line {self.line}, column {self.column}: {self.message}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SchemaFault:
     """What is wrong with a schema, and where in it."""
 

@@ -11,31 +11,32 @@ is one of them with the number of characters so far.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from llmc_build.frozen import frozen
 
 MAX_POSITIONS = 300  # characters of a pattern whose repetitions are written out
 MAX_STATES = 3_000
 MAX_BUILT = 20_000  # parts of it, each as often as it is repeated
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Char:
     """One character, as GBNF."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chain:
     parts: Sequence[Node]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OneOf:
     parts: Sequence[Node]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Repeat:
     part: Node
     least: int

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from llmc_build.constrain import SchemaFault
@@ -23,6 +22,7 @@ from llmc_build.constrain.drafts import LAST_ALONE, Path, understood
 from llmc_build.constrain.pattern import widths
 from llmc_build.constrain.references import ReferenceFault, References
 from llmc_build.constrain.spans import TooMuch, is_number, no_number
+from llmc_build.frozen import frozen
 
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _MOST_LOOKS = 100_000  # schemas looked at, each as often as that happens
@@ -33,7 +33,7 @@ _PLAIN = frozenset({"type", "enum", "const", "minLength", "maxLength", "multiple
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Part:
     """One of the schemas that hold at the same time."""
 
@@ -42,7 +42,7 @@ class _Part:
     bare: bool = False  # its anyOf and oneOf are seen to elsewhere
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Why:
     path: Path
     text: str

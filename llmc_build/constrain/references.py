@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from llmc_build.constrain.drafts import NEWEST, Path, draft_of, inner
+from llmc_build.frozen import frozen
 
 MAX_DEPTH = 64  # of a schema
 
@@ -22,7 +22,7 @@ class ReferenceFault(Exception):
     """A reference that means nothing here.  One line."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """A schema and where it is; the meta-schema sees it there, or it is part of a schema that is `apart`."""
 

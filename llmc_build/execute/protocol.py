@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from llmc_build.execute.messages import content_data, pack_content
+from llmc_build.frozen import frozen
 from llmc_build.model import Digest, Json
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Lane:
     """A kind of worker.  Two lanes are the same lane where kind and name are equal."""
 
@@ -36,7 +37,7 @@ class Lane:
     config: Mapping[str, Json] = field(default_factory=dict, compare=False)  # given to the runner
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Task:
     """One request to a lane."""
 
@@ -56,7 +57,7 @@ class Status(enum.Enum):
     CRASHED = "crashed"  # the worker's process died
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Done:
     """The end of a task.  Every task submitted gets exactly one."""
 
@@ -67,7 +68,7 @@ class Done:
     wall_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Progress:
     """News of a task that still runs."""
 

@@ -11,15 +11,15 @@ end first.  A worker with tasks is never ended, so what was begun goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from llmc_build.execute.lane import LaneState
 from llmc_build.execute.process import WorkerProcess
 from llmc_build.execute.protocol import Lane
+from llmc_build.frozen import frozen
 from llmc_build.llm.memory import size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Room:
     """What there is for workers of the kind "model"."""
 

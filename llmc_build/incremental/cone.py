@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from llmc_build.binder import Finding
 from llmc_build.incremental.partial import Partial, TooMuch
 from llmc_build.model import TargetId
-from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED, closure
+from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED
 
 Probe = Callable[[Sequence[TargetId]], Sequence[Finding | None]]  # None: it can't be told without trying
 
@@ -64,7 +64,7 @@ def choose(
             must.append(i)  # its value does not speak for the files that it wrote
         elif was in missing or target in spoilt or found.key != old.key(was):
             restored.add(i)
-    chosen = closure(*structure.consumers, must) | restored if must else restored
+    chosen = structure.followed_by(must) | restored
     return chosen if wanted is None else chosen.intersection(wanted)
 
 

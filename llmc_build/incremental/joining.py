@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
+from llmc_build.frozen import frozen
 from llmc_build.model import TargetId
 from llmc_build.resolve import Program
 from llmc_build.snapshot.cuts import Edit
@@ -23,8 +24,7 @@ def piece_of(document: Document) -> Piece:
     return document[0], document[1], document[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A document where it stands now."""
 
     piece: Piece
@@ -32,30 +32,37 @@ class Place:
     edit: Edit | None = None  # what of it changed, and is read
 
 
+Runs = list[
+    tuple[int, int]
+]  # (first, count) of old numbers that follow each other; a first of -1: new targets
+
+
 class LostProducerError(Exception):
     """A target that was left alone came after one that is gone."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Joined:
     structure: Structure
-    was: array[int]  # the number that each target had; -1: it is new
+    runs: Runs  # the numbers that the targets had
     changed: frozenset[int]  # targets whose text is not as it was
 
 
-def join(old: Structure, order: Iterable[Place], workflows: Mapping[Piece, str], program: Program) -> Joined:
+def join(old: Structure, order: Sequence[Place], workflows: Mapping[Piece, str], program: Program) -> Joined:
     """`workflows`: the names of those that were read as a whole; an empty document has none.
 
     Raises LostProducerError.
     """
     documents: list[Document] = []
     paths: list[str] = []
-    was = array("i")
+    runs: Runs = []
     changed: set[int] = set()
     read = by_workflow(program)
     into = producers_of(program)
-    for place in order:
-        here = len(paths)
+    end = 0
+    while end < len(order):
+        at, end = end, _stretch(order, end)
+        place, here = order[at], len(paths)
         if place.number is None:
             workflow = workflows.get(place.piece)
             if workflow is None:
@@ -64,21 +71,25 @@ def join(old: Structure, order: Iterable[Place], workflows: Mapping[Piece, str],
             own = (workflow, here, len(targets), *names(program, targets, into))
             paths += [target.replace(".", "/", 1) for target in targets]
             known = old.by_workflow.get(workflow)
-            was.extend(-1 if known is None else _or_none(old.number(target)) for target in targets)
+            _extend(runs, [-1 if known is None else _or_none(old.number(target)) for target in targets])
             changed.update(range(here, len(paths)))
         elif place.edit is None:
-            workflow, first, count, variables, speaks, schemas = old.documents[place.number][3:]
-            paths += old.paths[first : first + count]
-            was.extend(range(first, first + count))
-            own = (workflow, here, count, variables, speaks, schemas)
+            kept = old.documents[place.number : place.number + end - at]
+            first, stop = kept[0][4], kept[-1][4] + kept[-1][5]
+            paths += old.paths[first:stop]
+            _append(runs, first, stop - first)
+            documents += _moved(kept, order[at:end], here - first)
+            continue
         else:
             workflow, first, count, variables, speaks, schemas = old.documents[place.number][3:]
             edit = place.edit
-            begin, end = first + edit.begin, first + edit.old_end
-            before = {path: begin + i for i, path in enumerate(old.paths[begin:end])}
+            begin, stop = first + edit.begin, first + edit.old_end
+            before = {path: begin + i for i, path in enumerate(old.paths[begin:stop])}
             new = [f"{workflow}/{name}" for name in edit.names]
-            paths += [*old.paths[first:begin], *new, *old.paths[end : first + count]]
-            was.extend([*range(first, begin), *(before.get(p, -1) for p in new), *range(end, first + count)])
+            paths += [*old.paths[first:begin], *new, *old.paths[stop : first + count]]
+            _append(runs, first, edit.begin)
+            _extend(runs, [before.get(path, -1) for path in new])
+            _append(runs, stop, first + count - stop)
             if edit.read:
                 targets = [paths[here + i].replace("/", ".", 1) for i in edit.read]
                 _, spoken, given = names(program, targets, into)
@@ -89,33 +100,87 @@ def join(old: Structure, order: Iterable[Place], workflows: Mapping[Piece, str],
             own = (workflow, here, len(paths) - here, variables, speaks, schemas)
         documents.append((*place.piece, *own))
     found = Structure(paths, documents, _NONE, {})
-    found.producers = _renumbered(old, found, was, changed, into)
+    found.producers = _renumbered(old, found, runs, changed, into)
     outputs = {path: target for path, target in old.outputs.items() if found.number(target) is not None}
     mine = {path: target for path, target in outputs.items() if target not in program.targets}
     found.outputs = {**mine, **declared(program)}
-    return Joined(found, was, frozenset(changed))
+    return Joined(found, runs, frozenset(changed))
 
 
 _NONE = (array("I", [0]), array("I"))
 
 
+def _stretch(order: Sequence[Place], at: int) -> int:
+    """Where a row of documents ends that were left alone, and stood in that row; others are one each."""
+    piece, number, edit = order[at]
+    end = at + 1
+    if number is not None and edit is None:
+        while end < len(order):
+            place = order[end]
+            if place.number != number + end - at or place.edit is not None or place.piece[0] != piece[0]:
+                break
+            end += 1
+    return end
+
+
+def _moved(kept: list[Document], places: Sequence[Place], shift: int) -> Iterable[Document]:
+    """The documents of a row, where they stand now, with the numbers that their targets have now.
+
+    What changes their lines within the row is what is gone from between them: they only move up, and where
+    the last one did not, none did.
+    """
+    if not shift and places[0].piece == piece_of(kept[0]) and places[-1].piece == piece_of(kept[-1]):
+        return kept
+    return [(*p.piece, d[3], d[4] + shift, *d[5:]) for p, d in zip(places, kept, strict=True)]
+
+
+def _append(runs: Runs, first: int, count: int) -> None:
+    """More targets that had numbers in a row; a first of -1: that had none."""
+    if runs and (runs[-1][0] < 0 if first < 0 else runs[-1][0] >= 0 and sum(runs[-1]) == first):
+        first, count = runs[-1][0], runs.pop()[1] + count
+    if count:
+        runs.append((first, count))
+
+
+def _extend(runs: Runs, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        _append(runs, number, 1)
+
+
+def numbers_of(runs: Runs) -> array[int]:
+    """The number that each target had; -1: it is new."""
+    found = array("i")
+    for first, count in runs:
+        found.extend(range(first, first + count) if first >= 0 else [-1] * count)
+    return found
+
+
 def _renumbered(
     old: Structure,
     found: Structure,
-    was: array[int],
+    runs: Runs,
     changed: Collection[int],
     into: Mapping[TargetId, Sequence[TargetId]],
 ) -> tuple[array[int], array[int]]:
     """The producers of every target, those of targets that were left alone by their new numbers."""
     now = array("i", [-1]) * len(old.paths)
-    for i, number in enumerate(was):
-        if number >= 0:
-            now[number] = i
+    here = 0
+    for first, count in runs:
+        if first >= 0:
+            now[first : first + count] = array("i", range(here, here + count))
+        here += count
+    have_moved = now != array("i", range(len(now)))
+    old_starts, old_ends = old.producers
     starts, ends = array("I", [0]), array("I")
     try:
-        for first, count in _runs(was, sorted(changed)):
+        for first, count in _left_alone(runs, sorted(changed)):
             if count:
-                _take_over(old.producers, was[first], count, now, starts, ends)
+                begin = old_starts[first]
+                more = old_ends[begin : old_starts[first + count]]
+                shift = len(ends) - begin
+                ends.extend(map(now.__getitem__, more) if have_moved else more)
+                where = old_starts[first + 1 : first + count + 1]
+                starts.extend([start + shift for start in where] if shift else where)
             else:
                 producers = set(map(found.number, into.get(found.target(first), ())))
                 ends.extend(sorted(number for number in producers if number is not None))
@@ -125,35 +190,21 @@ def _renumbered(
     return starts, ends
 
 
-def _take_over(
-    old: tuple[array[int], array[int]],
-    first: int,
-    count: int,
-    now: array[int],
-    starts: array[int],
-    ends: array[int],
-) -> None:
-    """The producers of targets that stood one after another and still do."""
-    shift = len(ends) - old[0][first]
-    ends.extend(map(now.__getitem__, old[1][old[0][first] : old[0][first + count]]))
-    starts.extend([start + shift for start in old[0][first + 1 : first + count + 1]])
-
-
-def _runs(was: array[int], changed: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(first, count) of targets that were left alone and stood in a row; a count of 0: one that was read."""
-    begin = 0
-    for end in (*changed, len(was)):
-        first = begin
-        if first < end and was[first:end] != array("i", range(was[first], was[first] + end - first)):
-            for i in range(begin + 1, end):
-                if was[i] != was[i - 1] + 1:
-                    yield first, i - first
-                    first = i
-        if first < end:
-            yield first, end - first
-        if end < len(was):
-            yield end, 0
-        begin = end + 1
+def _left_alone(runs: Runs, changed: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, count) of targets that were left alone, by their old numbers; (new number, 0): it was read."""
+    here = at = 0
+    for first, count in runs:
+        end = here + count
+        begin = here
+        while at < len(changed) and changed[at] < end:
+            if begin < changed[at]:
+                yield first + begin - here, changed[at] - begin
+            yield changed[at], 0
+            begin = changed[at] + 1
+            at += 1
+        if begin < end:
+            yield first + begin - here, end - begin
+        here = end
 
 
 def _or_none(number: int | None) -> int:

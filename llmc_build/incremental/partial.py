@@ -19,14 +19,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
 from llmc_build import reading
-from llmc_build.incremental.joining import LostProducerError, Piece, Place, join, piece_of
+from llmc_build.incremental.joining import LostProducerError, Piece, Place, join, numbers_of, piece_of
 from llmc_build.model import Edge, TargetId, Workflow
 from llmc_build.names import Siblings, Unread, schema_of_value
 from llmc_build.resolve import Program, Target, resolve_all
@@ -77,11 +76,12 @@ class Partial:
                 joined = join(self._old, self._order, names, self.program)
             except LostProducerError:
                 raise TooMuch("a producer went") from None
-            self.structure, self.was, self.changed = joined.structure, joined.was, joined.changed
+            self.structure, self.runs, self.changed = joined.structure, joined.runs, joined.changed
             self._refuse_doubts()
         else:
-            self.structure, self.was = self._old, array("i", range(len(self._old.paths)))
+            self.structure, self.runs = self._old, [(0, len(self._old.paths))]
             self.changed = frozenset()
+        self.was = numbers_of(self.runs)  # the number that each target had; -1: it is new
         self.whole = {workflow.name for workflow in self._workflows.values()}  # read as a whole
         old, new = self._old.paths, self.structure.paths
         self.gone = [path.replace("/", ".") for path in ({*old}.difference(new) if old != new else ())]

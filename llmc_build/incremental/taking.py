@@ -12,7 +12,6 @@ import os
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 
 from llmc_build.incremental.joining import piece_of
 from llmc_build.incremental.partial import piece_hash
@@ -159,12 +158,13 @@ class _Taker:
         flags = bytearray(self._carried("flags", 1))
         keys = bytearray(self._carried("keys", 32))
         values = bytearray(self._carried("values", 40))
-        ctimes = array("q", [-1]) * count
+        ctimes = array("q")
         fresh: set[int] = set()
-        if self.old is not None and e.part is not None:
-            for i, was in enumerate(e.part.was):
-                if was >= 0:
-                    ctimes[i] = self.old.ctimes[was]
+        if self.old is None or e.part is None:
+            ctimes.extend([-1] * count)
+        else:
+            for first, length in e.part.runs:
+                ctimes.extend(self.old.ctimes[first : first + length] if first >= 0 else [-1] * length)
             then = set(self.old.fresh)
             fresh = {i for i, was in enumerate(e.part.was) if was in then} if then else set()
             for i in e.left:
@@ -207,13 +207,8 @@ class _Taker:
         data = self.old.section(section)
         return b"".join(
             bytes(count * width) if first < 0 else data[first * width : (first + count) * width]
-            for first, count in self._runs
+            for first, count in part.runs
         )
-
-    @cached_property
-    def _runs(self) -> list[tuple[int, int]]:
-        """(first, count) of old numbers that follow each other."""
-        return list(_runs(self.e.part.was)) if self.e.part is not None else []
 
     def _one(self, report: TargetReport, path: str) -> tuple[int, int]:
         """Flags of a target, and the ctime of the file that holds its value."""
@@ -242,8 +237,7 @@ class _Taker:
 
     def _unsettle(self, i: int, flags: bytearray) -> None:
         """What reads a target that is not as it was is to be looked at, where it was not yet."""
-        starts, ends = self.structure.consumers
-        for consumer in ends[starts[i] : starts[i + 1]]:
+        for consumer in self.structure.consumers_of(i):
             if consumer not in self.looked_at:
                 flags[consumer] = 0
 
@@ -266,20 +260,6 @@ def _document(pieces: Sequence[tuple[int, str]], line: int) -> tuple[int, str]:
     from bisect import bisect_right
 
     return pieces[bisect_right(pieces, line, key=lambda piece: piece[0]) - 1]
-
-
-def _runs(was: array[int]) -> Iterator[tuple[int, int]]:
-    """(first, count) of numbers that follow each other; a first of -1 stands for new targets."""
-    begin, count = -1, 0
-    for old in was:
-        if count and (old == begin + count if begin >= 0 else old < 0):
-            count += 1
-            continue
-        if count:
-            yield begin, count
-        begin, count = old, 1
-    if count:
-        yield begin, count
 
 
 def _json(document: object) -> bytes:

@@ -11,9 +11,9 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from llmc_build.frozen import frozen
 from llmc_build.incremental.partial import Partial
 from llmc_build.model import Action, State, TargetId, TargetReport
 from llmc_build.record import Record
@@ -27,7 +27,7 @@ from llmc_build.traces import Traces
 _MAGIC = frozenset("*?[")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Evidence:
     """What a build knows when it is over; its store is closed."""
 

@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from llmc_build.frozen import frozen
 from llmc_build.model import Json
 
 _SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
 _SHAPES = 4  # ways to ask for JSON, the last of which is not to ask
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Form:
     """How a server is asked."""
 

@@ -23,9 +23,9 @@ import json
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from llmc_build.frozen import frozen
 from llmc_build.model import Json
 
 _OVERHEAD = 64  # tokens that a chat template may add to a message, or a system prompt of its own
@@ -36,7 +36,7 @@ class OverBudget(Exception):
     """A request that the budget has no room for.  One line, which continues a sentence about the build."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Amount:
     """Tokens, and what they cost in the unit of the prices."""
 

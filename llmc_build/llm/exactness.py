@@ -14,9 +14,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from llmc_build.frozen import frozen
 from llmc_build.llm.shape import GRID, Decoding, Reading
 from llmc_build.model import Json
 from llmc_build.store import files
@@ -28,7 +28,7 @@ _LIMIT = 1 << 16  # bytes
 _LEAST_COST = 1e-6  # seconds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Exactness:
     """None: not tried yet."""
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
+
+from llmc_build.frozen import frozen
 
 _MAX_ENTRIES = 4096
 _MAX_STRING = 1 << 24  # bytes; chat templates can be long
@@ -55,7 +56,7 @@ class GgufError(Exception):
     """Not a GGUF file, or one whose header can't be read.  One line."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Description:
     """What is known of a model file; None where it does not say."""
 

@@ -28,9 +28,9 @@ import sys
 import threading
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from llmc_build.frozen import frozen
 from llmc_build.llm.room import State
 from llmc_build.store import files
 
@@ -44,7 +44,7 @@ _MOST_ENTRIES = 4096  # of one model: looked at, each with its tokens
 _PIECE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Entry:
     """A state in the store: what its file says, which was checked, but for the state itself."""
 

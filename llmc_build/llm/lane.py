@@ -22,13 +22,14 @@ import time
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 
 from llmc_build.execute.channel import Channel, ChannelClosed, Message
 from llmc_build.execute.protocol import pack_content
+from llmc_build.frozen import frozen
 from llmc_build.llm.budget import Ledger
 from llmc_build.llm.openai import Answer, Failure, clean
 from llmc_build.llm.patience import Limiter, Patience
@@ -40,7 +41,7 @@ from llmc_build.store.cas import Cas
 CAPACITY = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Settings:
     """The lane's config; everything but the store has a default."""
 

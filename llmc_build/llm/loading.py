@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from llmc_build.frozen import frozen
 from llmc_build.llm.native import first_error, forget_errors, lib
 from llmc_build.model import Json
 from llmc_build.store.files import stamp
@@ -32,7 +32,7 @@ class LoadError(Exception):
     """The model can't be loaded.  One line."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Settings:
     """How a model is loaded."""
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from llmc_build.frozen import frozen
 from llmc_build.llm.gguf import GgufError, Value, read_values
 
 MOST_PARALLEL = 16  # requests at a time, where nothing else is said and memory suffices
@@ -30,7 +30,7 @@ _CGROUPS = (  # limit, what is used of it
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Need:
     """What a worker takes, in bytes, about."""
 

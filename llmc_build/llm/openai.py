@@ -17,9 +17,10 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC
 from urllib.parse import urlsplit, urlunsplit
+
+from llmc_build.frozen import frozen
 
 ENGINE = "openai-chat/1"  # enters keys: raise it when the same request would be sent differently
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -61,7 +62,7 @@ class Failure(Exception):
         return self.status < 500 or (self.status == 503 and self.asked_s is not None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Answer:
     """A reply that can be used."""
 

@@ -7,8 +7,8 @@ of them it gets at a time.  What failed is `openai.Failure`; clocks and tasks ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from llmc_build.frozen import frozen
 from llmc_build.llm.openai import Failure
 
 _LEAST_PAUSE_S = 0.05  # for all requests to a server that asks for one
@@ -18,7 +18,7 @@ class GiveUp(Exception):
     """No further try is made; the text continues that of the failure."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Patience:
     """How often and after what waits a request is tried: exponential backoff with full jitter."""
 

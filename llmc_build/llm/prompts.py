@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from llmc_build.frozen import frozen
 from llmc_build.llm.chat import ChatTemplateError, render_chat
 from llmc_build.llm.vocabulary import Vocabulary
 
@@ -38,7 +38,7 @@ class PromptError(Exception):
     """The request can't be put to this model.  One line."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Prompt:
     """What the model reads."""
 

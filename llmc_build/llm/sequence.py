@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from llmc_build.frozen import frozen
 from llmc_build.llm.prompts import Message, Prompt
 from llmc_build.llm.sampler import Sampler
 from llmc_build.llm.stops import StopMatcher
@@ -25,7 +26,7 @@ class Finish(enum.Enum):
     LENGTH = "length"  # it has `max_tokens` tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Request:
     """What is asked of a model."""
 
@@ -103,7 +104,7 @@ class Sequence:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Event:
     """News of a sequence.  With `finish` or `error` it is over and its slot is free."""
 

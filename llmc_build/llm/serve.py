@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from llmc_build.execute.channel import Channel, ChannelClosed
 from llmc_build.execute.messages import BEGUN
 from llmc_build.execute.protocol import pack_content
+from llmc_build.frozen import frozen
 from llmc_build.llm.limits import bound_memory, deepen_stack
 from llmc_build.llm.waiting import Waiting
 from llmc_build.model import Json, Sampling
@@ -94,7 +95,7 @@ def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
         return None, str(error)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Asked:
     """A request that stands in line."""
 

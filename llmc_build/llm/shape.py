@@ -20,14 +20,15 @@ where one may be used.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from llmc_build.frozen import frozen
 
 GRID = 32  # tokens
 TAIL = 16  # tokens that the last piece has at least, where the prompt has as many
 CHUNK = 128  # tokens in one call at most; more is no faster
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Reading:
     """How a model's prompts may be cut."""
 
@@ -39,7 +40,7 @@ CANONICAL = Reading()
 FREE = Reading(merged=True, align=1)  # with no promise of equal bits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Decoding:
     """How many sequences may go on together."""
 

@@ -14,12 +14,13 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
+from llmc_build.frozen import frozen
 from llmc_build.llm import bodies, openai, wire
 from llmc_build.llm.bodies import Form, relaxed
 from llmc_build.llm.budget import Amount, Charge, Ledger, OverBudget, Prices, at_most, cost_of, prices_of
@@ -35,7 +36,7 @@ _EARLY = 8  # so many refusals for coming too early count as one try while the s
 _PROGRESS_S = 0.2  # at most so often does a request report its progress
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Ask:
     """What is asked of whom."""
 

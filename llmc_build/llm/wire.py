@@ -7,11 +7,11 @@ is `http`.  The one module that imports httpx, so that `http` can say what to in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import httpx
 
 from llmc_build import __version__
+from llmc_build.frozen import frozen
 from llmc_build.llm.openai import MAX_REFUSAL, MAX_REPLY, Failure, clean
 
 _HEADERS = {
@@ -27,7 +27,7 @@ class SetupError(Exception):
     """The environment (a proxy, certificates) makes a client impossible.  One line."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Reply:
     """What a server sent, of any status."""
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
-from llmc_build.model import message
+from llmc_build.frozen import frozen
 
 if TYPE_CHECKING:
     from llmc_build.model import BuildReport, Json, Location, State, TargetId
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Reporter", "Silent", "TargetEvent", "Tee"]
 
 
-@message
+@frozen(kw_only=True)
 class TargetEvent:
     """A target began to run, or came to its end."""
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from llmc_build.frozen import frozen
 from llmc_build.model import BuildReport, Json, Location, State, TargetId, TargetReport
 from llmc_build.report import TargetEvent, words
 from llmc_build.terminal import NO, is_terminal, wants_color
@@ -29,7 +29,7 @@ _STYLES = {State.RAN: "green", State.FAILED: "red", State.CANCELLED: "yellow", S
 _PERIOD_S = 1.0  # between two lines that say how far a large build is
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Look:
     """How to print, decided once."""
 

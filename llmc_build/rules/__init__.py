@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
+from llmc_build.frozen import frozen
 from llmc_build.model import Action, Digest, Json, Step, ValueUse
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Scope(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ModelId:
     """What a model reference came to.  Either a file (`hash` set) or a server (`base_url` set)."""
 
@@ -74,7 +75,7 @@ class ModelId:
     batching: str | None = None  # "fast" gives the promise of equal bits up
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Bound:
     """An action's surroundings at the moment it is checked; all it reads is known."""
 

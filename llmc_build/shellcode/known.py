@@ -8,7 +8,8 @@ mistakes, on top of the rewriting, which is what keeps values out of the script.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from llmc_build.frozen import frozen
 
 
 class Operands(enum.Enum):
@@ -22,7 +23,7 @@ class Operands(enum.Enum):
     ALL_FILES = "every one names code"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Command:
     """How one command reads its arguments."""
 

@@ -30,7 +30,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from llmc_build.model import message
+from llmc_build.frozen import frozen
 from llmc_build.placeholder import Problem, Ref, Template, TemplateError
 from llmc_build.shellcode.analysis import analyse
 from llmc_build.shellcode.tree import HOLE, Analysis, Context, Found
@@ -47,7 +47,7 @@ _NONE: frozenset[int] = frozenset()
 _SLOT = re.compile(r"[A-Za-z0-9_]+")
 
 
-@message
+@frozen(kw_only=True)
 class Variable:
     """A shell variable that the prelude must fill before the script begins."""
 
@@ -91,7 +91,7 @@ def _shared(uses: tuple[Use, ...]) -> tuple[Use, ...]:
     return uses
 
 
-@message
+@frozen(kw_only=True)
 class Script:
     """A script whose placeholders have become expansions."""
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from llmc_build.model import message
+from llmc_build.frozen import frozen
 
 HOLE = "\0"  # stands for a placeholder; a script can't hold a NUL otherwise
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -37,7 +37,7 @@ class Context(enum.Enum):
     COMMENT = "in a comment"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Found:
     """Something that can't be accepted, at an offset of the scanned text."""
 
@@ -46,7 +46,7 @@ class Found:
     hint: str | None
 
 
-@message
+@frozen(kw_only=True)
 class Analysis:
     """What is known of a script that was read."""
 
@@ -59,7 +59,7 @@ class Analysis:
     dashes: tuple[tuple[int, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Text:
     """Literal characters, quotes removed."""
 
@@ -67,14 +67,14 @@ class Text:
     quoted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hole:
     """A placeholder."""
 
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Expansion:
     """`$x`, `${...}`, `$((...))` or backquotes."""
 
@@ -96,7 +96,7 @@ def _name(mentioned: str) -> str:
     return "@" if mentioned == "*" else mentioned
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sub:
     """Commands whose output (or a pipe to them) stands in the word: `$(...)`, `<(...)`."""
 
@@ -107,7 +107,7 @@ class Sub:
 Piece: TypeAlias = "Text | Hole | Expansion | Sub"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Word:
     """One word as the shell reads it."""
 
@@ -155,7 +155,7 @@ class Redirect:
         return self.operator in ("<<", "<<-")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Document:
     """A here-document whose operator was read and whose body was not."""
 
@@ -166,7 +166,7 @@ class Document:
     end: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Assignment:
     """`name=value`, `name[subscript]+=value` or `name=(element ...)`."""
 
@@ -177,7 +177,7 @@ class Assignment:
     is_array: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Simple:
     """A simple command."""
 
@@ -187,7 +187,7 @@ class Simple:
     start: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Compound:
     """`( )`, `{ }`, `if`, `while`, `until`, `for`, `select`, `case`, `[[ ]]`, `(( ))`, `coproc`."""
 
@@ -200,7 +200,7 @@ class Compound:
     start: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Function:
     name: str
     body: Node

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from llmc_build.frozen import frozen
 from llmc_build.snapshot.form import Snapshot
 from llmc_build.workflow.cut import HASH, Steps, cut, is_tied
 
 FROM = 100  # steps: a smaller document is read as a whole in a few hundredths of a second
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Edit:
     """What happened to the steps of a document, counted from 0 as they stand now.
 

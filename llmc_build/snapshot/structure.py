@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from llmc_build.resolve import Program
 
 
+_FEW = 30  # targets whose consumers are searched for among all edges
 _MANY = 30  # steps, from where on a search through all of them takes longer than a table
 
 
@@ -40,10 +43,43 @@ class Structure:
         self.producers = producers  # as Snapshot.producers
         self.outputs = outputs  # declared output -> target
         self._numbers_of: dict[int, dict[str, int]] = {}
+        self._searched = 0  # targets whose consumers were asked for
 
     @cached_property
     def consumers(self) -> tuple[array[int], array[int]]:
         return turned(*self.producers)
+
+    @cached_property
+    def _ends(self) -> bytes:
+        return self.producers[1].tobytes()
+
+    def consumers_of(self, i: int) -> Sequence[int]:
+        """The targets that come right after one: the first few are searched for, lists of all cost more."""
+        self._searched += 1
+        if self._searched > _FEW:
+            starts, ends = self.consumers
+            return ends[starts[i] : starts[i + 1]]
+        wanted, size = i.to_bytes(4, sys.byteorder), 4
+        found: list[int] = []
+        at = self._ends.find(wanted)
+        while at >= 0:
+            if at % size:
+                at -= at % size  # it lies across two numbers
+            else:
+                found.append(bisect_right(self.producers[0], at // size) - 1)
+            at = self._ends.find(wanted, at + size)
+        return found
+
+    def followed_by(self, roots: Iterable[int]) -> set[int]:
+        """Targets, and all that come after them."""
+        found = set(roots)
+        stack = list(found)
+        while stack:
+            for other in self.consumers_of(stack.pop()):
+                if other not in found:
+                    found.add(other)
+                    stack.append(other)
+        return found
 
     @cached_property
     def by_workflow(self) -> dict[str, int]:

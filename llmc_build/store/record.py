@@ -19,8 +19,9 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from llmc_build.frozen import frozen
 from llmc_build.keys import ascii_json
 from llmc_build.model import ActionResult, Digest, Json, OutputFile
 from llmc_build.store.cas import EMPTY, is_hash
@@ -36,7 +37,7 @@ _OUTPUT = {"executable", "hash", "path", "size"}
 _DIGEST = {"hash", "size"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Record:
     """What one action gave, and what its key was made of."""
 

@@ -14,10 +14,10 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmc_build.errors import Fault, StoreError
+from llmc_build.frozen import frozen
 from llmc_build.model import Json, TargetId
 from llmc_build.snapshot.idle import MARK
 from llmc_build.store import files
@@ -29,14 +29,14 @@ _SNAPSHOT = re.compile(r"(?:snapshot-[0-9a-f]{8}|last)\.(\d{1,10})")  # as `snap
 _RUN_ID = re.compile(r"\d{8}T\d{6}\.\d{3}Z-(\d{1,10})(?:-\d+)?")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listed:
     """A list of a record, whose items are made as they are written."""
 
     items: Iterable[Json]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mapped:
     """An object of a record, whose members are made as they are written."""
 

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from llmc_build.frozen import frozen
 from llmc_build.placeholder import (
     PLACEHOLDER,
     Problem,
@@ -63,7 +63,7 @@ _CORRECTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Condition:
     """A condition ready to be decided."""
 
@@ -91,7 +91,7 @@ def parse_condition(source: str) -> Condition:
     return Condition(source=source, refs=tuple(reader.refs), root=root)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Token:
     kind: str  # a word of the language or a sign; else "leaf", or "end"
     at: int

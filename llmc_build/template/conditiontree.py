@@ -13,11 +13,11 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeAlias
 
 from llmc_build.filters import apply_filters
+from llmc_build.frozen import frozen
 from llmc_build.placeholder import Ref, Template
 
 Values: TypeAlias = Callable[[Ref], bytes]
@@ -44,7 +44,7 @@ class ConditionError(Exception):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Text:
     """A quoted string or a placeholder."""
 
@@ -58,7 +58,7 @@ class Text:
         return self.text(value).casefold() not in _FALSE
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Number:
     literal: str
 
@@ -69,7 +69,7 @@ class Number:
         return Decimal(self.literal) != 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Not:
     inner: Node
 
@@ -80,7 +80,7 @@ class Not:
         return not self.inner.holds(value)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Both:
     items: tuple[Node, ...]
 
@@ -91,7 +91,7 @@ class Both:
         return all(item.holds(value) for item in self.items)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Either:
     items: tuple[Node, ...]
 
@@ -102,7 +102,7 @@ class Either:
         return any(item.holds(value) for item in self.items)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comparison:
     left: Node
     operator: str
@@ -120,7 +120,7 @@ class Comparison:
         return _ordered(self.left, self.operator, self.right, value)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Truth:
     value: bool
 

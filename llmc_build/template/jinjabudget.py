@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Undefined
 from jinja2.runtime import LoopContext
 from jinja2.utils import Namespace
+
+from llmc_build.frozen import frozen
 
 _MAX_INTEGER_BITS = 1_024
 _MAX_WIDTH = 1_000  # of a field, an indentation, a batch
@@ -40,7 +41,7 @@ class OverBudgetError(Exception):
     """A template wants more than it is given."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Limits:
     """What one rendering may use."""
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 
 from jinja2 import Template, TemplateSyntaxError, nodes
 
+from llmc_build.frozen import frozen
 from llmc_build.placeholder import (
     FILTERS,
     PATH,
@@ -61,7 +62,7 @@ class JinjaSyntaxError(TemplateError):
     """Jinja2 can't read the text."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Blocks:
     """A prompt with Jinja2 blocks, compiled."""
 
@@ -137,7 +138,7 @@ def _compiled(text: _Text, tree: nodes.Template) -> Template:
 # ---------------------------------------------------------------- the text and its places
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class _Head:
     """What a `{{ }}` begins with and Jinja2 does not see: a reference, or a quoted text."""
 

@@ -7,10 +7,10 @@ and is only loaded for prompts that have one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from llmc_build.filters import apply_filters
+from llmc_build.frozen import frozen
 from llmc_build.placeholder import (
     PromptError,
     Ref,
@@ -30,7 +30,7 @@ class _Body(Protocol):
     def render(self, texts: Callable[[Ref], str]) -> str: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Prompt:
     """A prompt ready for its values."""
 
@@ -74,7 +74,7 @@ def parse_prompt(source: str) -> Prompt:
         raise
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Plain:
     """A prompt with placeholders and nothing else."""
 

@@ -6,8 +6,9 @@ explains each.  `workflow` reads by these tables, `schema` prints them; nothing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from llmc_build.frozen import frozen
 from llmc_build.model import LAST_SEED, Json
 from llmc_build.workflow.compound import (
     CACHE,
@@ -44,7 +45,7 @@ RULES = SHELL | MODEL | EMBED
 ORDER = ("shell", "local_llm", "llm", "embed")  # of the rules, in messages
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Field:
     """One field of the language."""
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from llmc_build.errors import did_you_mean
+from llmc_build.frozen import frozen
 from llmc_build.model import Json, Sandbox
 from llmc_build.workflow.nodes import NULLS, Entry, Faults, Map, Node, Scalar, Seq, shown
 
@@ -50,7 +50,7 @@ class Site(Faults):
 Reader = Callable[[Site, str, Node], Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Kind:
     """What a field may hold."""
 

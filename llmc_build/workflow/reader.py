@@ -13,10 +13,10 @@ the few checks that involve several fields.
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
 from typing import Any
 
 from llmc_build.errors import Fault, WorkflowError, did_you_mean
+from llmc_build.frozen import frozen
 from llmc_build.model import Order, Step, Wait, Workflow
 from llmc_build.workflow import fields
 from llmc_build.workflow.asking import Asking
@@ -41,7 +41,7 @@ def parse(data: bytes | str, file: str) -> tuple[Workflow, ...]:
     return draft.workflows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Draft:
     """A file as far as it could be read: wrong fields are left out, so that names can still be checked."""
 

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "llmc_build"
 
 # Layers from the bottom; a module may import from its own layer and those before it.
 LAYERS: list[set[str]] = [
+    {"frozen"},
     {"model"},
     {"errors", "terminal", "collecting"},
     {"environment", "filters", "jsonpath"},
@@ -34,7 +35,7 @@ LAYERS: list[set[str]] = [
     {"api"},
     {"cli", "quick", "__main__"},
 ]
-PURE = set().union(*LAYERS[:12])
+PURE = set().union(*LAYERS[:13])
 # Pure modules that live with the worldly ones they serve: the wire format of a protocol, chat templates.
 PURE_WITHIN = {
     "llm.openai",
