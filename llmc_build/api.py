@@ -106,7 +106,7 @@ def build(
     with Ahead(config, paths, idle=dry_run) as ahead:
         # Imported only now: that takes about as long as what was just begun.
         from llmc_build.binder import Options
-        from llmc_build.collecting import loaded
+        from llmc_build.collecting import loaded, loading
         from llmc_build.report import Silent
         from llmc_build.session import Session
         from llmc_build.stopping import signals
@@ -114,7 +114,8 @@ def build(
 
         reporter = reporter or Silent()
         options = Options(force=force, offline=offline, dry_run=dry_run)
-        work = None if force or no_cache else _part(paths, config, environ, targets)
+        with loading():
+            work = None if force or no_cache else _part(paths, config, environ, targets)
         work = work or _all(paths, config, targets)
         with occupied.shared(config.workspace / ".llmc"), signals() as stop, loaded():
             with ExitStack() as stack:

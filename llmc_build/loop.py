@@ -15,6 +15,7 @@ from pathlib import Path
 from llmc_build import plan as p
 from llmc_build.answers import Verified
 from llmc_build.binder import Binder
+from llmc_build.collecting import loading
 from llmc_build.environment import MissingSecret
 from llmc_build.errors import InternalError
 from llmc_build.execute.protocol import Done, Executor, Lane, Status, Task
@@ -138,8 +139,9 @@ class Build:
             self._ended(command)
         elif isinstance(command, p.Abandoned):  # nobody needs to hear of each: they are counted at the end
             reason, cancelled = command.reason, State.CANCELLED
-            for target in command.targets:
-                self.reports[target] = TargetReport(target=target, status=cancelled, reason=reason)
+            with loading():
+                for target in command.targets:
+                    self.reports[target] = TargetReport(target=target, status=cancelled, reason=reason)
         else:
             for number in list(self._numbers.get(command.target, ())):
                 self._a.executor.cancel(number, "the build was stopped")

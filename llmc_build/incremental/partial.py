@@ -122,8 +122,10 @@ class Partial:
     @cached_property
     def cuts(self) -> dict[int, Cut]:
         """The cuts of documents that were not read as a whole because of a change, by their new numbers."""
-        documents, numbers = self._old.documents, self.structure.by_workflow
         found: dict[int, Cut] = {}
+        if not self._cuts and not self._edits:
+            return found
+        documents, numbers = self._old.documents, self.structure.by_workflow
         for place in self._order:
             if place.number is not None:
                 known = self._edits[place.piece][1] if place.edit else self._cuts.get(place.number)

@@ -179,6 +179,9 @@ class Cuts:
     def __iter__(self) -> Iterator[int]:
         return map(int, self._said)
 
+    def __len__(self) -> int:
+        return len(self._said)
+
     def get(self, number: int) -> Cut | None:
         if str(number) not in self._said:
             return None
