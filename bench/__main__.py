@@ -37,7 +37,9 @@ ALL = ["llmc", "ninja", "ninja-plain", "make", "doit", "snakemake"]
 PLANS = {
     "standard": Plan("All tools, small graphs", [("chains", 1_000), ("chains", 10_000)], ALL),
     "growth": Plan("Growth", [("chains", 10**n) for n in (3, 4, 5)], ALL[:4], growth=True),
-    "shapes": Plan("Other shapes", [("wide", 100_000), ("deep", 10_000), ("dense", 10_000)], ALL[:4]),
+    "shapes": Plan(
+        "Other shapes", [("files", 10_000), ("wide", 100_000), ("deep", 10_000), ("dense", 10_000)], ALL[:4]
+    ),
 }
 
 

@@ -7,7 +7,7 @@ time they are asked for, so that a graph of a million steps is never in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 
@@ -58,6 +58,7 @@ class Graph:
     sinks: Callable[[], Iterator[str]]  # ids of what nothing reads
     one: frozenset[str]  # the load "one edit"
     whole: frozenset[str] = field(default_factory=frozenset)  # "one workflow edited"; empty: has no such load
+    files: bool = False  # llmc's steps, too, write files of out/ and read them, and have no values
 
     def steps(self) -> Iterator[Step]:
         return chain.from_iterable(w.steps for w in self.workflows())
@@ -112,6 +113,11 @@ def chains(size: int) -> Graph:
         one=frozenset({f"{middle}.s5"}),
         whole=frozenset(f"{middle}.s{s}" for s in range(CHAIN)),
     )
+
+
+def files(size: int) -> Graph:
+    """The standard graph with declared files in the place of values; for the other tools it is the same."""
+    return replace(chains(size), shape="files", files=True)
 
 
 def wide(size: int) -> Graph:
@@ -173,4 +179,10 @@ def dense(size: int) -> Graph:
     )
 
 
-SHAPES: dict[str, Callable[[int], Graph]] = {"chains": chains, "wide": wide, "deep": deep, "dense": dense}
+SHAPES: dict[str, Callable[[int], Graph]] = {
+    "chains": chains,
+    "files": files,
+    "wide": wide,
+    "deep": deep,
+    "dense": dense,
+}

@@ -65,9 +65,11 @@ class Folder:
                 reached = self.graph.reached(steps)
                 yield load, self._timed(reached, ran=reached)
         if self.tool.name == "llmc":
-            for name in ("out", "state"):
+            for number, name in enumerate(
+                [".llmc/out", ".llmc/state", *(["out"] if self.graph.files else [])]
+            ):
                 # moved and not removed: ext4 is slow for seconds after many files were removed
-                (self.path / ".llmc" / name).rename(self.path.with_name(f"{self.path.name}.{name}"))
+                (self.path / name).rename(self.path.with_name(f"{self.path.name}.{number}"))
             yield CACHED, self._timed(self._all(), ran=set())
 
     # ------------------------------------------------------------ doing
@@ -98,10 +100,11 @@ class Folder:
 
     def _check_outputs(self, written: set[str], since: int) -> None:
         there, newer = 0, []
-        base = self.path / ("out" if self.tool.flat else ".llmc/out")
+        flat = self.tool.is_flat(self.graph)
+        base = self.path / ("out" if flat else ".llmc/out")
         if not base.is_dir():
             raise Failed("there are no outputs")
-        for id_, entry in _entries(base, flat=self.tool.flat):
+        for id_, entry in _entries(base, flat=flat):
             there += 1
             if entry.stat().st_mtime_ns > since:
                 newer.append(id_)
@@ -113,7 +116,7 @@ class Folder:
     def _check_values(self, written: set[str]) -> None:
         wanted = self.graph.samples | (written if len(written) < self.graph.targets else set(self.graph.one))
         for id_, value in self.graph.values(self.edit, wanted, passes=self.tool.passes).items():
-            said = self.tool.output(self.path, id_).read_text()
+            said = self.tool.output(self.path, self.graph, id_).read_text()
             if said != value + "\n":
                 raise Failed(f"{id_} says {said!r} instead of {value!r}")
 

@@ -43,14 +43,21 @@ class Tool:
     def installed(self) -> bool:
         return shutil.which(self.command[0]) is not None
 
-    def output(self, folder: Path, step: str) -> Path:
-        return folder / "out" / step if self.flat else folder.joinpath(".llmc", "out", *step.split("."))
+    def is_flat(self, graph: Graph) -> bool:
+        return self.flat or graph.files
+
+    def output(self, folder: Path, graph: Graph, step: str) -> Path:
+        flat = self.is_flat(graph)
+        return folder / "out" / step if flat else folder.joinpath(".llmc", "out", *step.split("."))
 
 
 # ---------------------------------------------------------------- llmc
 
 
 def _llmc_command(graph: Graph, step: Step, edit: Edit) -> str:
+    if graph.files:
+        made = "mkdir -p out; " if step.id == ROOT else ""
+        return f"{made}{_shell(graph, step, edit)} > out/{step.id}"
     values = "".join(f"{{{{{r}}}}}" for r in step.reads)
     if graph.passes:
         return f'echo "{step.says(edit)} {values}"' if step.reads else f"echo {step.says(edit)}"
@@ -65,7 +72,11 @@ def write_llmc(folder: Path, graph: Graph, edit: Edit) -> None:
             for step in workflow.steps:
                 wait = f", wait_for: {ROOT}, wait_timeout: 600" if ROOT in step.reads else ""
                 command = _llmc_command(graph, step, edit)
-                file.write(f"  - {{name: {step.name}, command: '{command}'{wait}}}\n")
+                more = ""
+                if graph.files:
+                    reads = ", ".join(f"out/{r}" for r in step.reads)
+                    more = f", inputs: [{reads}], outputs: [out/{step.id}]"
+                file.write(f"  - {{name: {step.name}, command: '{command}'{wait}{more}}}\n")
 
 
 # ---------------------------------------------------------------- shells that read files
