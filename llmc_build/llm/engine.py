@@ -236,8 +236,10 @@ class Engine:
         """Puts a state into the slot; the number of tokens that need not be computed."""
         while True:
             best, common = self._beginnings.best(sequence.tokens)
-            length = usable(common, len(sequence.tokens), self._trials.reading)
-            if best is None or length < LEAST:
+            if best is None:
+                return 0
+            length = usable(common, len(sequence.tokens), self._trials.reading, len(best.tokens))
+            if length < LEAST:
                 return 0
             state = self._beginnings.state(best)
             if state is not None:
@@ -252,7 +254,10 @@ class Engine:
             shared = common_length(tokens, sequence.tokens)
             if shared > common or (shared == common and slot == sequence.slot):
                 best, common = slot, shared
-        length = usable(common, len(sequence.tokens), self._trials.reading)
+        length = 0
+        if common:
+            held = len(self._slots[best])
+            length = usable(common, len(sequence.tokens), self._trials.reading, held)
         if length < LEAST or common <= self._beginnings.best(sequence.tokens)[1]:
             return 0
         if best != sequence.slot:
