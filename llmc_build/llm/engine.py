@@ -87,7 +87,11 @@ class Engine:
         self._beginnings = Beginnings(_MEMORY)
         self._places: Places | None = None
         self._model: object = load_model(settings)
-        self.context = context_of(self._model, settings)
+        try:
+            self.context = context_of(self._model, settings)
+        except LoadError:
+            self._free()
+            raise
         width = parallel_of(self._model, settings, self.context)
         self.vocabulary = Vocabulary(self._model)
         template = lib.llama_model_chat_template(self._model, None)

@@ -25,6 +25,10 @@ DEFAULT_PARALLEL = 16  # requests at a time: 32 are no faster on the processors 
 _ALL_LAYERS = -1
 _REPACKED = {2, 25}  # `enum llama_ftype` of llama.h: Q4_0, IQ4_NL
 _F16 = 2  # bytes of an element of the memory
+_BY_TABLE = (
+    "gpt2",
+    "starcoder",
+)  # architectures that look positions up: llama.cpp ends itself behind the last
 _MEMORY_SHARE = 0.5  # of what is free, for the memory of all sequences
 
 
@@ -90,8 +94,13 @@ def load_model(settings: Settings) -> object:
 
 
 def context_of(model: object, settings: Settings) -> int:
-    """Tokens of each sequence."""
+    """Tokens of each sequence.  Raises LoadError where the model can't have as many as are asked for."""
     trained = int(lib.llama_model_n_ctx_train(model))
+    if (settings.context or 0) > trained and _meta(model, "general.architecture") in _BY_TABLE:
+        raise LoadError(
+            f"{settings.path} knows {trained} positions and no more, and `context` of the model in llmc.yaml "
+            f"is {settings.context}: lower it"
+        )
     return settings.context or min(trained, DEFAULT_CONTEXT)
 
 

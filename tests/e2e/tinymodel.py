@@ -5,6 +5,7 @@ What they say is nonsense; how it is computed is not.  The format is that of ggm
 
 from __future__ import annotations
 
+import itertools
 import struct
 from pathlib import Path
 
@@ -17,7 +18,7 @@ Value = str | int | float | bool | list[str] | list[int]
 _ALIGN = 32
 _F32, _F16, _Q8_0 = 0, 1, 8  # ggml types
 _U32, _I32, _FLOAT, _BOOL, _STRING, _LIST = 4, 5, 6, 7, 8, 9  # GGUF types
-_FILE_TYPES = {_F16: 1, _Q8_0: 7}
+_FILE_TYPES = {_F32: 0, _F16: 1, _Q8_0: 7}
 TEMPLATE = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}<s>assistant\n"
 
 _DIM, _FF, _HEADS, _KV_HEADS, _HEAD = 256, 512, 4, 2, 64
@@ -33,10 +34,45 @@ def write_gemma3(path: Path, *, layers: int = 6, window: int = 192, seed: int = 
     return _write(path, "gemma3", _F16, layers, seed, {"attention.sliding_window": window})
 
 
-def _write(path: Path, arch: str, kind: int, layers: int, seed: int, more: dict[str, Value]) -> Path:
+def write_gpt2(path: Path, *, context: int = 128, seed: int = 3) -> Path:
+    """A model of the architecture gpt2 in F32, which knows positions by a table: so many and no more."""
     rng = np.random.default_rng(seed)
+    fields = _fields("gpt2", _F32)
+    of_model: dict[str, Value] = {
+        "block_count": 2,
+        "context_length": context,
+        "embedding_length": _DIM,
+        "feed_forward_length": _FF,
+        "attention.head_count": _HEADS,
+        "attention.layer_norm_epsilon": 1e-5,
+    }
+    fields |= {f"gpt2.{name}": value for name, value in of_model.items()}
+    tensors: list[tuple[str, int, Array]] = []
+
+    def tensor(name: str, *shape: int) -> None:
+        near = 1.0 if name.endswith("norm.weight") else 0.0
+        tensors.append((name, _F32, (near + 0.1 * rng.standard_normal(shape)).astype(np.float32)))
+
+    tensor("token_embd.weight", len(_alphabet()), _DIM)
+    tensor("position_embd.weight", context, _DIM)
+    shapes = {"attn_qkv": 3 * _DIM, "attn_output": _DIM, "ffn_up": _FF, "ffn_down": _DIM}
+    for place in (
+        "output_norm",
+        *(f"blk.{i}.{name}" for i in range(2) for name in ("attn_norm", "ffn_norm")),
+    ):
+        tensor(f"{place}.weight", _DIM)
+        tensor(f"{place}.bias", _DIM)
+    for i, (name, rows) in itertools.product(range(2), shapes.items()):
+        tensor(f"blk.{i}.{name}.weight", rows, _FF if name == "ffn_down" else _DIM)
+        tensor(f"blk.{i}.{name}.bias", rows)
+    path.write_bytes(_file(fields, tensors))
+    return path
+
+
+def _fields(arch: str, kind: int) -> dict[str, Value]:
+    """What a file says of itself, but for what its architecture asks for."""
     tokens = _alphabet()
-    fields: dict[str, Value] = {
+    return {
         "general.architecture": arch,
         "general.file_type": _FILE_TYPES[kind],
         "tokenizer.ggml.model": "gpt2",
@@ -49,6 +85,12 @@ def _write(path: Path, arch: str, kind: int, layers: int, seed: int, more: dict[
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.chat_template": TEMPLATE,
     }
+
+
+def _write(path: Path, arch: str, kind: int, layers: int, seed: int, more: dict[str, Value]) -> Path:
+    rng = np.random.default_rng(seed)
+    tokens = _alphabet()
+    fields = _fields(arch, kind)
     of_model: dict[str, Value] = {
         "block_count": layers,
         "context_length": 4096,
