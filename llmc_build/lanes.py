@@ -220,4 +220,10 @@ class Lanes:
             raise BindError(f"model {model.reference} {memory.too_large(need, limit)}")
         if on_gpu:
             return {"parallel": need.parallel, "weights": 0, "memory": 0}
-        return {"parallel": need.parallel, "weights": need.weights, "memory": need.own, "limit": limit}
+        return {
+            "parallel": need.parallel,
+            "weights": need.weights,
+            "memory": need.own,
+            "states": need.states,
+            "limit": limit,
+        }

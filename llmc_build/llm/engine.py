@@ -64,8 +64,6 @@ __all__ = [
     "Settings",
 ]
 
-_MEMORY = 1 << 30  # bytes that the states of beginnings may take in memory
-
 
 class Engine:
     """A loaded model.  Used by one thread."""
@@ -84,7 +82,7 @@ class Engine:
         self._watch = watch
         self._settings = settings
         self._sequences: list[Sequence] = []  # in the order of admission
-        self._beginnings = Beginnings(_MEMORY)
+        self._beginnings = Beginnings(settings.states)
         self._places: Places | None = None
         self._model: object = load_model(settings)
         try:

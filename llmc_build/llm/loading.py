@@ -25,10 +25,7 @@ DEFAULT_PARALLEL = 16  # requests at a time: 32 are no faster on the processors 
 _ALL_LAYERS = -1
 _REPACKED = {2, 25}  # `enum llama_ftype` of llama.h: Q4_0, IQ4_NL
 _F16 = 2  # bytes of an element of the memory
-_BY_TABLE = (
-    "gpt2",
-    "starcoder",
-)  # architectures that look positions up: llama.cpp ends itself behind the last
+_BY_TABLE = ("gpt2", "starcoder")  # they look positions up: llama.cpp ends itself behind the last one
 _MEMORY_SHARE = 0.5  # of what is free, for the memory of all sequences
 
 
@@ -45,6 +42,7 @@ class Settings:
     threads: int | None = None  # None: as many as are worth it
     gpu_layers: int | None = None  # None: all, where llama.cpp was built for a GPU
     parallel: int | None = None  # sequences at a time; None: DEFAULT_PARALLEL, or fewer if memory is short
+    states: int = 1 << 30  # bytes of memory that states of beginnings may take
     fast: bool = False  # whether the promise of equal bits is given up for speed
     # What is remembered from worker to worker: nothing without a folder and the model's identity.
     store: Path | None = None  # the store's folder

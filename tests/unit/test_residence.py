@@ -269,6 +269,21 @@ def test_what_a_model_takes_is_read_from_its_header(tmp_path: Path) -> None:
     assert need.sequences == 2 * 2048 * 23_040  # as measured with SmolLM2-135M
     assert need.weights == file.stat().st_size
     assert need.whole == need.weights + need.sequences + need.computing
+    assert need.own == need.whole - need.weights + need.states
+
+
+def test_what_is_kept_of_beginnings_is_within_what_models_may_take(tmp_path: Path) -> None:
+    file = gguf(tmp_path / "m.gguf", context_length=2048, **SHAPE)
+
+    def states(limit: int | None) -> int:
+        return memory.need_of(file, context=None, parallel=2, limit=limit).states
+
+    whole = memory.need_of(file, context=None, parallel=2, limit=None).whole
+    assert states(None) == states(100 << 30) == 1 << 30
+    assert states(whole + (4 << 30)) == 512 << 20
+    assert states(whole + (100 << 20)) == 2048 * 23_040  # that of one prompt
+    assert states(whole + 1000) == 1000
+    assert states(whole - 1000) == 0
 
 
 def test_as_many_requests_at_a_time_as_memory_suffices_for(tmp_path: Path) -> None:
