@@ -175,6 +175,7 @@ class Conversation:
         self._progress = progress
         self._told_s = 0.0  # when progress was last told, monotonic
         self._held = ""  # the end of what came of the answer, which is not in the log yet
+        self._limit: asyncio.Timeout | None = None  # of all tries
         self._early = 0  # tries that only came too early
         self.tried = 0  # tries begun
         self.prompt_tokens: int | None = None  # of all tries that told
@@ -198,13 +199,13 @@ class Conversation:
 
         `limit` is the caller's running timeout without an end; it gets its end with the first slot.
         """
+        self._limit = limit
         with self._known.gate.visit():
             while True:
                 try:
                     return await self._in_turn(limit, timeout_s)
                 except Failure as failure:
-                    end = limit.when()
-                    wait_s = self._wait_s(failure, None if end is None else end - _now())
+                    wait_s = self._wait_s(failure, self._left_s)
                     paces = failure.paces  # then the gate waits
                 self._progress({"tries": self.tried, "wait_s": wait_s})
                 await asyncio.sleep(0 if paces else wait_s)
@@ -234,6 +235,12 @@ class Conversation:
                         raise
 
     @property
+    def _left_s(self) -> float | None:
+        """What is left of the step's timeout; None: it has none."""
+        end = self._limit.when() if self._limit is not None else None
+        return None if end is None else end - _now()
+
+    @property
     def _usage_matters(self) -> bool:
         return self._ask.texts is None and (self._ask.prices is not None or self._ledger.is_limited)
 
@@ -252,7 +259,7 @@ class Conversation:
                 charge.spent = Amount()
             if failure.paces:
                 self._early += 1
-                gate.pause(slot, functools.partial(self._patience.pause_s, failure))
+                gate.pause(slot, functools.partial(self._patience.pause_s, failure, left_s=self._left_s))
             raise
         except TimeoutError:
             slot.overloaded = True

@@ -415,6 +415,22 @@ def test_a_wait_longer_than_the_timeout_fails_at_once(worker: Worker, serve: Ser
     )
 
 
+def test_a_wait_that_nobody_wants_fails_each_at_once_and_those_in_line_too(
+    workers: Workers, serve: Serve
+) -> None:
+    server = serve(error(429, Retry_After="3600"))
+    worker = workers()
+    numbers = [worker.start(server) for _ in range(20)]
+    begun = time.monotonic()
+    errors = {worker.end(number)["error"] for number in numbers}
+    assert time.monotonic() - begun < 5
+    assert errors == {
+        f"{server.host} answered 429: try later; it asks to wait 3600 s: a step waits that long where it has "
+        "a `timeout` that is longer"
+    }
+    assert len(server.requests) == 20
+
+
 @pytest.mark.parametrize(
     ("behaviour", "text"),
     [
