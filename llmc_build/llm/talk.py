@@ -164,7 +164,9 @@ class Conversation:
         try_s: float,
         log: Log,
         progress: Callable[[dict[str, Json]], None],
+        sent: Callable[[], None],
     ) -> None:
+        """`sent` is called before anything is sent that may cost something."""
         self._ask = ask
         self._client = client
         self._known = known
@@ -173,6 +175,7 @@ class Conversation:
         self._try_s = try_s
         self._log = log
         self._progress = progress
+        self._tell_sent = sent
         self._told_s = 0.0  # when progress was last told, monotonic
         self._held = ""  # the end of what came of the answer, which is not in the log yet
         self._limit: asyncio.Timeout | None = None  # of all tries
@@ -250,6 +253,8 @@ class Conversation:
         charge.spent = Amount()
         await gate.opened(slot)
         charge.spent = None  # from here on nobody knows
+        if self.tried == 1:
+            self._tell_sent()
         try:
             async with asyncio.timeout(self._try_s) as limit:
                 answer = await self._asked(form, charge)
