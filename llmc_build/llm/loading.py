@@ -38,6 +38,7 @@ class Settings:
     """How a model is loaded."""
 
     path: str
+    stamp: tuple[int, ...] | None = None  # of the file that it must be; None: whatever there is
     context: int | None = None  # tokens for each sequence; None: DEFAULT_CONTEXT, or fewer if trained so
     threads: int | None = None  # None: as many as are worth it
     gpu_layers: int | None = None  # None: all, where llama.cpp was built for a GPU
@@ -49,6 +50,12 @@ class Settings:
     model: str | None = None  # SHA-256 of the file
     engine: str = ""  # what computes, as it enters the key
     kept: int = 2 << 30  # bytes of the store that states of beginnings may take
+
+
+def stamp_of(config: Mapping[str, Json]) -> tuple[int, ...] | None:
+    """The `stamp` of a lane's config."""
+    found = config.get("stamp")
+    return tuple(n for n in found if isinstance(n, int)) if isinstance(found, list) else None
 
 
 _ready: list[tuple[Settings, os.stat_result, object]] = []
@@ -81,14 +88,24 @@ def _prepared(settings: Settings) -> object | None:
 def load_model(settings: Settings) -> object:
     """llama.cpp's model; raises LoadError."""
     _check_file(settings.path)
-    prepared = _prepared(settings)
-    if prepared is not None:
-        return prepared
-    model = _load(settings, repack=False)
-    if int(lib.llama_model_ftype(model)) & ~1024 in _REPACKED:  # 1024: "guessed"
+    model = _prepared(settings)
+    if model is None:
+        model = _load(settings, repack=False)
+        if int(lib.llama_model_ftype(model)) & ~1024 in _REPACKED:  # 1024: "guessed"
+            lib.llama_model_free(model)
+            model = _load(settings, repack=True)
+    if not is_as_it_was(settings):
         lib.llama_model_free(model)
-        model = _load(settings, repack=True)
+        raise LoadError(f"{settings.path} has changed since llmc looked at it: build again")
     return model
+
+
+def is_as_it_was(settings: Settings) -> bool:
+    """Whether the model's file was not written since it was looked at."""
+    try:
+        return settings.stamp is None or stamp(os.stat(settings.path)) == settings.stamp
+    except OSError:
+        return False
 
 
 def context_of(model: object, settings: Settings) -> int:

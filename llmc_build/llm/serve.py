@@ -70,6 +70,7 @@ def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
     """The engine, or None and why there is none."""
     try:
         from llmc_build.llm.engine import Engine, LoadError, Settings
+        from llmc_build.llm.loading import stamp_of
     except ImportError as error:
         missing = (error.name or "").partition(".")[0] in ("llama_cpp", "numpy")
         return None, _NO_ENGINE if missing else f"llama.cpp can't be used: {error}"
@@ -78,6 +79,7 @@ def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
     given = {"kept": _whole(config.get("kv_cache")), "states": _whole(config.get("states"))}
     settings = Settings(
         path=str(config["path"]),
+        stamp=stamp_of(config),
         context=_whole(config.get("context")),
         threads=_whole(config.get("threads")),
         gpu_layers=_whole(config.get("gpu_layers")),

@@ -18,6 +18,7 @@ import pytest
 
 from llmc_build.llm.models import resolve
 from llmc_build.model import Sampling
+from llmc_build.store.files import stamp
 from tests.e2e.tinymodel import write_gemma3, write_qwen2
 
 pytest.importorskip("llama_cpp", reason="needs the extra `local`")
@@ -390,3 +391,24 @@ def test_where_memory_refuses_more_slots_prompts_wait_for_those_that_there_are(
     for seed in (None, 1, 2):
         answers = run(Settings(path=path, context=1024, threads=1), requests, seed=seed)
         assert answers.got == list(wanted)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_nothing_is_kept_of_what_a_model_computes_whose_file_was_written_meanwhile(
+    tmp_path: Path, written: bool
+) -> None:
+    """It would be taken for what the file computed that the store has it for."""
+    file = write_qwen2(tmp_path / "m.gguf")
+    settings = Settings(
+        path=str(file), stamp=stamp(os.stat(file)), store=tmp_path, model="f" * 64, context=1024, threads=1
+    )
+    engine = Engine(settings)
+    if written:
+        os.utime(file)
+    try:
+        engine.admit(ask("long " * 80, max_tokens=2))
+        while engine.active:
+            engine.step()
+    finally:
+        engine.close()
+    assert bool([*tmp_path.glob("inference/*/*")]) != written
