@@ -113,7 +113,7 @@ class Places:
         few = room.plain and max(s.slot for s in sequences) < _FEW
         width = max(room.width, min(self.width, _FEW) if few else self.width)
         sizes = [(width, max(cells, room.cells))]
-        if not self._fits(newcomer):
+        if not self._fits(newcomer) or not room.plain:
             least = 1 + max(s.slot for s in [newcomer, *begun])
             own = self._cells(newcomer) if not begun else max(self._cells(newcomer), room.cells)
             halves = (width >> i for i in range(width.bit_length()))

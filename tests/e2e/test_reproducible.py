@@ -391,6 +391,10 @@ def test_where_memory_refuses_more_slots_prompts_wait_for_those_that_there_are(
     for seed in (None, 1, 2):
         answers = run(Settings(path=path, context=1024, threads=1), requests, seed=seed)
         assert answers.got == list(wanted)
+    for count, parallel in ((5, 4), (6, 1)):
+        assert (
+            run(Settings(path=path, context=1024, threads=1), requests[:count]).facts["parallel"] == parallel
+        )
 
 
 @pytest.mark.parametrize("written", [False, True])
