@@ -37,7 +37,15 @@ from collections.abc import Sequence as Items
 from functools import partial
 
 from llmc_build.llm.beginnings import LEAST, Beginnings
-from llmc_build.llm.loading import LoadError, Settings, context_of, load_model, parallel_of, stretches
+from llmc_build.llm.loading import (
+    LoadError,
+    Settings,
+    context_of,
+    has_experts,
+    load_model,
+    parallel_of,
+    stretches,
+)
 from llmc_build.llm.native import lib
 from llmc_build.llm.places import Places
 from llmc_build.llm.prompts import PromptError, read_prompt
@@ -114,6 +122,7 @@ class Engine:
             fast=settings.fast,
             room=self._new_room,
             tokens=Tokens(self.vocabulary),
+            experts=has_experts(self._model),
         )
 
     @property

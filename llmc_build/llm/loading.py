@@ -143,6 +143,12 @@ def stretches(model: object, context: int) -> bool:
     return context > (int(original) if original.isdigit() else trained)
 
 
+def has_experts(model: object) -> bool:
+    """Whether each token is computed with the weights that it chooses itself ("mixture of experts")."""
+    count = _meta(model, f"{_meta(model, 'general.architecture')}.expert_count")
+    return count.isdigit() and int(count) > 0
+
+
 def _meta(model: object, key: str) -> str:
     import ctypes
 

@@ -4,9 +4,10 @@ Owns the trials.  Their outcome is a `shape.Reading` and a `shape.Decoding`; `ex
 
 A trial computes something in the canonical way and in the way that is tried, and compares the bits of all
 logits.  How prompts may be cut is tried on a few tokens that are arbitrary, but always the same, for
-kernels choose their path by shapes, not by values; between two calls of llama.cpp it yields, so that the
-worker can go on listening.  A width is tried on the very sequences that want it, when they want it: what is
-computed in the canonical way is their next token, and only the other computation is one more.
+kernels choose their path by shapes, not by values (models with experts are the exception: how many tokens
+meet in an expert hangs on all that are computed together); between two calls of llama.cpp it yields, so that
+the worker can go on listening.  A width is tried on the very sequences that want it, when they want it: what
+is computed in the canonical way is their next token, and only the other computation is one more.
 """
 
 from __future__ import annotations
@@ -41,11 +42,17 @@ class Tokens:
         return found
 
 
-def try_reading(open_room: Callable[[int], Room], tokens: Tokens, found: Callable[[Reading], None]) -> Trial:
+def try_reading(
+    open_room: Callable[[int], Room],
+    tokens: Tokens,
+    found: Callable[[Reading], None],
+    *,
+    whole_pieces: bool = False,
+) -> Trial:
     """Tells `found` how prompts may be cut; raises RoomError where there is no memory to try.
 
     `open_room` opens a room of so many slots.  There is no limit of time: it takes a few hundred tokens, and
-    the slower a model is the more it spares.
+    the slower a model is the more it spares.  `whole_pieces`: only what leaves every piece as it is.
     """
     prompt, reading = tokens.take(1, _PROMPT), Reading()
     room = open_room(2)
@@ -53,6 +60,8 @@ def try_reading(open_room: Callable[[int], Room], tokens: Tokens, found: Callabl
         wanted = yield from _rest(room, 0, prompt, 0, Reading())
         donor = room.save(0) if room.saves(_PROMPT) else None
         for align, cut in _CUTS.items():
+            if whole_pieces and align < GRID:
+                continue
             merged = Reading(merged=align < GRID)
             # as when another prompt has the same beginning: what comes after it is cut off
             if donor is None or not (room.load(1, donor) and room.cut(1, cut)):
@@ -61,7 +70,7 @@ def try_reading(open_room: Callable[[int], Room], tokens: Tokens, found: Callabl
                 reading = Reading(merged=merged.merged, align=align)
                 break
             yield
-        if not reading.merged:
+        if not reading.merged and not whole_pieces:
             room.clear(1)
             whole = yield from _rest(room, 1, prompt, 0, Reading(merged=True))
             reading = Reading(merged=whole == wanted, align=reading.align)

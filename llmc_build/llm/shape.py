@@ -11,6 +11,9 @@ depends on the prompt alone:
 - a prompt of n tokens is cut at every multiple of GRID that leaves at least TAIL tokens for the last piece;
 - the tokens of the answer are computed one by one.
 
+In models with experts a token's path also depends on which tokens are computed with it.  So nothing is used
+of them but beginnings of whole pieces, which are computed with the same tokens wherever they stand.
+
 Everything else (larger pieces, beginnings that were computed for another prompt, several sequences
 together) is used as far as it was seen to give the same bits.  A beginning that ends at a multiple of GRID
 is computed in the same pieces, whatever prompt it belongs to, unless it reaches into that one's last piece,

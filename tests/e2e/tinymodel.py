@@ -34,6 +34,46 @@ def write_gemma3(path: Path, *, layers: int = 6, window: int = 192, seed: int = 
     return _write(path, "gemma3", _F16, layers, seed, {"attention.sliding_window": window})
 
 
+def write_moe(path: Path, *, experts: int = 8, seed: int = 4) -> Path:
+    """A model of the architecture llama in Q8_0, two of whose experts compute each token."""
+    rng = np.random.default_rng(seed)
+    fields = _fields("llama", _Q8_0)
+    of_model: dict[str, Value] = {
+        "block_count": 3,
+        "context_length": 4096,
+        "embedding_length": _DIM,
+        "feed_forward_length": _FF,
+        "attention.head_count": _HEADS,
+        "attention.head_count_kv": _KV_HEADS,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "rope.dimension_count": _HEAD,
+        "expert_count": experts,
+        "expert_used_count": 2,
+    }
+    fields |= {f"llama.{name}": value for name, value in of_model.items()}
+    tensors: list[tuple[str, int, Array]] = []
+
+    def matrix(name: str, *shape: int, scale: float = 1.0, kind: int = _Q8_0) -> None:
+        values = rng.standard_normal(shape, dtype=np.float32) * scale * shape[-1] ** -0.5
+        tensors.append((f"{name}.weight", kind, values))
+
+    matrix("token_embd", len(_alphabet()), _DIM, scale=16.0)
+    matrix("output", len(_alphabet()), _DIM, scale=4.0)
+    tensors.append(("output_norm.weight", _F32, np.ones(_DIM, np.float32)))
+    for block in ("blk.0.", "blk.1.", "blk.2."):
+        tensors += [(f"{block}{n}_norm.weight", _F32, np.ones(_DIM, np.float32)) for n in ("attn", "ffn")]
+        matrix(f"{block}attn_q", _HEADS * _HEAD, _DIM)
+        matrix(f"{block}attn_k", _KV_HEADS * _HEAD, _DIM)
+        matrix(f"{block}attn_v", _KV_HEADS * _HEAD, _DIM)
+        matrix(f"{block}attn_output", _DIM, _HEADS * _HEAD)
+        matrix(f"{block}ffn_gate_inp", experts, _DIM, kind=_F32)
+        matrix(f"{block}ffn_gate_exps", experts, _FF, _DIM)
+        matrix(f"{block}ffn_up_exps", experts, _FF, _DIM)
+        matrix(f"{block}ffn_down_exps", experts, _DIM, _FF)
+    path.write_bytes(_file(fields, tensors))
+    return path
+
+
 def write_gpt2(path: Path, *, context: int = 128, seed: int = 3) -> Path:
     """A model of the architecture gpt2 in F32, which knows positions by a table: so many and no more."""
     rng = np.random.default_rng(seed)
