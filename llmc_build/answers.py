@@ -15,6 +15,7 @@ from llmc_build.binding import Pending
 from llmc_build.execute.protocol import Done, Status
 from llmc_build.frozen import frozen
 from llmc_build.inputs import Inputs
+from llmc_build.lanes import has_changed
 from llmc_build.model import NO_STATS, ActionResult, Json, TargetId
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.reads import Reads
@@ -114,6 +115,10 @@ class Answers:
             return Verified(error=str(error), warnings=tuple(warnings))
         self._reads.values[target] = result.value
         self._traces.gave(result)
+        model = pending.bound.model
+        if keep and model is not None and has_changed(model):
+            warnings = [*warnings, f"{model.path} changed while the step ran: its result is not kept"]
+            keep = False
         kept = None
         if pending.cached and keep:
             kept = Record(

@@ -11,6 +11,7 @@ time; both answer one request after the other.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +20,26 @@ from llmc_build.execute.protocol import Lane
 from llmc_build.llm import openai
 from llmc_build.model import Action, Json
 from llmc_build.rules import BindError, ModelId, rule
+from llmc_build.store import files
 
 if TYPE_CHECKING:
     from llmc_build.config import Config, ModelConfig
     from llmc_build.store.state import FileDigests
 
 DEFAULT_KEY = "OPENAI_API_KEY"
+
+
+def has_changed(model: ModelId | None) -> bool:
+    """Whether the file of a model may hold something else than what its digest was taken of.
+
+    A worker may have read it since: when it was loaded, and of a file that is mapped at any time.
+    """
+    if model is None or model.path is None or model.stamp is None:
+        return False
+    try:
+        return files.stamp(os.stat(model.path)) != model.stamp
+    except OSError:
+        return True
 
 
 def budget_of(config: Config, folder: Path) -> dict[str, Json] | None:
@@ -89,7 +104,7 @@ class Lanes:
             return None
         reference = str(action.params.get("model") or "")
         found = self._known.get((kind, reference))
-        if found is None:
+        if found is None or (isinstance(found, ModelId) and has_changed(found)):
             try:
                 found = self._file(reference) if kind == "model" else self._server(reference)
             except BindError as error:
@@ -110,18 +125,20 @@ class Lanes:
         except models.ModelError as error:
             raise BindError(str(error)) from None
         try:
+            before = files.stamp(os.stat(file.path))
             digest = self._digests.digest(file.path)
         except (OSError, ValueError) as error:
             raise BindError(f"model {reference}: {error}") from None
         if digest is None:
             raise BindError(f"model {reference}: there is no file {file.path}")
-        self.files[str(file.path)] = digest.hash
+        self.files.setdefault(str(file.path), digest.hash)  # of several that it had, not what it has now
         if not models.is_pinned(reference, self._models):
             self.moving.add(reference)
         return ModelId(
             reference=reference,
             hash=digest.hash,
             path=str(file.path),
+            stamp=before,
             engine=engine,
             context=file.context,
             threads=file.threads,
@@ -185,6 +202,7 @@ class Lanes:
         if kind == "model" and model is not None:
             config.update(
                 path=model.path,
+                stamp=None if model.stamp is None else list(model.stamp),
                 context=model.context,
                 threads=model.threads,
                 gpu_layers=model.gpu_layers,
@@ -195,8 +213,8 @@ class Lanes:
                 kv_cache=self._kv_cache,
                 **self._share(model),
             )
-            name = f"{model.hash}:{model.context}:{model.gpu_layers}:{model.batching or 'exact'}{owner}"
-            return Lane(kind=kind, name=name, config=config)
+            settings = f"{model.context}:{model.gpu_layers}:{model.batching or 'exact'}"
+            return Lane(kind=kind, name=f"{model.hash}:{model.stamp}:{settings}{owner}", config=config)
         if kind == "http" and self._budget is not None:
             config["budget"] = dict(self._budget)
         if kind == "shell":
@@ -220,4 +238,10 @@ class Lanes:
             raise BindError(f"model {model.reference} {memory.too_large(need, limit)}")
         if on_gpu:
             return {"parallel": need.parallel, "weights": 0, "memory": 0}
-        return {"parallel": need.parallel, "weights": need.weights, "memory": need.own, "limit": limit}
+        return {
+            "parallel": need.parallel,
+            "weights": need.weights,
+            "memory": need.own,
+            "states": need.states,
+            "limit": limit,
+        }

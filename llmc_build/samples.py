@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from llmc_build import keys, replies
 from llmc_build.binding import Pending
 from llmc_build.execute.protocol import Done, Status
+from llmc_build.lanes import has_changed
 from llmc_build.model import Action, ActionResult, Json, TargetId
 from llmc_build.store import Record, Store
 from llmc_build.store.cas import EMPTY
@@ -151,7 +152,7 @@ class Samples:
             sampled.errors[i] = error
             return sampled
         result = sampled.results[i] = replies.result(done, self._store)
-        if part.cached:
+        if part.cached and not has_changed(part.bound.model):
             self._store.commit_soon(
                 Record(
                     key=part.key.hash,

@@ -9,6 +9,10 @@ work at the pace of the last tasks: long tasks are not fed ahead at all, for a m
 And it owns whom a model worker's death is blamed on.  Its requests are *suspects* then, which are answered
 one at a time; the one in whose company alone workers die is to blame.  Where the worker named the request
 that it did something for alone, no other is a suspect.
+
+Requests to servers may cost money, and to ask them one at a time could take hours.  So what an http worker
+had sent when it died is asked again together, once; they are suspects when that worker dies as well, and the
+one that another dies with, alone, is to blame.  What was not sent yet is asked as if nothing had been.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ class LaneState:
         self.deaths = 0  # of workers, since one last answered
         self.suspects: dict[int, int] = {}  # task -> workers that died while they had nothing else
         self.stillborn = 0
+        self._shaken: set[int] = set()  # requests to servers that a worker died with
         self._shell = lane.kind == "shell"
         self._most = jobs if self._shell else 1
         self._holding = 0  # workers that are given nothing behind what they run
@@ -82,12 +87,14 @@ class LaneState:
         return best if len(best.flights) < most else None
 
     def excused(self, worker: WorkerProcess, flights: Sequence[Flight]) -> set[int]:
-        """Tasks of a dead worker that are tried again, each alone."""
-        if self.lane.kind != "model":
+        """Tasks of a dead worker that are tried again."""
+        if self._shell:
             return set()
         if worker.capacity is None:
             self.stillborn += 1
             return {flight.task.id for flight in flights} if self.stillborn < STILLBORN else set()
+        if self.lane.kind == "http":
+            return {flight.task.id for flight in flights if not flight.heard or self._asks_again(flight)}
         begun = [flight.task.id for flight in flights if flight.task.id == worker.named]
         if not begun:
             begun = [flight.task.id for flight in flights if flight.heard or not worker.tells]
@@ -98,6 +105,26 @@ class LaneState:
                 self.suspects[number] = deaths
                 found.add(number)
         return found
+
+    def loss(self, how: str, again: Sequence[Flight], excused: set[int]) -> str | None:
+        """What to say of a death after which that is done again: where it is slow or may cost money."""
+        if self.lane.kind == "model" and excused:
+            return f"{how}; what it had to answer is asked again, each alone"
+        sent = sum(flight.heard and flight.ending is None for flight in again)
+        if self.lane.kind == "http" and sent:
+            what = "1 request" if sent == 1 else f"{sent} requests"
+            return f"{how}; {what} that it had sent may be charged twice: asked again"
+        return None
+
+    def _asks_again(self, flight: Flight) -> bool:
+        """Whether what was sent to a server, and lost with its worker, is sent once more."""
+        number = flight.task.id
+        if self.suspects.pop(number, None) is not None:
+            return False
+        if number in self._shaken:
+            self.suspects[number] = 0
+        self._shaken.add(number)
+        return True
 
     def took(self, wall_s: float) -> None:
         """A task has ended that took so long."""

@@ -12,6 +12,7 @@ From a runner:
 
     {"op": "ready", "capacity": int, "defaults": {...}}     once, before anything else
     {"op": "progress", "id": int, "stats": {...}}           as often as useful
+    {"op": "sent", "id": int}                               from now on it may cost something
     {"op": "back", "ids": [int]}                            not begun yet: for another worker
     {"op": "done", "id": int, "status": "ok" | "failed" | "timeout" | "cancelled",
      "reply": {...}, "error": str | null, "wall_s": float}  exactly once for each "run" that wasn't given back

@@ -9,7 +9,8 @@ kind has one worker, which answers several.  Workers start when first needed and
 what it ran, and nothing else; the next task starts a new one.  What it had not begun, or had not yet told
 the end of, runs again in another; so do the other tasks of a worker that the pool itself has to kill because
 one of them ignores its end.  Of the requests that a model worker answered when it died nobody knows which
-one killed it: each is tried again alone, and only one that kills its worker then is to blame.
+one killed it: each is tried again alone, and only one that kills its worker then is to blame.  What an http
+worker had sent is sent again, and that is said, since it may cost twice.
 
 Shell workers are fed ahead (`lane`).  A worker whose task takes long after all gives the others back, and
 they go back to their place in the lane's queue, so a long task holds up another for a moment only.
@@ -194,7 +195,7 @@ class Pool(Executor):
             worker = state.with_room()
             if worker is None and state.wants_worker:
                 if state.deaths >= MOST_DEATHS:
-                    self._give_up(state, f"not tried: this model's worker died {MOST_DEATHS} times in a row")
+                    self._give_up(state, f"not tried: its worker died {MOST_DEATHS} times in a row")
                     return
                 worker = self._start(state)
             if worker is None:
@@ -300,10 +301,10 @@ class Pool(Executor):
             state.hold(worker, False)
             self._watch_clocks(worker.start_clocks())
             self._begin(worker)
-        elif operation == "progress":
-            told = worker.flights.get(message["id"])
-            if told is not None:
-                self._news.append(Progress(id=message["id"], stats=message["stats"]))
+        elif operation in ("progress", "sent"):
+            if (told := worker.flights.get(message["id"])) is not None:
+                if operation == "progress":
+                    self._news.append(Progress(id=message["id"], stats=message["stats"]))
                 if not told.heard:
                     told.heard = True
                     self._watch_clocks(worker.start_clocks())
@@ -356,7 +357,7 @@ class Pool(Executor):
         blamed = worker.begun if worker.lane.kind == "shell" else None
         worker.hang_up()
         how, tail = worker.bury(at_once=culprit is not None)
-        state.deaths += worker.lane.kind == "model" and culprit is None
+        state.deaths += worker.lane.kind != "shell" and culprit is None
         again = []
         flights = [self._landed(worker, number) for number in tuple(worker.flights)]
         excused = state.excused(worker, flights) if culprit is None else set()
@@ -372,8 +373,8 @@ class Pool(Executor):
                 again.append(flight)
             else:
                 self._news.append(crashed(flight, error or how, tail))
-        if excused:
-            self._models.note(f"{error or how}; what it had to answer is asked again, each alone")
+        if (note := state.loss(error or how, again, excused)) is not None:
+            self._models.note(note)
         self._again(state, again)
         self._feed(state)
 

@@ -26,9 +26,11 @@ RUNNERS: Final[Mapping[str, str]] = {  # kind of lane -> module
     "model": "llmc_build.llm.serve",
     "http": "llmc_build.llm.http",
 }
-# Executed by `python -I -c`: the worker finds the package where its parent found it.
+# Executed by `python -I -c`: the worker finds the package where its parent found it, and whatever else it may
+# need in the same places in the same order, so that both are of one version.
 BOOTSTRAP: Final = (
-    "import sys; sys.path += [p for p in sys.argv[2:] if p not in sys.path]\n"
+    "import sys; told = sys.argv[2:]; own = [p for p in sys.path if p not in told]\n"
+    "sys.path = told + own if len(told) > 1 else own + told\n"
     "try: from llmc_build.execute.worker import main\n"
     'except (OSError, ImportError, MemoryError) as e: sys.exit(f"a part of llmc can\'t be loaded: {e}")\n'
     "main(int(sys.argv[1]))"

@@ -53,10 +53,6 @@ class Beginnings:
                 best, most = one, common
         return (best, most) if most else (None, 0)
 
-    def known_of(self, tokens: array[int]) -> int:
-        """How many tokens of a prompt were computed before."""
-        return self.best(tokens)[1]
-
     def worth(self, length: int, reused: int) -> bool:
         """Whether the state of a prompt is worth keeping when so much of it came from another."""
         return length - reused >= max(LEAST, length // _SHARE)

@@ -147,13 +147,16 @@ def opener(engine: Engine | None, config: Mapping[str, Json]) -> Callable[[], Em
 
 def _load(config: Mapping[str, Json]) -> object:
     """A model for vectors only; it stays until the process ends.  Raises RequestError."""
-    from llmc_build.llm.loading import LoadError, Settings, load_model
+    from llmc_build.llm.loading import LoadError, Settings, load_model, stamp_of
 
     layers = config.get("gpu_layers")
+    settings = Settings(
+        path=str(config["path"]),
+        stamp=stamp_of(config),
+        gpu_layers=layers if isinstance(layers, int) else None,
+    )
     try:
-        return load_model(
-            Settings(path=str(config["path"]), gpu_layers=layers if isinstance(layers, int) else None)
-        )
+        return load_model(settings)
     except LoadError as error:
         raise RequestError(str(error)) from None
 

@@ -1,8 +1,8 @@
 """One loaded model that answers requests, each as if it were alone.
 
-Owns the order in which sequences are computed, and which slot each one has.  What a request becomes is
-`prompts`, how the next token is chosen `sampler`, where a text is cut `stops`; the slots are `room`'s.  It
-knows nothing of channels or logs: `serve` does.
+Owns the order in which sequences are computed.  What a request becomes is `prompts`, how the next token is
+chosen `sampler`, where a text is cut `stops`; the slots are `room`'s.  It knows nothing of channels or
+logs: `serve` does.
 
 Theory of operation.  A request that was admitted is a `Sequence`: it has a slot, its own sampler, and a
 position.  `step` does one of three things:
@@ -22,12 +22,10 @@ at hand is worth it.
 
 Beginnings.  When a prompt has been read, its state is kept in memory, and the next prompt goes on from the
 state that has most in common with it.  Copying a state takes a thousandth of the time of computing it, so
-there is no other sharing: not between slots, not in batches.  (Models with a window are the exception, see
-`room`.)  States of long beginnings are also kept in the store.
+there is no other sharing: not between slots, not in batches.  (Models with a window are the exception: in
+these a prompt goes on from what another slot holds.)  States of long beginnings are also kept in the store.
 
-The room grows with the work: one slot and a few tokens are opened in a hundredth of the time that all of
-them take.  For that, and to keep the sequences of a batch in neighbouring slots, sequences move: their
-states are copied.
+Where sequences stand, and how room is made for more, is `places`'s.
 """
 
 from __future__ import annotations
@@ -39,16 +37,25 @@ from collections.abc import Sequence as Items
 from functools import partial
 
 from llmc_build.llm.beginnings import LEAST, Beginnings
-from llmc_build.llm.loading import LoadError, Settings, context_of, load_model, parallel_of, stretches
+from llmc_build.llm.loading import (
+    LoadError,
+    Settings,
+    context_of,
+    has_experts,
+    load_model,
+    parallel_of,
+    stretches,
+)
 from llmc_build.llm.native import lib
+from llmc_build.llm.places import Places
 from llmc_build.llm.prompts import PromptError, read_prompt
 from llmc_build.llm.remembered import Remembered
 from llmc_build.llm.requests import RequestError
-from llmc_build.llm.room import Room, RoomError, exchanged
+from llmc_build.llm.room import Room, RoomError
 from llmc_build.llm.sampler import Sampler
 from llmc_build.llm.selftest import Tokens, try_width
 from llmc_build.llm.sequence import Event, Finish, NoPlace, Prepared, Request, Sequence, neighbours
-from llmc_build.llm.shape import common_length, next_border, usable
+from llmc_build.llm.shape import next_border, usable
 from llmc_build.llm.trials import Trials
 from llmc_build.llm.vocabulary import Vocabulary
 from llmc_build.model import Json
@@ -64,10 +71,6 @@ __all__ = [
     "Sequence",
     "Settings",
 ]
-
-_FEW = 4  # slots of a room for a few sequences
-_LEAST_CELLS = 256  # tokens of a slot, where the context has as many
-_MEMORY = 1 << 30  # bytes that the states of beginnings may take in memory
 
 
 class Engine:
@@ -87,35 +90,39 @@ class Engine:
         self._watch = watch
         self._settings = settings
         self._sequences: list[Sequence] = []  # in the order of admission
-        self._beginnings = Beginnings(_MEMORY)
-        self._slots: dict[int, array[int]] = {}  # slot -> the prompt that was read into it; of some models
-        self._room: Room | None = None
+        self._beginnings = Beginnings(settings.states)
+        self._places: Places | None = None
         self._model: object = load_model(settings)
-        self.context = context_of(self._model, settings)
-        self.parallel = parallel_of(self._model, settings, self.context)
-        self._whole = stretches(self._model, self.context)
+        try:
+            self.context = context_of(self._model, settings)
+        except LoadError:
+            self._free()
+            raise
+        width = parallel_of(self._model, settings, self.context)
         self.vocabulary = Vocabulary(self._model)
         template = lib.llama_model_chat_template(self._model, None)
         self.template = template.decode("utf-8", "replace") if template else None
         try:
-            self._open(1, min(self.context, _LEAST_CELLS))
-            width = 0 if self._opened.plain else self.parallel
-            why = None if self._opened.completes else "is not a model that completes text"
+            whole = stretches(self._model, self.context)
+            self._places = Places(self._new_room, width=width, context=self.context, whole=whole)
+            why = None if self._room.completes else "is not a model that completes text"
         except RoomError as error:
             why = f"can't be used: {error}"
         if why is not None:
             self._free()
             raise LoadError(f"{settings.path} {why}")
-        self._remembered = Remembered(settings, context=self.context, width=width)
+        fitting = 0 if self._room.plain else width
+        self._remembered = Remembered(settings, context=self.context, width=fitting)
         for entry in self._remembered.entries():
             fetch = partial(self._remembered.fetch, entry)
             self._beginnings.known(entry.tokens, entry.size, fetch)
         self._trials = Trials(
             self._remembered,
-            parallel=self.parallel,
+            parallel=width,
             fast=settings.fast,
             room=self._new_room,
             tokens=Tokens(self.vocabulary),
+            experts=has_experts(self._model),
         )
 
     @property
@@ -124,9 +131,14 @@ class Engine:
         return self._model
 
     @property
+    def parallel(self) -> int:
+        """Requests at a time at most."""
+        return self._standing.width
+
+    @property
     def room(self) -> int:
         """How many more requests can be admitted now."""
-        return self.parallel - len(self._sequences)
+        return max(0, self.parallel - len(self._sequences))
 
     @property
     def active(self) -> tuple[Sequence, ...]:
@@ -168,7 +180,7 @@ class Engine:
         """One piece of work, and what came of it; nothing where nothing is to be done."""
         events: list[Event] = []
         try:
-            if not self._sequences or self._trials.go_on(self._sequences, self._beginnings.known_of):
+            if not self._sequences or self._trials.go_on(self._sequences, self._known_of):
                 return events
             reading = next((s for s in self._sequences if s.reading), None)
             if reading is not None and (reading.begun or self._begin(reading)):
@@ -199,9 +211,8 @@ class Engine:
                 self._free()
 
     def _free(self) -> None:
-        if self._room is not None:
-            self._room.close()
-            self._room = None
+        if self._places is not None:
+            self._places.close()
         lib.llama_model_free(self._model)
         self._model = None
 
@@ -211,7 +222,7 @@ class Engine:
         """Computes the next piece of a prompt."""
         reading = self._trials.reading
         end = next_border(sequence.position, len(sequence.tokens), reading)
-        (row,) = self._opened.compute(
+        (row,) = self._room.compute(
             [(sequence.slot, sequence.tokens[sequence.position : end], sequence.position)]
         )
         sequence.position = end
@@ -222,50 +233,52 @@ class Engine:
 
     def _begin(self, sequence: Sequence) -> bool:
         """Gives a sequence its place, and what of its prompt is known already; False: no place yet."""
-        if not self._make_room(sequence):
+        if not self._standing.make_room(sequence, self._sequences):
             return False
         sequence.begun = True
         length = self._take_over(sequence) or self._restore(sequence)
         if not length:
-            self._opened.clear(sequence.slot)
+            self._room.clear(sequence.slot)
         sequence.position = sequence.reused = length
-        self._slots.pop(sequence.slot, None)
+        self._standing.let_go(sequence.slot)
         return True
 
     def _restore(self, sequence: Sequence) -> int:
         """Puts a state into the slot; the number of tokens that need not be computed."""
         while True:
             best, common = self._beginnings.best(sequence.tokens)
-            length = usable(common, len(sequence.tokens), self._trials.reading)
-            if best is None or length < LEAST:
+            if best is None:
+                return 0
+            length = usable(common, len(sequence.tokens), self._trials.reading, len(best.tokens))
+            if length < LEAST:
                 return 0
             state = self._beginnings.state(best)
             if state is not None:
-                if self._opened.load(sequence.slot, state) and self._opened.cut(sequence.slot, length):
+                if self._room.load(sequence.slot, state) and self._room.cut(sequence.slot, length):
                     return length
                 self._beginnings.drop(best)  # else it was lost, or damaged in the store
 
+    def _known_of(self, tokens: array[int]) -> int:
+        """How many tokens of a prompt were computed before, and are at hand."""
+        return max(self._beginnings.best(tokens)[1], self._standing.longest(tokens, 0)[1])
+
     def _take_over(self, sequence: Sequence) -> int:
         """As `_restore`, from what a slot holds, where that is more than any state has."""
-        best, common = sequence.slot, 0
-        for slot, tokens in self._slots.items():
-            shared = common_length(tokens, sequence.tokens)
-            if shared > common or (shared == common and slot == sequence.slot):
-                best, common = slot, shared
-        length = usable(common, len(sequence.tokens), self._trials.reading)
+        best, common, held = self._standing.longest(sequence.tokens, sequence.slot)
+        length = usable(common, len(sequence.tokens), self._trials.reading, held)
         if length < LEAST or common <= self._beginnings.best(sequence.tokens)[1]:
             return 0
         if best != sequence.slot:
-            self._opened.copy(best, sequence.slot)
-        return length if self._opened.cut(sequence.slot, length) else 0
+            self._room.copy(best, sequence.slot)
+        return length if self._room.cut(sequence.slot, length) else 0
 
     def _keep(self, sequence: Sequence) -> None:
         """Keeps what was computed for a prompt, where it is worth it."""
-        tokens, room = sequence.tokens, self._opened
+        tokens, room = sequence.tokens, self._room
         if not self._trials.may_reuse:
             return
         if room.window:
-            self._slots[sequence.slot] = tokens
+            self._standing.hold(sequence.slot, tokens)
         if room.saves(len(tokens)) and self._beginnings.worth(len(tokens), sequence.reused):
             state = room.save(sequence.slot)
             self._beginnings.add(tokens, state)
@@ -275,8 +288,8 @@ class Engine:
 
     def _decode(self, events: list[Event]) -> None:
         """Computes one token of every sequence, in as few calls as keep the bits."""
-        self._close_ranks()
-        room = self._opened
+        self._standing.close_ranks(self._sequences)
+        room = self._room
         answering = [s for s in self._sequences if s.token is not None]
         for group in neighbours(sorted(answering, key=lambda s: s.slot)):
             steps = sum(s.max_tokens - s.generated for s in group) // len(group)
@@ -288,11 +301,11 @@ class Engine:
     def _compute(
         self, sequences: Items[Sequence], width: int, events: list[Event], *, is_trial: bool
     ) -> None:
-        room, trials = self._opened, self._trials
+        room, trials = self._room, self._trials
         work = [(s.slot, (s.token or 0,), s.position) for s in sequences]
         filling = room.filling(work, width)
         for slot, _, _ in filling:
-            self._slots.pop(slot, None)
+            self._standing.let_go(slot)
         if is_trial:
             learn = partial(trials.learn_width, width)
             rows = try_width(room, work, filling, learn, trials.try_no_width)
@@ -303,35 +316,11 @@ class Engine:
             sequence.widest = max(sequence.widest, 1 if is_trial else len(work))
             events.append(self._next(sequence, row))
 
-    def _close_ranks(self) -> None:
-        """Moves sequences into lower slots that became free, so that all of them are neighbours."""
-        room, by_slot = self._opened, {sequence.slot: sequence for sequence in self._sequences}
-        if room.recurrent:
-            return
-        for slot in range(len(by_slot)):
-            if slot not in by_slot:
-                last = by_slot.pop(max(by_slot))
-                self._move(last, slot)
-                by_slot[slot] = last
-
-    def _move(self, sequence: Sequence, slot: int) -> None:
-        room, old = self._opened, sequence.slot
-        sequence.slot = slot
-        if not sequence.begun:
-            return  # the slots hold what they held
-        if not room.plain:
-            room.copy(old, slot)
-        elif not room.load(slot, room.save(old)):
-            raise RoomError("the state of a sequence could not be moved")
-        self._slots.pop(slot, None)
-        if old in self._slots:
-            self._slots[slot] = self._slots.pop(old)
-
     def _next(self, sequence: Sequence, row: int) -> Event:
         if self._watch is not None:
-            self._watch(sequence, self._opened.logits(row))
+            self._watch(sequence, self._room.logits(row))
         try:
-            return self._advance(sequence, sequence.sampler.sample(self._opened.handle, row))
+            return self._advance(sequence, sequence.sampler.sample(self._room.handle, row))
         except RequestError as error:
             return self._failed(sequence, str(error))
 
@@ -374,43 +363,13 @@ class Engine:
     # ------------------------------------------------------------ slots
 
     @property
-    def _opened(self) -> Room:
-        if self._room is None:
-            raise RoomError("the model's memory is gone")
-        return self._room
+    def _standing(self) -> Places:
+        assert self._places is not None
+        return self._places
 
-    def _open(self, width: int, cells: int) -> None:
-        if self._whole:
-            cells = self.context
-        self._room = self._new_room(width, cells)
+    @property
+    def _room(self) -> Room:
+        return self._standing.room
 
     def _new_room(self, width: int, cells: int) -> Room:
         return Room(self._model, width=width, cells=cells, threads=self._settings.threads)
-
-    def _make_room(self, newcomer: Sequence) -> bool:
-        """Sees to it that the room has the newcomer's slot, and tokens enough; all others move along.
-
-        False: they can't move, so that the newcomer has to wait for their end.  Raises NoPlace.
-        """
-        if self._room is None:  # it could not be opened for others
-            self._open(1, min(self.context, _LEAST_CELLS))
-        room = self._opened
-        needs = min(self.context, max(s.needs for s in self._sequences))
-        if newcomer.slot < room.width and needs <= room.cells:
-            return True
-        begun = [s for s in self._sequences if s.begun]
-        if begun and not room.plain:
-            return False
-        slots = max(s.slot for s in self._sequences) + 1
-        few = room.plain and slots <= _FEW
-        width = max(room.width, min(self.parallel, _FEW) if few else self.parallel)
-        cells = room.cells
-        while cells < needs:
-            cells = min(self.context, cells * 2)
-        self._room = None
-        self._slots.clear()
-        self._room, why = exchanged(room, [s.slot for s in begun], self._new_room, width, cells)
-        if why is not None:
-            most = max((s for s in self._sequences if not s.begun), key=lambda s: s.needs)
-            raise NoPlace(most if most.needs > room.cells else newcomer, str(why))
-        return True

@@ -4,7 +4,7 @@ Owns the file that remembers a self-test's outcome: which model, engine and proc
 it is read and written.  A file that is not whole or not of this form counts as absent: then the test is
 made again.
 
-    llmc-exactness/2 HASH\\n      SHA-256 of what follows {"reading": {"merged": true, "align": 1} or null,
+    llmc-exactness/3 HASH\\n      SHA-256 of what follows {"reading": {"merged": true, "align": 1} or null,
     "decoding": {"costs": {"1": 0.012, ...}, "refuted": [12, ...]} or null}
 """
 
@@ -21,7 +21,7 @@ from llmc_build.llm.shape import GRID, Decoding, Reading
 from llmc_build.model import Json
 from llmc_build.store import files
 
-FORM = "llmc-exactness/2"
+FORM = "llmc-exactness/3"
 FOLDER = "inference"  # under the store
 _NAME = "exactness"
 _LIMIT = 1 << 16  # bytes

@@ -201,6 +201,7 @@ class Lane:
             try_s=self._settings.try_s,
             log=log,
             progress=lambda stats: self._send({"op": "progress", "id": number, "stats": stats}),
+            sent=lambda: self._send({"op": "sent", "id": number}),
         )
 
     def _known(self, base_url: str) -> Known:

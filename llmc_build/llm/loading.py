@@ -25,6 +25,7 @@ DEFAULT_PARALLEL = 16  # requests at a time: 32 are no faster on the processors 
 _ALL_LAYERS = -1
 _REPACKED = {2, 25}  # `enum llama_ftype` of llama.h: Q4_0, IQ4_NL
 _F16 = 2  # bytes of an element of the memory
+_BY_TABLE = ("gpt2", "starcoder")  # they look positions up: llama.cpp ends itself behind the last one
 _MEMORY_SHARE = 0.5  # of what is free, for the memory of all sequences
 
 
@@ -37,16 +38,24 @@ class Settings:
     """How a model is loaded."""
 
     path: str
+    stamp: tuple[int, ...] | None = None  # of the file that it must be; None: whatever there is
     context: int | None = None  # tokens for each sequence; None: DEFAULT_CONTEXT, or fewer if trained so
     threads: int | None = None  # None: as many as are worth it
     gpu_layers: int | None = None  # None: all, where llama.cpp was built for a GPU
     parallel: int | None = None  # sequences at a time; None: DEFAULT_PARALLEL, or fewer if memory is short
+    states: int = 1 << 30  # bytes of memory that states of beginnings may take
     fast: bool = False  # whether the promise of equal bits is given up for speed
     # What is remembered from worker to worker: nothing without a folder and the model's identity.
     store: Path | None = None  # the store's folder
     model: str | None = None  # SHA-256 of the file
     engine: str = ""  # what computes, as it enters the key
     kept: int = 2 << 30  # bytes of the store that states of beginnings may take
+
+
+def stamp_of(config: Mapping[str, Json]) -> tuple[int, ...] | None:
+    """The `stamp` of a lane's config."""
+    found = config.get("stamp")
+    return tuple(n for n in found if isinstance(n, int)) if isinstance(found, list) else None
 
 
 _ready: list[tuple[Settings, os.stat_result, object]] = []
@@ -79,19 +88,34 @@ def _prepared(settings: Settings) -> object | None:
 def load_model(settings: Settings) -> object:
     """llama.cpp's model; raises LoadError."""
     _check_file(settings.path)
-    prepared = _prepared(settings)
-    if prepared is not None:
-        return prepared
-    model = _load(settings, repack=False)
-    if int(lib.llama_model_ftype(model)) & ~1024 in _REPACKED:  # 1024: "guessed"
+    model = _prepared(settings)
+    if model is None:
+        model = _load(settings, repack=False)
+        if int(lib.llama_model_ftype(model)) & ~1024 in _REPACKED:  # 1024: "guessed"
+            lib.llama_model_free(model)
+            model = _load(settings, repack=True)
+    if not is_as_it_was(settings):
         lib.llama_model_free(model)
-        model = _load(settings, repack=True)
+        raise LoadError(f"{settings.path} has changed since llmc looked at it: build again")
     return model
 
 
+def is_as_it_was(settings: Settings) -> bool:
+    """Whether the model's file was not written since it was looked at."""
+    try:
+        return settings.stamp is None or stamp(os.stat(settings.path)) == settings.stamp
+    except OSError:
+        return False
+
+
 def context_of(model: object, settings: Settings) -> int:
-    """Tokens of each sequence."""
+    """Tokens of each sequence.  Raises LoadError where the model can't have as many as are asked for."""
     trained = int(lib.llama_model_n_ctx_train(model))
+    if (settings.context or 0) > trained and _meta(model, "general.architecture") in _BY_TABLE:
+        raise LoadError(
+            f"{settings.path} knows {trained} positions and no more, and `context` of the model in llmc.yaml "
+            f"is {settings.context}: lower it"
+        )
     return settings.context or min(trained, DEFAULT_CONTEXT)
 
 
@@ -117,6 +141,12 @@ def stretches(model: object, context: int) -> bool:
     trained = int(lib.llama_model_n_ctx_train(model))
     original = _meta(model, f"{_meta(model, 'general.architecture')}.rope.scaling.original_context_length")
     return context > (int(original) if original.isdigit() else trained)
+
+
+def has_experts(model: object) -> bool:
+    """Whether each token is computed with the weights that it chooses itself ("mixture of experts")."""
+    count = _meta(model, f"{_meta(model, 'general.architecture')}.expert_count")
+    return count.isdigit() and int(count) > 0
 
 
 def _meta(model: object, key: str) -> str:

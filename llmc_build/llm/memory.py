@@ -4,7 +4,8 @@ Owns the estimate of what a model worker needs, made from the header of its file
 and the memory that this process may use.  Who waits for whom is `execute.residence`.
 
 A worker takes the weights, which workers on one file share, since llama.cpp maps it; the memory of its
-sequences, of which each token costs keys and values in every layer; and what a call computes with.
+sequences, of which each token costs keys and values in every layer; and what a call computes with.  Of what
+these leave it may use a part for what it has computed of prompts' beginnings.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ MOST_PARALLEL = 16  # requests at a time, where nothing else is said and memory 
 DEFAULT_CONTEXT = 4096  # tokens, where the model was trained for as many
 SHARE = 0.8  # of the memory that is free: what model workers may take
 _SEQUENCES_SHARE = 0.5  # of what the weights leave: what sequences may take where nobody says how many
+MOST_STATES = 1 << 30  # bytes that what was computed of beginnings may take
+_STATES_SHARE = 8  # the part of what a model leaves that they may take: other models want to fit beside it
 _PROCESS = 96 << 20  # bytes of a worker without a model: Python, numpy, llama.cpp
 _CHUNK = 256  # tokens of a call
 _F16, _F32 = 2, 4  # bytes of a number
@@ -37,17 +40,19 @@ class Need:
     weights: int
     sequences: int
     computing: int
+    states: int  # for what was computed of beginnings: as much as there is left for that
     parallel: int  # requests at a time that this is for
     context: int  # tokens of each
 
     @property
     def own(self) -> int:
         """What it shares with no other worker."""
-        return self.sequences + self.computing
+        return self.sequences + self.computing + self.states
 
     @property
     def whole(self) -> int:
-        return self.weights + self.own
+        """What it can't do without."""
+        return self.weights + self.sequences + self.computing
 
 
 def need_of(path: Path, *, context: int | None, parallel: int | None, limit: int | None) -> Need:
@@ -67,8 +72,17 @@ def need_of(path: Path, *, context: int | None, parallel: int | None, limit: int
     if parallel is None:
         free = MOST_PARALLEL * each if limit is None else int((limit - size - computing) * _SEQUENCES_SHARE)
         parallel = max(1, min(MOST_PARALLEL, free // max(1, each)))
+    states = MOST_STATES
+    if limit is not None:
+        left = max(0, limit - size - parallel * each - computing)
+        states = min(MOST_STATES, left, max(left // _STATES_SHARE, each))
     return Need(
-        weights=size, sequences=parallel * each, computing=computing, parallel=parallel, context=tokens
+        weights=size,
+        sequences=parallel * each,
+        computing=computing,
+        states=states,
+        parallel=parallel,
+        context=tokens,
     )
 
 

@@ -28,6 +28,7 @@ MAX_REPLY = 64 << 20  # bytes of a reply
 MAX_REFUSAL = 64 << 10  # bytes read of the body of a refusal
 MAX_TEXT = 300  # characters of a server's text inside a message
 
+_BROKEN_OFF = ("error", "abort", "aborted", "cancelled")  # of OpenRouter, vLLM, SGLang and others
 _SHORTEST_SECRET = 6  # shorter values are placeholders ("none", "x") and would garble every message
 _SURELY_SECRET = 16  # from here on a key can't stand in an honest answer by chance
 
@@ -138,8 +139,7 @@ def read_reply(data: bytes, *, chat: bool, secret: str | None = None) -> Answer:
     finish = choices[0].get("finish_reason")
     if finish is not None and not isinstance(finish, str):
         raise _shape("finish_reason is no text")
-    if finish == "content_filter":
-        raise Failure("withheld the answer (finish_reason content_filter)", retryable=False)
+    refuse_unfinished(finish)
     text = _text(choices[0], chat=chat)
     usage = body.get("usage")
     counts = usage if isinstance(usage, dict) else {}
@@ -149,6 +149,14 @@ def read_reply(data: bytes, *, chat: bool, secret: str | None = None) -> Answer:
         prompt_tokens=count(counts.get("prompt_tokens")),
         generated_tokens=count(counts.get("completion_tokens")),
     )
+
+
+def refuse_unfinished(finish: str | None) -> None:
+    """Raises Failure where a server says that it gave no whole answer, for another reason than its length."""
+    if finish == "content_filter":
+        raise Failure("withheld the answer (finish_reason content_filter)", retryable=False)
+    if finish in _BROKEN_OFF:
+        raise Failure(f"broke off in the middle of its answer (finish_reason {finish})", retryable=True)
 
 
 def _text(choice: Mapping[str, object], *, chat: bool) -> str:

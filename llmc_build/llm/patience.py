@@ -25,7 +25,7 @@ class Patience:
     tries: int = 5
     base_s: float = 0.5  # the first wait is at most this
     cap_s: float = 30.0  # no wait of our own is longer
-    asked_cap_s: float = 60.0  # nor one that the server asks for
+    asked_most_s: float = 600.0  # one that the server asks for may be longer where the step's timeout is
 
     def wait_s(
         self,
@@ -42,6 +42,9 @@ class Patience:
         """
         if not failure.retryable:
             raise GiveUp("")
+        if left_s is None and not self._waits(failure.asked_s or 0.0, left_s):
+            asked = f"; it asks to wait {failure.asked_s:.0f} s"
+            raise GiveUp(f"{asked}: a step waits that long where it has a `timeout` that is longer")
         counted = tried if counted is None else counted
         if counted >= self.tries:
             raise GiveUp(f" ({tried} tries)" if tried > 1 else "")
@@ -49,22 +52,27 @@ class Patience:
             if left_s is not None and failure.asked_s >= left_s:
                 asked = f"; it asks to wait {failure.asked_s:.0f} s"
                 raise GiveUp(f"{asked}, and {left_s:.0f} s are left of the step's timeout")
-            return min(failure.asked_s, self.asked_cap_s)
+            return failure.asked_s
         wait = uniform(0.0, min(self.cap_s, self.base_s * 2.0 ** min(max(counted, 1) - 1, 60)))
         if left_s is not None and wait >= left_s:
             raise GiveUp(f"; the step's timeout leaves no time for another try ({tried} so far)")
         return wait
 
-    def pause_s(self, failure: Failure, in_vain: int) -> float:
+    def pause_s(self, failure: Failure, in_vain: int, *, left_s: float | None) -> float:
         """How long a server is sent nothing that asks for a pause; 0 when it is not waited for any more.
 
         `in_vain`: pauses with no answer between them, this one among them.  From the second on they grow,
-        for what the server asks for was too little.
+        for what the server asks for was too little.  `left_s`: as in `wait_s`, of whom it told.
         """
-        if in_vain >= self.tries:
+        asked_s = failure.asked_s or 0.0
+        if in_vain >= self.tries or not self._waits(asked_s, left_s):
             return 0.0
         least = _LEAST_PAUSE_S if in_vain < 2 else self.base_s * 2.0 ** min(in_vain - 2, 60)
-        return max(min(failure.asked_s or 0.0, self.asked_cap_s), min(least, self.cap_s))
+        return max(asked_s, min(least, self.cap_s))
+
+    def _waits(self, asked_s: float, left_s: float | None) -> bool:
+        """Whether anybody waits for a server so long: who has a time to wait, or not for very long."""
+        return asked_s <= self.asked_most_s or (left_s is not None and asked_s < left_s)
 
 
 class Limiter:

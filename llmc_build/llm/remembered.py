@@ -1,7 +1,8 @@
 """What outlives a worker: what is known of a model's bits, and states of long beginnings.
 
 Owns which of it is kept, and what it hangs on.  The files are `exactness`'s and `kvstore`'s.  Where there
-is no store, or it can't be written, nothing is remembered, and all goes on.
+is no store, or it can't be written, nothing is remembered, and all goes on; nor is what comes of a model
+file that was written while it is in use.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 from llmc_build.llm.exactness import FOLDER, Exactness, identity, read_exactness, write_exactness
 from llmc_build.llm.kvstore import LEAST, Entry, KvStore
-from llmc_build.llm.loading import Settings
+from llmc_build.llm.loading import Settings, is_as_it_was
 from llmc_build.llm.native import lib
 from llmc_build.llm.room import State
 from llmc_build.llm.shape import Decoding, Reading, common_length
@@ -27,6 +28,7 @@ class Remembered:
         `width`: of the room, where states fit into no other; else 0.
         """
         self.known = Exactness()
+        self._settings = settings
         self._folder = None
         self._states: KvStore | None = None
         self._stored: list[array[int]] = []  # beginnings that are in the store, or soon will be
@@ -54,7 +56,7 @@ class Remembered:
             self.known = replace(self.known, reading=reading)
         if decoding is not None:
             self.known = replace(self.known, decoding=decoding)
-        if self._folder is not None:
+        if self._folder is not None and is_as_it_was(self._settings):
             with contextlib.suppress(OSError):
                 write_exactness(self._folder, self.known)
 
@@ -74,7 +76,7 @@ class Remembered:
 
     def keep(self, tokens: array[int], state: State) -> None:
         """Has a state stored where it would spare enough that no stored one does."""
-        if self._states is None or len(tokens) < LEAST:
+        if self._states is None or len(tokens) < LEAST or not is_as_it_was(self._settings):
             return
         if len(tokens) - max((common_length(one, tokens) for one in self._stored), default=0) >= LEAST:
             self._stored.append(tokens)

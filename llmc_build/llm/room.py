@@ -222,21 +222,25 @@ class Room:
 
 
 def exchanged(
-    room: Room, slots: Items[int], open_room: Callable[[int, int], Room], width: int, cells: int
+    room: Room, slots: Items[int], open_room: Callable[[int, int], Room], sizes: Items[tuple[int, int]]
 ) -> tuple[Room, RoomError | None]:
     """Another room in the place of one, which is closed; some slots hold what they held.
 
-    It is of that width and so many cells, or as large as the old one where the error says why it can't be.
-    Raises RoomError where nothing can be opened.
+    It is of the first of some sizes (slots, tokens of each) that can be opened, or as large as the old one
+    where the error says why none can be.  Raises RoomError where nothing can be opened.
     """
     try:
         states = [(slot, room.save(slot)) for slot in slots]
     finally:
         room.close()
-    try:
-        made, why = open_room(width, cells), None
-    except RoomError as error:
-        made, why = open_room(room.width, room.cells), error
+    made, why = None, None
+    for width, cells in sizes:
+        try:
+            made, why = open_room(width, cells), None
+            break
+        except RoomError as error:
+            why = error
+    made = made or open_room(room.width, room.cells)
     for slot, state in states:
         if not made.load(slot, state):
             made.close()

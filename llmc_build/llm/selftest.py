@@ -4,9 +4,10 @@ Owns the trials.  Their outcome is a `shape.Reading` and a `shape.Decoding`; `ex
 
 A trial computes something in the canonical way and in the way that is tried, and compares the bits of all
 logits.  How prompts may be cut is tried on a few tokens that are arbitrary, but always the same, for
-kernels choose their path by shapes, not by values; between two calls of llama.cpp it yields, so that the
-worker can go on listening.  A width is tried on the very sequences that want it, when they want it: what is
-computed in the canonical way is their next token, and only the other computation is one more.
+kernels choose their path by shapes, not by values (models with experts are the exception: how many tokens
+meet in an expert hangs on all that are computed together); between two calls of llama.cpp it yields, so that
+the worker can go on listening.  A width is tried on the very sequences that want it, when they want it: what
+is computed in the canonical way is their next token, and only the other computation is one more.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from llmc_build.llm.room import Room, RoomError, Work
 from llmc_build.llm.shape import GRID, Reading, next_border
 from llmc_build.llm.vocabulary import Vocabulary
-
-LIMIT_S = 30.0  # what is not known after that much time counts as not so
 
 _PROMPT = 87  # tokens: no multiple of any number of columns that kernels take together
 _CUTS = {1: 41, 8: 40, GRID: 2 * GRID}  # alignment -> where the prompt is cut to try it
@@ -43,45 +42,38 @@ class Tokens:
         return found
 
 
-class _Late(Exception):
-    """The time is up."""
-
-
-class Clock:
-    def __init__(self, limit_s: float = LIMIT_S) -> None:
-        self._end = time.monotonic() + limit_s
-
-    def check(self) -> None:
-        if time.monotonic() > self._end:
-            raise _Late
-
-
-def try_reading(open_room: Callable[[int], Room], tokens: Tokens, found: Callable[[Reading], None]) -> Trial:
+def try_reading(
+    open_room: Callable[[int], Room],
+    tokens: Tokens,
+    found: Callable[[Reading], None],
+    *,
+    whole_pieces: bool = False,
+) -> Trial:
     """Tells `found` how prompts may be cut; raises RoomError where there is no memory to try.
 
-    `open_room` opens a room of so many slots.
+    `open_room` opens a room of so many slots.  There is no limit of time: it takes a few hundred tokens, and
+    the slower a model is the more it spares.  `whole_pieces`: only what leaves every piece as it is.
     """
-    clock, prompt, reading = Clock(), tokens.take(1, _PROMPT), Reading()
+    prompt, reading = tokens.take(1, _PROMPT), Reading()
     room = open_room(2)
     try:
-        wanted = yield from _rest(room, 0, prompt, 0, Reading(), clock)
+        wanted = yield from _rest(room, 0, prompt, 0, Reading())
         donor = room.save(0) if room.saves(_PROMPT) else None
         for align, cut in _CUTS.items():
+            if whole_pieces and align < GRID:
+                continue
             merged = Reading(merged=align < GRID)
             # as when another prompt has the same beginning: what comes after it is cut off
             if donor is None or not (room.load(1, donor) and room.cut(1, cut)):
                 break
-            if (yield from _rest(room, 1, prompt, cut, merged, clock)) == wanted:
+            if (yield from _rest(room, 1, prompt, cut, merged)) == wanted:
                 reading = Reading(merged=merged.merged, align=align)
                 break
             yield
-            clock.check()
-        if not reading.merged:
+        if not reading.merged and not whole_pieces:
             room.clear(1)
-            whole = yield from _rest(room, 1, prompt, 0, Reading(merged=True), clock)
+            whole = yield from _rest(room, 1, prompt, 0, Reading(merged=True))
             reading = Reading(merged=whole == wanted, align=reading.align)
-    except _Late:
-        pass
     finally:
         room.close()
     found(reading)
@@ -125,7 +117,7 @@ def try_width(
 
 
 def _rest(
-    room: Room, slot: int, prompt: Sequence[int], at: int, reading: Reading, clock: Clock
+    room: Room, slot: int, prompt: Sequence[int], at: int, reading: Reading
 ) -> Generator[None, None, bytes]:
     """Computes a prompt from `at` on; the logits of its last token."""
     while True:
@@ -135,4 +127,3 @@ def _rest(
             return room.logits(rows[0])
         at = end
         yield
-        clock.check()

@@ -71,14 +71,16 @@ def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
     """The engine, or None and why there is none."""
     try:
         from llmc_build.llm.engine import Engine, LoadError, Settings
+        from llmc_build.llm.loading import stamp_of
     except ImportError as error:
         missing = (error.name or "").partition(".")[0] in ("llama_cpp", "numpy")
         return None, _NO_ENGINE if missing else f"llama.cpp can't be used: {error}"
     except (OSError, RuntimeError) as error:  # a shared library that is missing or does not fit
         return None, f"llama.cpp can't be used: {_line(error)}"
-    kept = _whole(config.get("kv_cache"))
+    given = {"kept": _whole(config.get("kv_cache")), "states": _whole(config.get("states"))}
     settings = Settings(
         path=str(config["path"]),
+        stamp=stamp_of(config),
         context=_whole(config.get("context")),
         threads=_whole(config.get("threads")),
         gpu_layers=_whole(config.get("gpu_layers")),
@@ -87,7 +89,7 @@ def _load(config: Mapping[str, Json]) -> tuple[Engine | None, str]:
         store=Path(str(config["cas"])) if config.get("cas") else None,
         model=str(config["model"]) if config.get("model") else None,
         engine=str(config.get("engine") or ""),
-        **({} if kept is None else {"kept": kept}),
+        **{name: size for name, size in given.items() if size is not None},
     )
     try:
         return Engine(settings), ""

@@ -11,10 +11,13 @@ depends on the prompt alone:
 - a prompt of n tokens is cut at every multiple of GRID that leaves at least TAIL tokens for the last piece;
 - the tokens of the answer are computed one by one.
 
+In models with experts a token's path also depends on which tokens are computed with it.  So nothing is used
+of them but beginnings of whole pieces, which are computed with the same tokens wherever they stand.
+
 Everything else (larger pieces, beginnings that were computed for another prompt, several sequences
 together) is used as far as it was seen to give the same bits.  A beginning that ends at a multiple of GRID
-is always computed in the same pieces, whatever prompt it belongs to; so with nothing else known, that is
-where one may be used.
+is computed in the same pieces, whatever prompt it belongs to, unless it reaches into that one's last piece,
+which may be larger; so with nothing else known, that is where one may be used.
 """
 
 from __future__ import annotations
@@ -52,23 +55,30 @@ ALONE = Decoding(costs={1: 1.0})
 _LADDER = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)  # widths that others are made of
 
 
-def usable(common: int, length: int, reading: Reading) -> int:
-    """How much of a beginning of `common` tokens a prompt of `length` may take from another."""
+def usable(common: int, length: int, reading: Reading, source: int) -> int:
+    """How much of a beginning of `common` tokens a prompt of `length` may take from one of `source`."""
     if not reading.align:
         return 0
     most = min(common, length - TAIL)
+    if not reading.merged:  # the last piece of a prompt may be larger than another's in its place
+        most = min(most, _last(source))
     return max(0, most // reading.align * reading.align)
 
 
 def next_border(at: int, length: int, reading: Reading) -> int:
     """Where the piece that begins at `at` ends."""
-    last = max(0, (length - TAIL) // GRID * GRID)  # the beginning of the last piece
+    last = _last(length)
     if not reading.merged:
         following = (at // GRID + 1) * GRID
         return following if following <= last else length
     if length - at <= CHUNK:
         return length
     return min((at + CHUNK) // GRID * GRID, last)
+
+
+def _last(length: int) -> int:
+    """Where the last piece of a prompt begins."""
+    return max(0, (length - TAIL) // GRID * GRID)
 
 
 def widths(active: int, decoding: Decoding, limit: int) -> list[int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from llmc_build.llm.openai import MAX_REPLY, Answer, Failure, clean, count, server_error
+from llmc_build.llm.openai import MAX_REPLY, Answer, Failure, clean, count, refuse_unfinished, server_error
 
 
 class Stream:
@@ -53,8 +53,7 @@ class Stream:
         self._dispatch()
         if not self.done and self._finish is None:
             raise Failure("broke off in the middle of its answer", retryable=True)
-        if self._finish == "content_filter":
-            raise Failure("withheld the answer (finish_reason content_filter)", retryable=False)
+        refuse_unfinished(self._finish)
         prompt = count(self._usage.get("prompt_tokens"))
         generated = count(self._usage.get("completion_tokens"))
         return Answer(

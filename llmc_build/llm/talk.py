@@ -165,7 +165,9 @@ class Conversation:
         try_s: float,
         log: Log,
         progress: Callable[[dict[str, Json]], None],
+        sent: Callable[[], None],
     ) -> None:
+        """`sent` is called before anything is sent that may cost something."""
         self._ask = ask
         self._client = client
         self._known = known
@@ -174,8 +176,10 @@ class Conversation:
         self._try_s = try_s
         self._log = log
         self._progress = progress
+        self._tell_sent = sent
         self._told_s = 0.0  # when progress was last told, monotonic
         self._held = ""  # the end of what came of the answer, which is not in the log yet
+        self._limit: asyncio.Timeout | None = None  # of all tries
         self._early = 0  # tries that only came too early
         self.tried = 0  # tries begun
         self.prompt_tokens: int | None = None  # of all tries that told
@@ -199,13 +203,13 @@ class Conversation:
 
         `limit` is the caller's running timeout without an end; it gets its end with the first slot.
         """
+        self._limit = limit
         with self._known.gate.visit():
             while True:
                 try:
                     return await self._in_turn(limit, timeout_s)
                 except Failure as failure:
-                    end = limit.when()
-                    wait_s = self._wait_s(failure, None if end is None else end - _now())
+                    wait_s = self._wait_s(failure, self._left_s)
                     paces = failure.paces  # then the gate waits
                 self._progress({"tries": self.tried, "wait_s": wait_s})
                 await asyncio.sleep(0 if paces else wait_s)
@@ -235,6 +239,12 @@ class Conversation:
                         raise
 
     @property
+    def _left_s(self) -> float | None:
+        """What is left of the step's timeout; None: it has none."""
+        end = self._limit.when() if self._limit is not None else None
+        return None if end is None else end - _now()
+
+    @property
     def _usage_matters(self) -> bool:
         return self._ask.texts is None and (self._ask.prices is not None or self._ledger.is_limited)
 
@@ -244,6 +254,8 @@ class Conversation:
         charge.spent = Amount()
         await gate.opened(slot)
         charge.spent = None  # from here on nobody knows
+        if self.tried == 1:
+            self._tell_sent()
         try:
             async with asyncio.timeout(self._try_s) as limit:
                 answer = await self._asked(form, charge)
@@ -253,7 +265,7 @@ class Conversation:
                 charge.spent = Amount()
             if failure.paces:
                 self._early += 1
-                gate.pause(slot, functools.partial(self._patience.pause_s, failure))
+                gate.pause(slot, functools.partial(self._patience.pause_s, failure, left_s=self._left_s))
             raise
         except TimeoutError:
             slot.overloaded = True

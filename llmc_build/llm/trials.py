@@ -30,8 +30,12 @@ class Trials:
         fast: bool,
         room: Callable[[int, int], Room],
         tokens: Tokens,
+        experts: bool,
     ) -> None:
-        """`room` opens a room for a trial: so many slots, of so many tokens."""
+        """`room` opens a room for a trial: so many slots, of so many tokens.
+
+        `experts`: the model has experts, so that no trial tells of other tokens than those that it is about.
+        """
         self._remembered = remembered
         self._parallel = parallel
         self._room = room
@@ -40,7 +44,8 @@ class Trials:
         known = remembered.known
         self._reading: Reading | None = known.reading
         self._decoding: Decoding = known.decoding or ALONE
-        self._tries_widths = True
+        self._experts = experts
+        self._tries_widths = not experts
         if fast:
             self._reading = FREE
             self._decoding = Decoding(costs={width: 1.0 + width for width in range(1, parallel + 1)})
@@ -75,7 +80,7 @@ class Trials:
 
     def facts(self) -> dict[str, Json]:
         found: dict[str, Json] = {}
-        if self._decoding is not ALONE:
+        if self._decoding is not ALONE or not self._tries_widths:
             found["widths"] = [*sorted(self._decoding.costs)]
         if self._reading is not None:
             found["reuse_align"] = self._reading.align
@@ -117,7 +122,7 @@ class Trials:
                     spared += max(best(sequence.tokens), *shared, 0)
                 before.append(sequence)
             if spared >= _WORTH:
-                return try_reading(self._open, self._tokens, self._learn_reading)
+                return try_reading(self._open, self._tokens, self._learn_reading, whole_pieces=self._experts)
         return None
 
     def _open(self, width: int) -> Room:

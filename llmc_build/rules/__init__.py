@@ -62,6 +62,7 @@ class ModelId:
     reference: str  # as the user wrote it; for messages only
     hash: str | None = None  # SHA-256 of the GGUF file
     path: str | None = None  # where it lies on this machine; never in a key
+    stamp: tuple[int, ...] | None = None  # of the file, from before its bytes were read; never in a key
     engine: str = ""  # "llama-cpp-python 0.3.36 cpu", "openai-chat/1"
     base_url: str | None = None
     remote_name: str | None = None  # the server's name for the model

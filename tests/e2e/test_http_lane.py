@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -25,6 +26,7 @@ import pytest
 from llmc_build.execute.channel import Channel
 from llmc_build.execute.pool import Pool
 from llmc_build.execute.protocol import Done, Lane, Status, Task
+from llmc_build.execute.residence import Room
 from llmc_build.llm import http
 from llmc_build.llm.patience import Limiter
 from llmc_build.model import Digest
@@ -216,7 +218,7 @@ class Worker:
             assert message is not None, "the lane said nothing in time"
             if message["op"] == "progress":
                 self.progress.append(message)
-            else:
+            elif message["op"] == "done":
                 assert message["id"] not in self._ends, "a request ended twice"
                 self._ends[message["id"]] = message
         return self._ends[number]
@@ -413,6 +415,22 @@ def test_a_wait_longer_than_the_timeout_fails_at_once(worker: Worker, serve: Ser
         f"{server.host} answered 429: try later; "
         "it asks to wait 3600 s, and 30 s are left of the step's timeout"
     )
+
+
+def test_a_wait_that_nobody_wants_fails_each_at_once_and_those_in_line_too(
+    workers: Workers, serve: Serve
+) -> None:
+    server = serve(error(429, Retry_After="3600"))
+    worker = workers()
+    numbers = [worker.start(server) for _ in range(20)]
+    begun = time.monotonic()
+    errors = {worker.end(number)["error"] for number in numbers}
+    assert time.monotonic() - begun < 5
+    assert errors == {
+        f"{server.host} answered 429: try later; it asks to wait 3600 s: a step waits that long where it has "
+        "a `timeout` that is longer"
+    }
+    assert len(server.requests) == 20
 
 
 @pytest.mark.parametrize(
@@ -910,7 +928,7 @@ def test_the_lane_runs_in_a_process_of_its_own_and_ends_with_its_channel(
 ) -> None:
     """As the pool starts it: the key only in the environment, nothing on its output, an end at EOF."""
     said = _in_a_process(tmp_path, serve(error(500, KEY), ok).base_url, "whole")
-    assert [message["op"] for message in said] == ["ready", "progress", "done"]
+    assert [message["op"] for message in said] == ["ready", "sent", "progress", "done"]
     assert value(said[-1]) == b"yes"
     assert KEY not in json.dumps(said)
 
@@ -939,6 +957,32 @@ def test_the_pool_runs_the_lane_with_the_key_of_its_environment(serve: Serve, tm
     }
     assert good.requests[0].headers["authorization"] == f"Bearer {KEY}"
     assert bad.dropped.wait(5)
+
+
+def test_what_a_killed_worker_had_sent_is_sent_once_more_and_that_is_said(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """Eight had been sent, and may have been answered; four stood in line, and can't have cost anything."""
+    server, notes = serve(*[hang] * 8, ok), list[str]()
+    with Pool(1, tmp_path / "cas", models=Room(note=notes.append)) as pool:
+        lane = Lane(kind="http")
+        for number in range(12):
+            request: dict[str, Any] = {"base_url": server.base_url, "model": "tiny", "messages": MESSAGES}
+            pool.submit(Task(id=number, lane=lane, request={**request, "chat": True, "sampling": SAMPLING}))
+        limit = time.monotonic() + 20
+        while len(server.requests) < 8:
+            assert time.monotonic() < limit
+            pool.wait(0.05)
+        (worker,) = pool._lanes[lane].workers
+        os.kill(worker.pid, signal.SIGKILL)
+        ends: list[Done] = []
+        while len(ends) < 12 and time.monotonic() < limit:
+            ends += [item for item in pool.wait(1) if isinstance(item, Done)]
+    assert [end.status for end in ends] == [Status.OK] * 12
+    assert len(server.requests) == 20
+    assert notes == [
+        "the worker died: killed by SIGKILL; 8 requests that it had sent may be charged twice: asked again"
+    ]
 
 
 def test_without_httpx_a_step_fails_with_what_to_install(serve: Serve, tmp_path: Path) -> None:

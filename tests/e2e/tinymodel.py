@@ -5,6 +5,7 @@ What they say is nonsense; how it is computed is not.  The format is that of ggm
 
 from __future__ import annotations
 
+import itertools
 import struct
 from pathlib import Path
 
@@ -17,7 +18,7 @@ Value = str | int | float | bool | list[str] | list[int]
 _ALIGN = 32
 _F32, _F16, _Q8_0 = 0, 1, 8  # ggml types
 _U32, _I32, _FLOAT, _BOOL, _STRING, _LIST = 4, 5, 6, 7, 8, 9  # GGUF types
-_FILE_TYPES = {_F16: 1, _Q8_0: 7}
+_FILE_TYPES = {_F32: 0, _F16: 1, _Q8_0: 7}
 TEMPLATE = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}<s>assistant\n"
 
 _DIM, _FF, _HEADS, _KV_HEADS, _HEAD = 256, 512, 4, 2, 64
@@ -33,10 +34,85 @@ def write_gemma3(path: Path, *, layers: int = 6, window: int = 192, seed: int = 
     return _write(path, "gemma3", _F16, layers, seed, {"attention.sliding_window": window})
 
 
-def _write(path: Path, arch: str, kind: int, layers: int, seed: int, more: dict[str, Value]) -> Path:
+def write_moe(path: Path, *, experts: int = 8, seed: int = 4) -> Path:
+    """A model of the architecture llama in Q8_0, two of whose experts compute each token."""
     rng = np.random.default_rng(seed)
+    fields = _fields("llama", _Q8_0)
+    of_model: dict[str, Value] = {
+        "block_count": 3,
+        "context_length": 4096,
+        "embedding_length": _DIM,
+        "feed_forward_length": _FF,
+        "attention.head_count": _HEADS,
+        "attention.head_count_kv": _KV_HEADS,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        "rope.dimension_count": _HEAD,
+        "expert_count": experts,
+        "expert_used_count": 2,
+    }
+    fields |= {f"llama.{name}": value for name, value in of_model.items()}
+    tensors: list[tuple[str, int, Array]] = []
+
+    def matrix(name: str, *shape: int, scale: float = 1.0, kind: int = _Q8_0) -> None:
+        values = rng.standard_normal(shape, dtype=np.float32) * scale * shape[-1] ** -0.5
+        tensors.append((f"{name}.weight", kind, values))
+
+    matrix("token_embd", len(_alphabet()), _DIM, scale=16.0)
+    matrix("output", len(_alphabet()), _DIM, scale=4.0)
+    tensors.append(("output_norm.weight", _F32, np.ones(_DIM, np.float32)))
+    for block in ("blk.0.", "blk.1.", "blk.2."):
+        tensors += [(f"{block}{n}_norm.weight", _F32, np.ones(_DIM, np.float32)) for n in ("attn", "ffn")]
+        matrix(f"{block}attn_q", _HEADS * _HEAD, _DIM)
+        matrix(f"{block}attn_k", _KV_HEADS * _HEAD, _DIM)
+        matrix(f"{block}attn_v", _KV_HEADS * _HEAD, _DIM)
+        matrix(f"{block}attn_output", _DIM, _HEADS * _HEAD)
+        matrix(f"{block}ffn_gate_inp", experts, _DIM, kind=_F32)
+        matrix(f"{block}ffn_gate_exps", experts, _FF, _DIM)
+        matrix(f"{block}ffn_up_exps", experts, _FF, _DIM)
+        matrix(f"{block}ffn_down_exps", experts, _DIM, _FF)
+    path.write_bytes(_file(fields, tensors))
+    return path
+
+
+def write_gpt2(path: Path, *, context: int = 128, seed: int = 3) -> Path:
+    """A model of the architecture gpt2 in F32, which knows positions by a table: so many and no more."""
+    rng = np.random.default_rng(seed)
+    fields = _fields("gpt2", _F32)
+    of_model: dict[str, Value] = {
+        "block_count": 2,
+        "context_length": context,
+        "embedding_length": _DIM,
+        "feed_forward_length": _FF,
+        "attention.head_count": _HEADS,
+        "attention.layer_norm_epsilon": 1e-5,
+    }
+    fields |= {f"gpt2.{name}": value for name, value in of_model.items()}
+    tensors: list[tuple[str, int, Array]] = []
+
+    def tensor(name: str, *shape: int) -> None:
+        near = 1.0 if name.endswith("norm.weight") else 0.0
+        tensors.append((name, _F32, (near + 0.1 * rng.standard_normal(shape)).astype(np.float32)))
+
+    tensor("token_embd.weight", len(_alphabet()), _DIM)
+    tensor("position_embd.weight", context, _DIM)
+    shapes = {"attn_qkv": 3 * _DIM, "attn_output": _DIM, "ffn_up": _FF, "ffn_down": _DIM}
+    for place in (
+        "output_norm",
+        *(f"blk.{i}.{name}" for i in range(2) for name in ("attn_norm", "ffn_norm")),
+    ):
+        tensor(f"{place}.weight", _DIM)
+        tensor(f"{place}.bias", _DIM)
+    for i, (name, rows) in itertools.product(range(2), shapes.items()):
+        tensor(f"blk.{i}.{name}.weight", rows, _FF if name == "ffn_down" else _DIM)
+        tensor(f"blk.{i}.{name}.bias", rows)
+    path.write_bytes(_file(fields, tensors))
+    return path
+
+
+def _fields(arch: str, kind: int) -> dict[str, Value]:
+    """What a file says of itself, but for what its architecture asks for."""
     tokens = _alphabet()
-    fields: dict[str, Value] = {
+    return {
         "general.architecture": arch,
         "general.file_type": _FILE_TYPES[kind],
         "tokenizer.ggml.model": "gpt2",
@@ -49,6 +125,12 @@ def _write(path: Path, arch: str, kind: int, layers: int, seed: int, more: dict[
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.chat_template": TEMPLATE,
     }
+
+
+def _write(path: Path, arch: str, kind: int, layers: int, seed: int, more: dict[str, Value]) -> Path:
+    rng = np.random.default_rng(seed)
+    tokens = _alphabet()
+    fields = _fields(arch, kind)
     of_model: dict[str, Value] = {
         "block_count": layers,
         "context_length": 4096,

@@ -62,7 +62,7 @@ def test_what_is_taken_from_elsewhere_leaves_pieces_of_allowed_sizes(
     length: int, common: int, align: int
 ) -> None:
     reading = Reading(merged=True, align=align)
-    start = usable(min(common, length), length, reading)
+    start = usable(min(common, length), length, reading, 2000)
     assert start % align == 0
     assert start <= max(0, length - TAIL)
     borders = [start, *pieces(length, reading, start)]
@@ -72,8 +72,19 @@ def test_what_is_taken_from_elsewhere_leaves_pieces_of_allowed_sizes(
 
 
 def test_nothing_is_taken_from_elsewhere_until_it_is_known_to_be_right() -> None:
-    assert usable(500, 600, Reading()) == 0
-    assert usable(500, 600, Reading(align=GRID)) == 480
+    assert usable(500, 600, Reading(), 600) == 0
+    assert usable(500, 600, Reading(align=GRID), 600) == 480
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_where_pieces_matter_a_beginning_is_taken_only_if_it_was_computed_in_the_same_ones(
+    length: int, source: int
+) -> None:
+    reading = Reading(align=GRID)
+    start = usable(min(length, source), length, reading, source)
+    before = [border for border in pieces(length, reading) if border <= start]
+    assert before == [border for border in pieces(source, reading) if border <= start]
+    assert start == max([*before, 0])
 
 
 @given(st.integers(1, 40), st.sets(st.integers(2, 16)), st.integers(0, 20))

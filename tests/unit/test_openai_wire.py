@@ -301,9 +301,12 @@ def test_a_wait_is_drawn_from_its_whole_range() -> None:
     assert asked == [(0.0, 1.0)]
 
 
-@pytest.mark.parametrize(("asked_s", "wait_s"), [(0.0, 0.0), (7.0, 7.0), (3600.0, 60.0)])
-def test_what_the_server_asks_for_is_waited_up_to_a_minute(asked_s: float, wait_s: float) -> None:
-    assert Patience().wait_s(busy(asked_s), tried=1, left_s=None, uniform=longest) == wait_s
+@pytest.mark.parametrize(
+    ("asked_s", "left_s"), [(0.0, None), (7.0, None), (600.0, None), (7.0, 8.0), (3600.0, 3601.0)]
+)
+def test_what_the_server_asks_for_is_waited(asked_s: float, left_s: float | None) -> None:
+    assert Patience().wait_s(busy(asked_s), tried=1, left_s=left_s, uniform=longest) == asked_s
+    assert Patience().pause_s(busy(asked_s), 1, left_s=left_s) == max(asked_s, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +315,12 @@ def test_what_the_server_asks_for_is_waited_up_to_a_minute(asked_s: float, wait_
         (Failure("answered 400", retryable=False), 1, None, ""),
         (busy(), 5, None, " (5 tries)"),
         (busy(120.0), 1, 30.0, "; it asks to wait 120 s, and 30 s are left of the step's timeout"),
+        (
+            busy(601.0),
+            1,
+            None,
+            "; it asks to wait 601 s: a step waits that long where it has a `timeout` that is longer",
+        ),
         (busy(), 3, 0.1, "; the step's timeout leaves no time for another try (3 so far)"),
     ],
 )
@@ -335,12 +344,13 @@ def test_tries_that_only_came_too_early_may_be_left_out() -> None:
         (0.0, 2, 0.5),
         (0.0, 4, 2.0),
         (3.0, 4, 3.0),
-        (900.0, 1, 60.0),
+        (590.0, 1, 590.0),
+        (900.0, 1, 0.0),
         (9.0, 5, 0.0),
     ],
 )
 def test_a_pause_is_what_is_asked_for_and_grows_in_vain(asked_s: float, in_vain: int, pause_s: float) -> None:
-    assert Patience(tries=5, base_s=0.5).pause_s(busy(asked_s), in_vain) == pause_s
+    assert Patience(tries=5, base_s=0.5).pause_s(busy(asked_s), in_vain, left_s=None) == pause_s
 
 
 # ---------------------------------------------------------------- limits

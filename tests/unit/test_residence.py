@@ -28,6 +28,8 @@ def serve(channel, config):
         while True:
             message = channel.recv(0.01 if jobs else None)
             if message is not None and message["op"] == "run":
+                if message["request"].get("sent"):
+                    channel.send({"op": "sent", "id": message["id"]})
                 jobs.append((time.monotonic() + message["request"].get("for_s", 0), message))
                 with open(config["log"], "a") as log:
                     log.write(f"{message['id']} {len(jobs)}\\n")
@@ -52,7 +54,7 @@ class Models:
         self.pool = Pool(
             1,
             folder / "cas",
-            runners={"model": "fake_model_runner"},
+            runners={"model": "fake_model_runner", "http": "fake_model_runner"},
             models=room or Room(note=self.notes.append),
         )
         self._count = 0
@@ -185,6 +187,18 @@ def test_a_model_larger_than_the_limit_is_loaded_when_it_is_alone(
         assert all(done.status is Status.OK for done in models.ends().values())
 
 
+def test_a_worker_finds_modules_where_llmc_itself_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker could run another version of llmc than the build, where two are installed."""
+    (tmp_path / "click.py").write_text(RUNNER)  # as a package that is installed is called
+    monkeypatch.syspath_prepend(tmp_path)
+    with Pool(1, tmp_path / "cas", runners={"model": "click"}) as pool:
+        lane = Lane(kind="model", config={"log": str(tmp_path / "log")})
+        pool.submit(Task(id=1, lane=lane, request={}))
+        assert [done.status for done in pool.wait(20) if isinstance(done, Done)] == [Status.OK]
+
+
 # ---------------------------------------------------------------- who is to blame
 
 
@@ -208,6 +222,23 @@ def test_the_request_that_kills_its_worker_each_time_fails_alone(models: Models)
     deaths = [(task, beside) for task, beside in models.begun if task == tasks[1]]
     assert [beside for _, beside in deaths[1:]] == [1, 1]  # alone, twice, and then no more
     assert models.notes[0] == "the worker died: exit code 9; what it had to answer is asked again, each alone"
+
+
+def test_a_request_to_a_server_that_kills_its_worker_each_time_fails_alone(models: Models) -> None:
+    """They are asked together once more, since to ask them one by one takes long; then each alone."""
+    Path(f"{models.log}.deadly").touch()
+    with models.pool:
+        lane = Lane(kind="http", config={"log": str(models.log), "parallel": 3})
+        tasks = [models.ask(lane, for_s=0.5, sent=True), models.ask(lane, die=True, sent=True)]
+        in_line = models.ask(lane, for_s=0.5)
+        found = models.ends()
+    assert [found[task].status for task in (*tasks, in_line)] == [Status.OK, Status.CRASHED, Status.OK]
+    assert found[tasks[1]].error == "the worker died: exit code 9"
+    assert [beside > 1 for task, beside in models.begun if task == tasks[1]] == [True, True, False]
+    assert (
+        models.notes
+        == ["the worker died: exit code 9; 2 requests that it had sent may be charged twice: asked again"] * 2
+    )
 
 
 def test_requests_of_a_worker_that_was_killed_are_answered_by_another(models: Models) -> None:
@@ -269,6 +300,21 @@ def test_what_a_model_takes_is_read_from_its_header(tmp_path: Path) -> None:
     assert need.sequences == 2 * 2048 * 23_040  # as measured with SmolLM2-135M
     assert need.weights == file.stat().st_size
     assert need.whole == need.weights + need.sequences + need.computing
+    assert need.own == need.whole - need.weights + need.states
+
+
+def test_what_is_kept_of_beginnings_is_within_what_models_may_take(tmp_path: Path) -> None:
+    file = gguf(tmp_path / "m.gguf", context_length=2048, **SHAPE)
+
+    def states(limit: int | None) -> int:
+        return memory.need_of(file, context=None, parallel=2, limit=limit).states
+
+    whole = memory.need_of(file, context=None, parallel=2, limit=None).whole
+    assert states(None) == states(100 << 30) == 1 << 30
+    assert states(whole + (4 << 30)) == 512 << 20
+    assert states(whole + (100 << 20)) == 2048 * 23_040  # that of one prompt
+    assert states(whole + 1000) == 1000
+    assert states(whole - 1000) == 0
 
 
 def test_as_many_requests_at_a_time_as_memory_suffices_for(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmc_build.llm import bodies
 from llmc_build.llm.bodies import Form, relaxed
-from llmc_build.llm.openai import Answer, Failure, read_embeddings
+from llmc_build.llm.openai import Answer, Failure, read_embeddings, read_reply
 from llmc_build.llm.stream import Stream
 
 KEY = "sk-0123456789abcdefghijkl"
@@ -95,6 +95,20 @@ def test_what_is_in_the_usage_wins_over_what_was_counted() -> None:
         False,
         "length",
     )
+
+
+@pytest.mark.parametrize("finish", ["error", "abort"])
+def test_an_answer_that_a_server_broke_off_is_none(finish: str) -> None:
+    """vLLM and OpenRouter end a reply so, in order, with what there was of the text."""
+    whole = {"choices": [{"message": {"content": "The ans"}, "finish_reason": finish}]}
+    for reading in (
+        lambda: read(event(piece("The ans")), event(piece("", finish)), DONE),
+        lambda: read_reply(json.dumps(whole).encode(), chat=True),
+    ):
+        with pytest.raises(Failure) as caught:
+            reading()
+        assert caught.value.retryable
+        assert caught.value.text == f"broke off in the middle of its answer (finish_reason {finish})"
 
 
 SCHEMA = {"kind": "schema", "schema": {}}
