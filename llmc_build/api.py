@@ -105,15 +105,15 @@ def build(
     paths = _files(files, config)
     with Ahead(config, paths, idle=dry_run) as ahead:
         # Imported only now: that takes about as long as what was just begun.
-        from llmc_build.binder import Options
         from llmc_build.collecting import loaded
         from llmc_build.report import Silent
         from llmc_build.session import Session
         from llmc_build.stopping import signals
         from llmc_build.store import occupied
+        from llmc_build.why import Options
 
         reporter = reporter or Silent()
-        options = Options(force=force, offline=offline, dry_run=dry_run)
+        options = Options(force=force, offline=offline, dry_run=dry_run, no_cache=no_cache)
         work = None if force or no_cache else _part(paths, config, environ, targets)
         work = work or _all(paths, config, targets)
         with occupied.shared(config.workspace / ".llmc"), signals() as stop, loaded():
@@ -121,7 +121,6 @@ def build(
                 session = Session(
                     config=config,
                     options=options,
-                    no_cache=no_cache,
                     environ=environ,
                     reporter=reporter,
                     stop=stop,

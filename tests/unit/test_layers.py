@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"stopping", "config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
     {"report"},
-    {"replies", "binding", "orders", "answers", "samples", "binder", "record"},
+    {"replies", "binding", "orders", "answers", "samples", "why", "binder", "record"},
     {"loop", "incremental"},
     {"ahead"},
     {"session", "doctor"},
