@@ -73,7 +73,6 @@ class Binder:
         """`outside`: what is read of targets that are not in the graph."""
         self._program = program
         self._store = store
-        self._inputs = inputs
         self._outputs = outputs
         self._lanes = lanes
         environ = dict(environ)  # os.environ decodes each variable whenever it is asked for

@@ -33,7 +33,6 @@ class Trials:
     ) -> None:
         """`room` opens a room for a trial: so many slots, of so many tokens."""
         self._remembered = remembered
-        self._parallel = parallel
         self._room = room
         self._tokens = tokens
         self._trial: Trial | None = None
