@@ -16,6 +16,8 @@ def main() -> int:
         if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # else: nohup
             signal.signal(number, _ended)
     _write_whole()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: what it can't hold is spelt out
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run()
         for stream in (sys.stdout, sys.stderr):

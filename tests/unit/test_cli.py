@@ -353,6 +353,16 @@ steps:
         assert (done.returncode, done.stderr) == (4, f"error: {text}\n")
 
 
+def test_what_standard_output_can_not_hold_is_spelt_out(space: Space) -> None:
+    """In a locale without Unicode, the log of a step that prints it was an internal error."""
+    space.write("workflow.yaml", "name: flow\nsteps:\n  - {name: one, command: \"echo 'é 日'\"}\n")
+    space.llmc("build")
+    done = space.llmc("log", "flow.one", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "\n\\xe9 \\u65e5\n" in done.stdout
+    assert space.llmc("show", "flow.one").stdout == "é 日\n"
+
+
 def test_validate_knows_the_names_of_models(space: Space) -> None:
     """A misspelt one was found when its step's turn came, perhaps after an hour."""
     space.write("llmc.yaml", "models: {big: /srv/big.gguf, far: {base_url: http://localhost:1/v1}}\n")
