@@ -188,7 +188,8 @@ def _why(error: OSError | ValueError) -> str:
 def _near(file: Path) -> str | None:
     """What may have been meant by a file that can't be read."""
     if file.is_dir():
-        return f"to build what is there: llmc build -C {file}"
+        any_there = any((file / name).is_file() for name in ("llmc.yaml", "workflow.yaml"))
+        return f"to build what is there: llmc build -C {file}" if any_there else None
     try:
         others = [entry.name for entry in os.scandir(file.parent) if entry.name.endswith((".yaml", ".yml"))]
     except OSError:

@@ -56,7 +56,8 @@ class Space:
 
 @pytest.fixture
 def space(tmp_path: Path) -> Space:
-    space = Space(tmp_path)
+    (tmp_path / "space").mkdir()
+    space = Space(tmp_path / "space")
     space.write("workflow.yaml", FLOW)
     return space
 
@@ -108,7 +109,8 @@ def test_version_goes_to_standard_output(space: Space) -> None:
             ["build", "workflw.yaml"],
             'error: workflw.yaml: no such file\n    hint: did you mean "workflow.yaml"?\n',
         ),
-        (["build", "../"], "error: ..: is a folder\n    hint: to build what is there: llmc build -C ..\n"),
+        (["build", "."], "error: .: is a folder\n    hint: to build what is there: llmc build -C .\n"),
+        (["build", ".."], "error: ..: is a folder\n"),
         (
             ["build", "flow.two"],
             "error: there is no file flow.two\n    hint: to build a target: llmc build -t flow.two\n",
