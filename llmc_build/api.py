@@ -389,9 +389,12 @@ def _files(files: Files, config: Config) -> list[Path]:
         if not found or not all(path.is_file() for path in found):
             found = [config.workspace / "workflow.yaml"]
         if not found[0].is_file():
+            here = sorted(p.name for p in config.workspace.glob("*.y*ml") if p.suffix in (".yaml", ".yml"))
+            others = ", ".join(name for name in here[:8] if name != "llmc.yaml")
             raise UsageError(
                 "no workflow file named, and there is no workflow.yaml here",
-                hint="llmc build FILE, or list the files under `workflows:` in llmc.yaml",
+                hint="llmc build FILE, or list the files under `workflows:` in llmc.yaml"
+                + (f"; there are: {others}" if others else ""),
             )
     return list(dict.fromkeys(found))
 

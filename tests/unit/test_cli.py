@@ -314,6 +314,17 @@ def test_clean_keeps_the_store_and_expunge_does_not(space: Space) -> None:
     assert last_line(space.llmc("build")).startswith("2 targets: 2 ran")
 
 
+def test_without_a_file_the_workflow_files_that_are_there_are_named(space: Space) -> None:
+    (space.folder / "workflow.yaml").rename(space.folder / "flow.yml")
+    space.write("llmc.yaml", "jobs: 2\n")
+    done = space.llmc("build")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: no workflow file named, and there is no workflow.yaml here\n"
+        "    hint: llmc build FILE, or list the files under `workflows:` in llmc.yaml; there are: flow.yml\n",
+    )
+
+
 def test_a_listed_file_that_is_missing_is_told_with_who_lists_it(space: Space) -> None:
     space.write("llmc.yaml", "workflows: [workflow.yaml, gone.yaml]\n")
     done = space.llmc("build")
