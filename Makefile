@@ -68,7 +68,7 @@ test: setup ## Run every test: unit, property, faults, end to end on a real mode
 	@$(BIN)/python -m pytest
 
 .PHONY: unit
-unit: setup ## Run the tests that take seconds and need no model
+unit: setup ## Run the tests that need no model and inject no faults; minutes
 	@$(BIN)/python -m pytest -q tests/unit
 
 .PHONY: faults

@@ -27,15 +27,18 @@ def main() -> int:
 
 
 def _write_whole() -> None:
-    """With `PYTHONUNBUFFERED` set, as in many containers, Python loses what one call of `write` leaves over.
+    """Nothing that is printed is lost, and what standard output can't hold is spelt out, as on standard error.
 
-    That is the rest after a signal, or on a disk that is getting full, where the next call would say so.
+    With `PYTHONUNBUFFERED` set, as in many containers, Python loses what one call of `write` leaves over: the
+    rest after a signal, or on a disk that is getting full, where the next call would say so.
     """
     raw = getattr(sys.stdout, "buffer", None)
     if isinstance(raw, io.RawIOBase):
         sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(raw), sys.stdout.encoding, sys.stdout.errors, line_buffering=raw.isatty()
+            io.BufferedWriter(raw), sys.stdout.encoding, line_buffering=raw.isatty()
         )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run() -> int:

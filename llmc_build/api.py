@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc_build.errors import (
+    ConfigError,
     Fault,
     NoSuchTarget,
     StoreError,
     UsageError,
+    WorkflowError,
     did_you_mean,
 )
 from llmc_build.model import BuildReport, TargetId, Workflow
@@ -56,10 +58,14 @@ def load(files: Files, *, workspace: Path | None = None) -> tuple[Workflow, ...]
 
 def validate(files: Files = (), *, workspace: Path | None = None) -> tuple[int, int]:
     """(workflows, steps) of files that could be built.  Raises WorkflowError with every fault."""
+    from llmc_build.lanes import misnamed
     from llmc_build.reading import load_program
 
     config = _config(workspace, {})
     program, _ = load_program(_files(files, config), config.workspace, store=config.cache_dir)
+    faults = misnamed(program.targets.values(), config.models, config.workspace)
+    if faults:
+        raise WorkflowError(faults)
     return len({target.step.workflow for target in program.targets.values()}), len(program.targets)
 
 
@@ -105,15 +111,15 @@ def build(
     paths = _files(files, config)
     with Ahead(config, paths, idle=dry_run) as ahead:
         # Imported only now: that takes about as long as what was just begun.
-        from llmc_build.binder import Options
         from llmc_build.collecting import loaded, loading
         from llmc_build.report import Silent
         from llmc_build.session import Session
         from llmc_build.stopping import signals
         from llmc_build.store import occupied
+        from llmc_build.why import Options
 
         reporter = reporter or Silent()
-        options = Options(force=force, offline=offline, dry_run=dry_run)
+        options = Options(force=force, offline=offline, dry_run=dry_run, no_cache=no_cache)
         with loading():
             work = None if force or no_cache else _part(paths, config, environ, targets)
         work = work or _all(paths, config, targets)
@@ -122,7 +128,6 @@ def build(
                 session = Session(
                     config=config,
                     options=options,
-                    no_cache=no_cache,
                     environ=environ,
                     reporter=reporter,
                     stop=stop,
@@ -226,7 +231,7 @@ def show(target: TargetId, *, workspace: Path | None = None) -> bytes:
     if path.is_symlink() or not path.is_file():
         known = [f"{p.parent.name}.{p.name}" for p in (home / "out").glob("*/*")]
         hint = did_you_mean(target, known) or "build it first: llmc build -t " + target
-        raise NoSuchTarget(Fault(headline=f"{target} has no value here", hint=hint))
+        raise _lacking(home, target, "has no value", hint)
     return path.read_bytes()
 
 
@@ -237,7 +242,8 @@ def log(target: TargetId, run: str = "latest", *, workspace: Path | None = None)
     """
     from llmc_build.store.runs import Runs
 
-    runs = Runs(_config(workspace, {}).workspace / ".llmc")
+    home = _config(workspace, {}).workspace / ".llmc"
+    runs = Runs(home)
     workflow, _, step = _one_target(target).partition(".")
     places = runs.all() if run == "latest" else [found for found in (runs.find(run),) if found]
     for place in places:
@@ -246,7 +252,24 @@ def log(target: TargetId, run: str = "latest", *, workspace: Path | None = None)
             return folder
     if run != "latest" and not places:
         raise NoSuchTarget(f"there is no run {run}", hint="runs are in .llmc/runs")
-    raise NoSuchTarget(f"{target} did not run{'' if run == 'latest' else f' in {run}'}, so it has no log")
+    if run != "latest":
+        raise NoSuchTarget(f"{target} did not run in {run}, so it has no log")
+    raise _lacking(home, target, "has no log", "only what ran has one, and not what came from the store")
+
+
+def _lacking(home: Path, target: TargetId, what: str, hint: str | None) -> NoSuchTarget:
+    """Why a target lacks its value or its log, by the newest run that speaks of it; else with `hint`."""
+    from llmc_build.store.runs import Runs
+
+    found = Runs(home).said_of(target)
+    why = {
+        "failed": f"it failed: {str(found.get('error')).partition(chr(10))[0]}",
+        "poisoned": f"it did not run, because {found.get('caused_by')} failed",
+        "skipped": f"it was skipped: {found.get('reason')}".removesuffix(": up to date"),
+    }.get(str(found.get("status")))
+    if why is not None:
+        return NoSuchTarget(f"{target} {what}: {why}")
+    return NoSuchTarget(f"{target} {what} here", hint=hint)
 
 
 def clean(*, workspace: Path | None = None, expunge: bool = False) -> list[str]:
@@ -355,14 +378,24 @@ def _files(files: Files, config: Config) -> list[Path]:
         found = [Path(file) for file in files]
     elif config.workflows:
         found = [config.workspace / file for file in config.workflows]
+        faults = [
+            Fault(headline=f"llmc.yaml: `workflows` lists {name}, which does not exist")
+            for name, path in zip(config.workflows, found, strict=True)
+            if not os.path.lexists(path)
+        ]
+        if faults:
+            raise ConfigError(faults)
     else:
         found = [config.workspace / file for file in last_files(str(config.workspace))]
         if not found or not all(path.is_file() for path in found):
             found = [config.workspace / "workflow.yaml"]
         if not found[0].is_file():
+            here = sorted(p.name for p in config.workspace.glob("*.y*ml") if p.suffix in (".yaml", ".yml"))
+            others = ", ".join(name for name in here[:8] if name != "llmc.yaml")
             raise UsageError(
                 "no workflow file named, and there is no workflow.yaml here",
-                hint="llmc build FILE, or list the files under `workflows:` in llmc.yaml",
+                hint="llmc build FILE, or list the files under `workflows:` in llmc.yaml"
+                + (f"; there are: {others}" if others else ""),
             )
     return list(dict.fromkeys(found))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from llmc_build import keys, plan, samples
+from llmc_build import plan, samples
 from llmc_build.answers import Answers, Verified
 from llmc_build.binding import Binding, Pending
 from llmc_build.environment import MissingSecret
@@ -38,18 +38,10 @@ from llmc_build.samples import Sampled, Samples
 from llmc_build.store import Record, Store
 from llmc_build.template import ConditionError
 from llmc_build.traces import Traces
+from llmc_build.why import Options, Reasons, Unknown
 
 MOST_PENDING = 1000  # targets that wait for a worker with what their keys were made of; others look again
 ELSEWHERE_S = 0.05  # how soon to look again for what another llmc process is running
-
-
-@frozen(kw_only=True)
-class Options:
-    """How the store is used."""
-
-    force: bool = False
-    offline: bool = False
-    dry_run: bool = False
 
 
 @frozen(kw_only=True)
@@ -81,7 +73,6 @@ class Binder:
         """`outside`: what is read of targets that are not in the graph."""
         self._program = program
         self._store = store
-        self._inputs = inputs
         self._outputs = outputs
         self._lanes = lanes
         environ = dict(environ)  # os.environ decodes each variable whenever it is asked for
@@ -90,7 +81,6 @@ class Binder:
         self._binding = Binding(self._reads, inputs, lanes, environ, self.traces)
         self._orders = Orders(self._reads, lanes, environ, workspace, scratch)
         self._options = options
-        self._last_key = last_key
         self._clock = clock
         self._answers = Answers(
             program=program,
@@ -104,12 +94,13 @@ class Binder:
             clock=clock,
         )
         self._samples = Samples(store, clock)
+        self._reasons = Reasons(options, store, last_key, self._expired)
         self._leaders: dict[str, TargetId] = {}  # key -> the target whose action runs
         self._done: dict[str, TargetId] = {}  # key -> a target of this build that has its result
         self.pending: dict[TargetId, Pending] = {}  # what missed, as far as it is remembered, and what runs
         self.keys: dict[TargetId, str] = {}
         self.warnings = self._binding.warnings
-        self.unknown: set[TargetId] = set()  # in a dry run: targets whose value can't be known
+        self.unknown = Unknown(inputs)
         self.restored = 0
         self.missed_offline = False
 
@@ -190,12 +181,10 @@ class Binder:
         """What a target's key is made of; or a verdict that needs no key."""
         try:
             found = self._program.targets[target]
-            if self.unknown:
-                uses = {use.producer for use in (*found.action.values, *found.condition_values.values())}
-                guessed = sorted(p for p in uses & self.unknown if p is not None)
-                if guessed:
-                    self.unknown.add(target)
-                    return plan.Hit(reason=f"would run: reads {guessed[0]}")
+            guessed = self.unknown.read_by(found)
+            if guessed is not None:
+                self.unknown.add(found.action)
+                return plan.Hit(reason=f"would run: reads {guessed}")
             if not self._binding.is_wanted(found):
                 return plan.Skip(reason=f"if: {found.step.condition} is false")
             return self._binding.bind(found.action)
@@ -269,9 +258,10 @@ class Binder:
         return ttl is not None and not 0 <= self._clock() - found.created < ttl
 
     def _miss(self, target: TargetId, pending: Pending) -> plan.Verdict:
-        reason = self._why(target, pending)
+        action = self._program.targets[target].action
+        reason = self._reasons.why(action, pending)
         if self._options.dry_run:
-            self.unknown.add(target)
+            self.unknown.add(action)
             return plan.Hit(reason=f"would run: {reason}")
         if self._options.offline:
             self.missed_offline = True
@@ -280,25 +270,7 @@ class Binder:
             self.pending[target] = pending
         if pending.cached:
             self._leaders[pending.key.hash] = target
-        action = self._program.targets[target].action
         return plan.Miss(reason=reason, lane=self._lanes.queue(action, pending.bound.model))
-
-    def _why(self, target: TargetId, pending: Pending) -> str:
-        if self._options.force:
-            return "forced"
-        if not pending.cached:
-            return "never cached"
-        last = self._last_key(target)
-        if last is None:
-            return "not built before"
-        if last == pending.key.hash:
-            return "its result is not in the store"
-        before = self._store.lookup(last, verify=False)
-        if before is None:
-            return "something it is made of changed"
-        changes = keys.difference(before.components, pending.key.components)
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-        return ", ".join(changes[:3]) + more
 
     # ------------------------------------------------------------ run
 

@@ -133,18 +133,27 @@ class ActionGraph:
             else [target for target in self.order if target.partition(".")[0] == pattern]
         )
         if not found:
-            workflows = {target.partition(".")[0] for target in self.order}
-            raise NoSuchTarget(
-                Fault(
-                    headline=f'no target matches "{pattern}"',
-                    hint=did_you_mean(pattern, [*sorted(workflows), *self.order])
-                    or f"there are {len(self)} targets in: {', '.join(sorted(workflows)[:8])}",
-                )
-            )
+            hint = _meant(pattern, self.order)
+            raise NoSuchTarget(Fault(headline=f'no target matches "{pattern}"', hint=hint))
         return found
 
     def heights(self) -> dict[TargetId, int]:
         return heights_of(self)
+
+
+def _meant(pattern: str, targets: Sequence[TargetId]) -> str:
+    """How a pattern that matches nothing may have been meant."""
+    workflow, dot, step = pattern.partition(".")
+    named = [target for target in targets if not dot and target.endswith(f".{pattern}")]
+    if named:
+        return f'a target is written workflow.step: did you mean "{named[0]}"?'
+    own = [target for target in targets if dot and target.startswith(f"{workflow}.")]
+    if own and step:
+        shown = ", ".join(target.partition(".")[2] for target in own[:8])
+        return did_you_mean(pattern, own) or f"workflow {workflow} has the steps {shown}"
+    workflows = sorted({target.partition(".")[0] for target in targets})
+    count = "is 1 target" if len(targets) == 1 else f"are {len(targets)} targets"
+    return did_you_mean(pattern, [*workflows, *targets]) or f"there {count} in: {', '.join(workflows[:8])}"
 
 
 class _Lists:

@@ -74,18 +74,18 @@ class Inputs:
             before = len(files)
             paths = set(self._expand(pattern))
             for path in paths:
-                if path not in files and self._visible(action.target, path):
+                if path not in files and self.visible(action.target, path):
                     stamps[path] = self._stamp(path)
                     entry = self._entry(path)
                     if entry is not None:
                         files[path] = entry
-            if not _MAGIC.isdisjoint(pattern):
+            if is_pattern(pattern):
                 if len(files) == before and not paths:
                     warnings.append(f"inputs: {pattern} matches no file")
             elif not any(p == pattern or p.startswith(f"{pattern}/") for p in files):
                 raise InputError(self._missing(action.target, pattern))
         for word in action.words:
-            if word not in files and self._is_plain_file(word) and self._visible(action.target, word):
+            if word not in files and self._is_plain_file(word) and self.visible(action.target, word):
                 stamps[word] = self._stamp(word)
                 entry = self._entry(word)
                 if entry is not None:
@@ -112,14 +112,14 @@ class Inputs:
                 if plain[word]:
                     found.add(word)
             real.update({path: self._real(path) for path in found if path not in real})
-            return {path for path in found if self._visible(action.target, path, real[path])}
+            return {path for path in found if self.visible(action.target, path, real[path])}
 
         return names
 
     def offers(self, target: TargetId, path: str) -> bool:
         """Whether something of that name is in the workspace that the step could have been given."""
         try:
-            return (self._workspace / path).exists() and self._visible(target, path)
+            return (self._workspace / path).exists() and self.visible(target, path)
         except (OSError, ValueError):
             return False
 
@@ -144,8 +144,8 @@ class Inputs:
         except (OSError, ValueError):
             return None
 
-    def _visible(self, target: TargetId, path: str, real: str | None = None) -> bool:
-        """`real`: where the path leads to, if that is known."""
+    def visible(self, target: TargetId, path: str, real: str | None = None) -> bool:
+        """Whether a target may read a file of that path.  `real`: where it leads to, if that is known."""
         if files.temp_owner(path.rpartition("/")[2]) is not None:
             return False  # an output that another build is writing, or was, when it was killed
         for name in {path, self._real(path) if real is None else real}:
@@ -182,7 +182,7 @@ class Inputs:
             raise InputError(f"input {path} can't be read: {error}") from None
 
     def _expand(self, pattern: str) -> Iterator[str]:
-        if _MAGIC.isdisjoint(pattern):
+        if not is_pattern(pattern):
             try:
                 is_folder = stat.S_ISDIR(os.stat(f"{self._root}/{pattern}").st_mode)
             except (OSError, ValueError):
@@ -209,6 +209,35 @@ class Inputs:
         if os.path.isdir(f"{self._root}/{pattern}"):
             return f"input {pattern} is a folder with no files in it"
         return f"input {pattern} does not exist in the workspace"
+
+
+def is_pattern(text: str) -> bool:
+    """Whether an entry of `inputs` is a glob."""
+    return not _MAGIC.isdisjoint(text)
+
+
+def would_match(pattern: str, path: str) -> bool:
+    """Whether `matching` would find a file of that path, were it there."""
+    parts, names = pattern.split("/"), path.split("/")
+    at = {0}  # parts of the pattern that the next name may be matched by
+    for number, name in enumerate(names):
+        for place in range(len(parts) - 1):
+            if place in at and parts[place] == "**":
+                at.add(place + 1)
+        is_file = number == len(names) - 1
+        after = set[int]()
+        for place in at:
+            part, last = parts[place], place == len(parts) - 1
+            if name.startswith(".") and not part.startswith("."):
+                continue
+            if is_file and last and fnmatch.fnmatchcase(name, part):
+                return True
+            if not is_file and part == "**":
+                after.add(place)
+            elif not is_file and not last and fnmatch.fnmatchcase(name, part):
+                after.add(place + 1)
+        at = after
+    return False
 
 
 def matching(root: str, pattern: str) -> Iterator[str]:

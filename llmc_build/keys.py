@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TAG = b"llmc-action/1\n"
 Files = Mapping[str, tuple[Digest, bool]]  # path -> content, executable
+NO_NAMES: Mapping[str, str] = {}
 
 _canonical = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
@@ -74,10 +75,12 @@ def key_of(components: dict[str, Json]) -> ActionKey:
     return ActionKey(hash=hashlib.sha256(TAG + encoded).hexdigest(), components=components, text=text)
 
 
-def difference(old: Mapping[str, Json], new: Mapping[str, Json]) -> tuple[str, ...]:
+def difference(
+    old: Mapping[str, Json], new: Mapping[str, Json], names: Mapping[str, str] = NO_NAMES
+) -> tuple[str, ...]:
     """What differs between two component sets, one phrase each, such as 'file notes.txt changed'.
 
-    Empty where they are equal.
+    Empty where they are equal.  `names`: slots of values -> what the user calls them; keys know no names.
     """
     found: list[str] = []
     for name in sorted(old.keys() | new.keys()):
@@ -85,7 +88,7 @@ def difference(old: Mapping[str, Json], new: Mapping[str, Json]) -> tuple[str, .
         if before == after:
             continue
         if isinstance(before, dict) and isinstance(after, dict):
-            found += _entries(name, before, after)
+            found += _entries(name, before, after, names if name == "values" else NO_NAMES)
         else:
             found.append(f"{_PHRASES.get(name, name)} changed")
     return tuple(found)
@@ -95,14 +98,17 @@ _PHRASES = {"rule_version": "llmc's rule", "cache_version": "cache version", "mo
 _ONE_OF = {"files": "file", "env": "variable", "values": "value"}
 
 
-def _entries(name: str, before: Mapping[str, Json], after: Mapping[str, Json]) -> list[str]:
+def _entries(
+    name: str, before: Mapping[str, Json], after: Mapping[str, Json], names: Mapping[str, str]
+) -> list[str]:
     noun = _ONE_OF.get(name, name)
     found = []
     for key in sorted(before.keys() | after.keys()):
+        called = names.get(key, key)
         if key not in before:
-            found.append(f"{noun} {key} is new")
+            found.append(f"{noun} {called} is new")
         elif key not in after:
-            found.append(f"{noun} {key} is gone")
+            found.append(f"{noun} {called} is gone")
         elif before[key] != after[key]:
-            found.append(f"{noun} {key} changed")
+            found.append(f"{noun} {called} changed")
     return found

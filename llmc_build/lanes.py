@@ -10,9 +10,10 @@ time; both answer one request after the other.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from llmc_build.store import files
 
 if TYPE_CHECKING:
     from llmc_build.config import Config, ModelConfig
+    from llmc_build.errors import Fault
+    from llmc_build.resolve import Target
     from llmc_build.store.state import FileDigests
 
 DEFAULT_KEY = "OPENAI_API_KEY"
@@ -48,6 +51,30 @@ def budget_of(config: Config, folder: Path) -> dict[str, Json] | None:
     if tokens is None and cost is None:
         return None
     return {"tokens": tokens, "cost": cost, "ledger": str(folder / "ledger")}
+
+
+def kind_of(action: Action, models: Mapping[str, ModelConfig]) -> str:
+    """Which kind of worker runs an action: the rule's, or, of embeddings, what the model asks for."""
+    kind = rule(action.rule).lane
+    config = models.get(str(action.params.get("model") or "")) if action.rule == "embed" else None
+    return "http" if config is not None and config.path is None else kind
+
+
+def misnamed(targets: Iterable[Target], models: Mapping[str, ModelConfig], workspace: Path) -> list[Fault]:
+    """A fault for each step whose model can only be a name, and is none."""
+    from llmc_build.llm.models import ModelError, check_name
+
+    faults = []
+    for target in targets:
+        if kind_of(target.action, models) == "model":
+            try:
+                check_name(str(target.action.params["model"]), aliases=models, workspace=workspace)
+            except ModelError as error:
+                said = (dataclasses.replace(fault, location=target.step.location) for fault in error.faults)
+                faults += [
+                    dataclasses.replace(f, headline=f'step "{target.step.name}": {f.headline}') for f in said
+                ]
+    return faults
 
 
 class Lanes:
@@ -175,10 +202,7 @@ class Lanes:
         )
 
     def kind(self, action: Action) -> str:
-        """Which kind of worker runs an action: the rule's, or, of embeddings, what the model asks for."""
-        kind = rule(action.rule).lane
-        config = self._models.get(str(action.params.get("model") or "")) if action.rule == "embed" else None
-        return "http" if config is not None and config.path is None else kind
+        return kind_of(action, self._models)
 
     def queue(self, action: Action, model: ModelId | None) -> str:
         """The plan's name for the queue of the action's lane."""

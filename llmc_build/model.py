@@ -318,7 +318,7 @@ class TargetReport:
     error: str | None = None
     caused_by: TargetId | None = None  # of a poisoned target: the failure at the root
     warnings: tuple[str, ...] = ()
-    stderr_tail: str = ""  # of a failed target
+    stderr_tail: str = ""  # of a failed target; of its standard output, where it wrote nothing else
     stats: Mapping[str, Json] = field(default_factory=lambda: NO_STATS)  # tokens and the like
 
 

@@ -140,6 +140,8 @@ class Names:
         for workflow in workflows:
             first = folded.setdefault(workflow.name.casefold(), workflow)
             if first is not workflow:
+                if known is None and first.location.file == workflow.location.file:
+                    continue  # the reader of that file has said so
                 faults.append(
                     Fault(
                         headline=f'workflow "{workflow.name}" is defined twice',
@@ -349,8 +351,10 @@ class View:
             if near:
                 return near.replace('"', f'"{workflow}.', 1)
             return f"workflow {workflow} has the steps {', '.join(list(self.names.steps[workflow])[:8])}"
-        return did_you_mean(f"{workflow}.{name}", self.names.qualified()) or did_you_mean(
-            workflow, self.names.steps
+        return (
+            did_you_mean(f"{workflow}.{name}", self.names.qualified())
+            or did_you_mean(workflow, self.names.steps)
+            or f'nothing here is named "{workflow}": if it is a workflow of another file, name that file, too'
         )
 
 

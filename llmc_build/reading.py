@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from llmc_build import workflow
 from llmc_build.claims import outputs_below, outputs_that_are_read, unordered_inputs
 from llmc_build.collecting import loading
-from llmc_build.errors import Fault, WorkflowError
+from llmc_build.errors import Fault, WorkflowError, did_you_mean
 from llmc_build.model import Step, Workflow
 from llmc_build.resolve import Program, resolve_and_release
 from llmc_build.workflow import Draft, grammar_faults, schema_of_file, taken_in
@@ -186,11 +186,15 @@ def _why(error: OSError | ValueError) -> str:
 
 
 def _near(file: Path) -> str | None:
-    if file.suffix in (".yaml", ".yml"):
-        other = file.with_suffix(".yml" if file.suffix == ".yaml" else ".yaml")
-        if other.is_file():
-            return f"there is a {other.name}"
-    return None
+    """What may have been meant by a file that can't be read."""
+    if file.is_dir():
+        any_there = any((file / name).is_file() for name in ("llmc.yaml", "workflow.yaml"))
+        return f"to build what is there: llmc build -C {file}" if any_there else None
+    try:
+        others = [entry.name for entry in os.scandir(file.parent) if entry.name.endswith((".yaml", ".yml"))]
+    except OSError:
+        return None
+    return did_you_mean(file.name, others) if file.name not in others else None
 
 
 def shown(file: Path) -> str:

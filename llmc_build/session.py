@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmc_build.ahead import Ahead
-from llmc_build.binder import Binder, Options
+from llmc_build.binder import Binder
 from llmc_build.config import Config
 from llmc_build.errors import (
     EXIT_FAILED,
@@ -46,6 +46,7 @@ from llmc_build.stopping import Stop
 from llmc_build.store import Store
 from llmc_build.store.runs import Runs
 from llmc_build.subgraph import Graph, SubGraph
+from llmc_build.why import Options
 
 if TYPE_CHECKING:
     from llmc_build.snapshot.keeping import Doubt
@@ -88,7 +89,6 @@ class Session:
         *,
         config: Config,
         options: Options,
-        no_cache: bool,
         environ: Mapping[str, str],
         reporter: Reporter,
         stop: Stop,
@@ -97,7 +97,7 @@ class Session:
     ) -> None:
         self.notes: list[str] = []
         self.config, self.options, self.reporter = config, options, reporter
-        self._environ, self._no_cache, self._stop, self._stack = environ, no_cache, stop, stack
+        self._environ, self._stop, self._stack = environ, stop, stack
         self.home = config.workspace / ".llmc"
         try:
             self.run = Runs(self.home).create()
@@ -110,7 +110,7 @@ class Session:
         stack.callback(_remove_tree, self._scratch)
         end_forgotten(str(self._scratch.parent))
         self._ahead, self._digests = ahead, ahead.digests
-        if no_cache:
+        if options.no_cache:
             self.store = stack.enter_context(throwaway_store(self.home))
         else:
             self.store = Store.open(config.cache_dir, note=self.note)
@@ -365,7 +365,7 @@ class Session:
 
     def remember(self, report: BuildReport, work: Work, files: Sequence[Path]) -> None:
         """Takes the snapshot from which the next build starts; the store is closed."""
-        if self.options.dry_run or self._no_cache or self.store.broken:
+        if self.options.dry_run or self.options.no_cache or self.store.broken:
             return
         from llmc_build.snapshot import keeping
 

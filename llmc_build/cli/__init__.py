@@ -41,6 +41,7 @@ class Session:
 
     verbose: int = 0
     color: str = "auto"
+    command: str = "llmc"  # what was called, as far as it is known
 
 
 class _ReaderLeft(Exception):
@@ -54,7 +55,21 @@ class _Stopped(Exception):
         self.exit_code = exit_code
 
 
-class _Lazy(click.Group):
+class Group(click.Group):
+    """A group that says which command was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            raise _no_such_command(ctx.command_path, args[0], known)
+        if args:
+            ctx.ensure_object(Session).command = f"{ctx.command_path} {args[0]}"
+        return super().resolve_command(ctx, args)
+
+
+class _Lazy(Group):
     """A group that knows its commands by name and imports one when it is called."""
 
     def invoke(self, ctx: click.Context) -> object:
@@ -80,13 +95,6 @@ class _Lazy(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise _no_such_command(args[0])
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
@@ -128,11 +136,12 @@ def _print_no_more() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _no_such_command(name: str) -> click.UsageError:
+def _no_such_command(group: str, name: str, known: Sequence[str]) -> Exception:
     from llmc_build.errors import UsageError, did_you_mean
 
     if name.endswith((".yaml", ".yml")):
         hint = f"to build it: llmc build {name}"
     else:
-        hint = did_you_mean(name, COMMANDS) or "llmc --help lists the commands"
-    raise UsageError(f'there is no command "{name}"', hint=hint)
+        hint = did_you_mean(name, known) or f"{group} --help lists the commands"
+    whole = f"{group} {name}".removeprefix("llmc ")
+    return UsageError(f'there is no command "{whole}"', hint=hint)

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from llmc_build import api
-from llmc_build.cli import COMMANDS
+from llmc_build.cli import COMMANDS, Group
 from llmc_build.cli.common import everywhere
 from llmc_build.report import words
 
@@ -37,7 +37,7 @@ class _Amount(click.ParamType[float]):
         return float(found[1]) * self._units[found[2].upper()]
 
 
-@click.group("cache", short_help=COMMANDS["cache"])
+@click.group("cache", cls=Group, short_help=COMMANDS["cache"])
 def command() -> None:
     """Look after the store of this workspace."""
 

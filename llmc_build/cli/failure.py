@@ -25,7 +25,7 @@ def tell(error: Exception, session: Session) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return EXIT_USAGE
-    faults, code = _faults(error)
+    faults, code = _faults(error, session)
     look = choose_look(sys.stderr, os.environ, color=session.color)
     paint = words.ansi if look.color else words.plain
     for fault in faults:
@@ -45,11 +45,11 @@ def _write(text: str) -> None:
         sys.stderr.write(text)
 
 
-def _faults(error: Exception) -> tuple[Sequence[Fault], int]:
+def _faults(error: Exception, session: Session) -> tuple[Sequence[Fault], int]:
     if isinstance(error, LlmcError):
         return sorted(error.faults, key=_place), error.exit_code
     if isinstance(error, click.ClickException):
-        return (_usage(error),), EXIT_USAGE
+        return (_usage(error, session),), EXIT_USAGE
     refused = _refused(error)
     if refused is not None:
         return (Fault(headline=refused, hint="where it happened: the same command with -v -v"),), EXIT_STORE
@@ -61,13 +61,19 @@ def _place(fault: Fault) -> tuple[str, int, int]:
     return (at.file, at.line, at.column) if at else ("", 0, 0)
 
 
-def _usage(error: click.ClickException) -> Fault:
+_WORDING = {"a valid integer range": "a whole number", "a valid float range": "a number"}
+
+
+def _usage(error: click.ClickException, session: Session) -> Fault:
     """A wrong command line, in the form of every other error."""
-    context = getattr(error, "ctx", None)
-    hint = f"{context.command_path if context else 'llmc'} --help"
+    hint = f"{session.command} --help"
     headline = error.format_message().strip().rstrip(".")
+    for its, ours in _WORDING.items():
+        headline = headline.replace(its, ours)
     if isinstance(error, click.NoSuchOption):
         headline = f"there is no option {error.option_name}"
+        if session.command == "llmc":  # no command was read yet
+            hint = f"options stand behind the command, as in llmc build {error.option_name}; see {hint}"
         hint = did_you_mean(error.option_name, error.possibilities or ()) or hint
     return Fault(headline=headline[:1].lower() + headline[1:], hint=hint)
 

@@ -115,6 +115,9 @@ class EndedStep:
 
     def verdict(self, timeout_s: float | None, reason: str | None) -> tuple[str, str | None]:
         ending = self._ending
+        failed = ending.stopped in ("timeout", "processes") or ending.signal is not None or ending.exit_code
+        if failed and not str(self.reply.get("stderr_tail", "")).strip():
+            self.reply["stderr_tail"] = self._out.tail()  # many programs say there what is wrong
         if ending.stopped == "timeout":
             return "timeout", f"timed out after {timeout_s:g} s"
         if ending.stopped in ("cancel", "gone"):
@@ -146,7 +149,8 @@ class EndedStep:
                 missing = self._collect_outputs(wanted)
                 if missing:
                     names = ", ".join(f'"{path}"' for path in missing)
-                    return "failed", f"declared output {names} was not written"
+                    what, verb = ("output", "was") if len(missing) == 1 else ("outputs", "were")
+                    return "failed", f"declared {what} {names} {verb} not written"
             self.reply["value"] = self._content(self._out, self._stdout)
             if self._stderr != b"":
                 self.reply["stderr"] = self._content(self._err, self._stderr)

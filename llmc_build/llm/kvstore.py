@@ -41,7 +41,6 @@ _CLOSE_S = 10.0  # for what is still to be written when the worker ends
 _HEAD_LIMIT = 4096  # bytes of the two lines
 _TOKENS_LIMIT = 1 << 22
 _MOST_ENTRIES = 4096  # of one model: looked at, each with its tokens
-_PIECE = 1 << 20
 
 
 @frozen(kw_only=True)

@@ -110,6 +110,13 @@ def resolve(reference: str, *, aliases: Mapping[str, Alias], workspace: Path) ->
     return found
 
 
+def check_name(reference: str, *, aliases: Mapping[str, Alias], workspace: Path) -> None:
+    """Raises ModelError where a reference has no form but a name's, and nothing has that name."""
+    _, final = _follow(reference, aliases)
+    if not any(sign in final for sign in ":/\0") and not final.endswith(".gguf"):
+        _locate(final, aliases, workspace)
+
+
 def is_pinned(reference: str, aliases: Mapping[str, Alias]) -> bool:
     """Whether a reference means the same file tomorrow, as long as this machine's files stay as they are."""
     _, final = _follow(reference, aliases)

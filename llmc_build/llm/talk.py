@@ -59,8 +59,15 @@ class Ask:
         texts = embed.get("texts") if isinstance(embed, dict) else None
         name = request.get("api_key_env")
         key_name = name if isinstance(name, str) and name else None
+        key = _key(key_name, environ)
+        base_url = openai.normal_base_url(str(request.get("base_url")))
+        if base_url == openai.DEFAULT_BASE_URL and key is None:  # nobody has named it: nothing is sent
+            raise ValueError(
+                f"no server is named, and {key_name} is not set: "
+                "give the model a `base_url` in llmc.yaml, or set OPENAI_BASE_URL"
+            )
         return cls(
-            base_url=openai.normal_base_url(str(request.get("base_url"))),
+            base_url=base_url,
             model=str(request.get("model")),
             chat=request.get("chat") is not False,
             messages=request.get("messages"),
@@ -70,7 +77,7 @@ class Ask:
             texts=[str(text) for text in texts] if isinstance(texts, list) else None,
             prices=prices_of(request.get("prices")),
             key_name=key_name,
-            key=_key(key_name, environ),
+            key=key,
         )
 
     @property

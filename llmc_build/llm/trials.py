@@ -37,7 +37,6 @@ class Trials:
         `experts`: the model has experts, so that no trial tells of other tokens than those that it is about.
         """
         self._remembered = remembered
-        self._parallel = parallel
         self._room = room
         self._tokens = tokens
         self._trial: Trial | None = None

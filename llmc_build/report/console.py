@@ -271,7 +271,7 @@ class Console:
             )
 
     def _tail(self, target: TargetReport) -> None:
-        """The end of a step's standard error."""
+        """The end of what a step said."""
         tail = words.indent(words.printable(target.stderr_tail), "    | ")
         if not self._look.github:
             self._line(tail)
@@ -280,7 +280,7 @@ class Console:
 
         # Whatever the step printed, the runner must not take it for its own commands.
         token = secrets.token_hex(16)
-        self._line(f"::group::stderr of {words.printable(target.target)}\n::stop-commands::{token}")
+        self._line(f"::group::output of {words.printable(target.target)}\n::stop-commands::{token}")
         self._line(f"{tail}\n::{token}::\n::endgroup::")
 
     # ------------------------------------------------------------ printing

@@ -33,27 +33,12 @@ _TEXT = HARMLESS | {
     "logger",
     "basename",
     "dirname",
-}  # words of these are words
+}  # given words
 _PARALLEL_VALUES = frozenset(
-    [
-        "-j",
-        "--jobs",
-        "-a",
-        "--arg-file",
-        "-S",
-        "--sshlogin",
-        "--results",
-        "--joblog",
-        "--timeout",
-        "--delay",
-        "--retries",
-        "-n",
-        "-N",
-        "-L",
-        "--tmpdir",
-        "--colsep",
-        "-C",
-    ]
+    {
+        *("-j", "--jobs", "-a", "--arg-file", "-S", "--sshlogin", "--results", "--joblog", "--timeout"),
+        *("--delay", "--retries", "-n", "-N", "-L", "--tmpdir", "--colsep", "-C"),
+    }
 )
 _PARALLEL_HOLES = re.compile(r"\{[0-9.#/%+-]*\}")
 _SPLIT_STRING = re.compile(r"-\w*S|--split-string")
@@ -257,10 +242,6 @@ class Wrapped:
             )
             for word in self.inner
         ]
-
-
-def _before(word: Word, text: str) -> str:
-    return word.prefix.partition(text)[0]
 
 
 def subcommand(name: str, arguments: Sequence[Word]) -> tuple[Command, list[Word]]:

@@ -136,10 +136,6 @@ class WordScanner(Cursor, ABC):
                 return pieces
             pieces += self.hole(Context.SINGLE)
 
-    def _index(self, char: str) -> int:
-        found = self.text.find(char, self.pos, self.end)
-        return self.end if found < 0 else found
-
     def _literal(self, stop: int, pieces: list[Piece]) -> None:
         text = self.text[self.pos : stop]
         if "\n" in text:

@@ -117,6 +117,17 @@ class Runs:
             return found[0] if found else None
         return next((path for path in found if path.name == run_id), None)
 
+    def said_of(self, target: TargetId) -> Mapping[str, Json]:
+        """What the newest record that lists a target says of it; empty where none does."""
+        for folder in self.all():
+            text = files.read_regular(folder / "run.json") or b""
+            if f'"{target}"'.encode() in text:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    for found in json.loads(text)["targets"]:
+                        if found["target"] == target:
+                            return dict(found)
+        return {}
+
     def process_at_work(self) -> int | None:
         """The id of a living process whose run has no record yet."""
         with contextlib.suppress(OSError), files.open_beneath(self.home, ("runs",)) as folder:

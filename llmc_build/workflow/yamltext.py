@@ -357,7 +357,8 @@ class _Builder:
 
 _COLON_HINT = 'a value that holds ": " or ends in ":" is written in quotes, or as a block after "|"'
 _LINE_HINT = (
-    'compare it with the lines before: what belongs together begins in the same column, and names end in ":"'
+    "compare it with the lines before: what belongs together begins in the same column, and a space follows "
+    'every "-" and ":"'
 )
 _NAME_ALONE = re.compile(r" *(?:- +)?[\w.-]+ *")
 _QUOTE_HINT = 'a value that begins with "{", "[", "*", "&", "!", "%", "@" or "`" is written in quotes'
@@ -392,6 +393,12 @@ def _syntax_hint(problem: str, character: str, row: str, column: int) -> str | N
         return "YAML is indented with spaces, never with tabs"
     if before.strip(" "):
         return "the line begins with a character that only looks like a space"
+    if "simple key" in problem:
+        return 'a space follows the ":" of a name, and a block after "|" is indented more than its name'
+    if "comment or line break" in problem:
+        return 'what follows "|" or ">" begins in the next line'
+    if "expected ',' or " in problem:
+        return 'what "[" or "{" opens has commas between its entries, and ends in "]" or "}"'
     if "quoted scalar" in problem:
         return "a quote is opened there and not closed; within 'single quotes' a quote is written twice"
     if "mapping values are not allowed" in problem:
@@ -399,8 +406,11 @@ def _syntax_hint(problem: str, character: str, row: str, column: int) -> str | N
         return _LINE_HINT if _NAME_ALONE.fullmatch(row, 0, max(0, column - 1)) else _COLON_HINT
     if "expected '-' indicator" in problem or ("expected key" in problem and not row[: column - 1].strip()):
         return _LINE_HINT
-    if "expected key" in problem and row[column - 2 : column - 1] in ("'", '"'):
-        return "the quotes end before that: within 'single quotes' a quote is written twice"
+    if "expected key" in problem and row[: column - 1].rstrip().endswith(("'", '"')):
+        return (
+            "the quotes end before that: they stand around a whole value, "
+            "and within 'single quotes' a quote is written twice"
+        )
     if re.search(r"[:-] +[{\[*&!%@`]", row):
         return _QUOTE_HINT
     return None

@@ -87,7 +87,7 @@ def test_an_edit_runs_its_cone_and_no_more(space: Space) -> None:
     space.build("flow.yaml", "other.yaml")
     assert space.ran == ["w.b", "w.c"]
     assert space.of("w.b").reason == "script changed"
-    assert space.of("w.c").reason == "value v0 changed"
+    assert space.of("w.c").reason == "value {{ y }} changed"
 
 
 def test_an_equal_output_stops_the_change(space: Space) -> None:

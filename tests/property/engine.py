@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmc_build.binder import Binder, Options
+from llmc_build.binder import Binder
 from llmc_build.execute.protocol import Done, Lane, Progress, Status, Task, content_data, pack_content
 from llmc_build.graph import ActionGraph
 from llmc_build.inputs import Found, InputError
@@ -39,6 +39,7 @@ from llmc_build.resolve import resolve
 from llmc_build.store import Store
 from llmc_build.store.cas import Cas
 from llmc_build.store.index import MemoryIndex
+from llmc_build.why import Options
 
 HERE = Location(file="random.yaml", line=1, column=1)
 

@@ -15,7 +15,7 @@ import pytest
 
 from llmc_build import binder as binder_module
 from llmc_build import plan, workflow
-from llmc_build.binder import Binder, Options
+from llmc_build.binder import Binder
 from llmc_build.execute.protocol import Done, Status, Task
 from llmc_build.graph import ActionGraph
 from llmc_build.inputs import Inputs
@@ -29,6 +29,7 @@ from llmc_build.rules import BindError
 from llmc_build.store import Store
 from llmc_build.store.cas import digest_of
 from llmc_build.store.state import FileDigests
+from llmc_build.why import Options
 
 
 class Workers:

@@ -56,7 +56,8 @@ class Space:
 
 @pytest.fixture
 def space(tmp_path: Path) -> Space:
-    space = Space(tmp_path)
+    (tmp_path / "space").mkdir()
+    space = Space(tmp_path / "space")
     space.write("workflow.yaml", FLOW)
     return space
 
@@ -93,6 +94,23 @@ def test_version_goes_to_standard_output(space: Space) -> None:
             "    hint: llmc build --help\n",
         ),
         (["show"], "error: missing argument 'TARGET'\n    hint: llmc show --help\n"),
+        (["build", "-t"], "error: option '-t' requires an argument\n    hint: llmc build --help\n"),
+        (
+            ["build", "-j", "many"],
+            "error: invalid value for '-j' / '--jobs': 'many' is not a whole number\n    hint: llmc build --help\n",
+        ),
+        (
+            ["-C", ".", "build"],
+            "error: there is no option -C\n"
+            "    hint: options stand behind the command, as in llmc build -C; see llmc --help\n",
+        ),
+        (["cache", "vrify"], 'error: there is no command "cache vrify"\n    hint: did you mean "verify"?\n'),
+        (
+            ["build", "workflw.yaml"],
+            'error: workflw.yaml: no such file\n    hint: did you mean "workflow.yaml"?\n',
+        ),
+        (["build", "."], "error: .: is a folder\n    hint: to build what is there: llmc build -C .\n"),
+        (["build", ".."], "error: ..: is a folder\n"),
         (
             ["build", "flow.two"],
             "error: there is no file flow.two\n    hint: to build a target: llmc build -t flow.two\n",
@@ -296,6 +314,91 @@ def test_clean_keeps_the_store_and_expunge_does_not(space: Space) -> None:
     assert last_line(space.llmc("build")).startswith("2 targets: 2 ran")
 
 
+def test_without_a_file_the_workflow_files_that_are_there_are_named(space: Space) -> None:
+    (space.folder / "workflow.yaml").rename(space.folder / "flow.yml")
+    space.write("llmc.yaml", "jobs: 2\n")
+    done = space.llmc("build")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: no workflow file named, and there is no workflow.yaml here\n"
+        "    hint: llmc build FILE, or list the files under `workflows:` in llmc.yaml; there are: flow.yml\n",
+    )
+
+
+def test_a_listed_file_that_is_missing_is_told_with_who_lists_it(space: Space) -> None:
+    space.write("llmc.yaml", "workflows: [workflow.yaml, gone.yaml]\n")
+    done = space.llmc("build")
+    assert done.returncode == 2
+    assert done.stderr == "error: llmc.yaml: `workflows` lists gone.yaml, which does not exist\n"
+
+
+def test_what_has_no_value_or_log_is_told_why(space: Space) -> None:
+    """`build it first` was said of what had been built, and had failed or was skipped."""
+    space.write(
+        "workflow.yaml",
+        """\
+name: flow
+order: dataflow
+steps:
+  - {name: fails, command: exit 3}
+  - {name: after, command: "echo {{ flow.fails }}"}
+  - {name: unwanted, command: echo, if: "1 == 2"}
+  - {name: lacking, command: cat x, inputs: [nothing.txt]}
+""",
+    )
+    space.llmc("build")
+    told = {
+        ("show", "flow.fails"): "flow.fails has no value: it failed: exit code 3",
+        ("show", "flow.after"): "flow.after has no value: it did not run, because flow.fails failed",
+        ("log", "flow.after"): "flow.after has no log: it did not run, because flow.fails failed",
+        ("show", "flow.unwanted"): "flow.unwanted has no value: it was skipped: if: 1 == 2 is false",
+        (
+            "log",
+            "flow.lacking",
+        ): "flow.lacking has no log: it failed: input nothing.txt does not exist in the workspace",
+        (
+            "show",
+            "flow.none",
+        ): "flow.none has no value here\n    hint: build it first: llmc build -t flow.none",
+    }
+    for args, text in told.items():
+        done = space.llmc(*args)
+        assert (done.returncode, done.stderr) == (4, f"error: {text}\n")
+
+
+def test_what_standard_output_can_not_hold_is_spelt_out(space: Space) -> None:
+    """In a locale without Unicode, the log of a step that prints it was an internal error."""
+    space.write("workflow.yaml", "name: flow\nsteps:\n  - {name: one, command: \"echo 'é 日'\"}\n")
+    space.llmc("build")
+    done = space.llmc("log", "flow.one", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "\n\\xe9 \\u65e5\n" in done.stdout
+    assert space.llmc("show", "flow.one").stdout == "é 日\n"
+
+
+def test_validate_knows_the_names_of_models(space: Space) -> None:
+    """A misspelt one was found when its step's turn came, perhaps after an hour."""
+    space.write("llmc.yaml", "models: {big: /srv/big.gguf, far: {base_url: http://localhost:1/v1}}\n")
+    text = "name: m\norder: dataflow\nsteps:\n"
+    for number, model in enumerate(
+        ["big", "/srv/other.gguf", "pkg:a/b.gguf", "hf:a/b/c.gguf", "smollm2-135m"]
+    ):
+        text += f"  - {{name: s{number}, type: local_llm, prompt: hi, model: '{model}'}}\n"
+    text += (
+        "  - {name: e, type: embed, text: hi, model: far}\n  - {name: l, type: llm, prompt: hi, model: any}\n"
+    )
+    space.write("good.yaml", text)
+    assert space.llmc("validate", "good.yaml").returncode == 0
+    space.write("bad.yaml", text + "  - {name: wrong, type: local_llm, prompt: hi, model: bgi}\n")
+    done = space.llmc("validate", "bad.yaml")
+    assert done.returncode == 2
+    assert done.stderr == (
+        'error: bad.yaml:11:5: step "wrong": no model is called "bgi"\n'
+        "    known: big, far, smollm2-135m\n"
+        '    hint: did you mean "big"?\n'
+    )
+
+
 def test_validate_counts_what_it_read(space: Space) -> None:
     assert space.llmc("validate").stderr == "valid: 1 workflow, 2 steps\n"
 
@@ -357,7 +460,7 @@ def test_a_module_that_can_not_be_found_is_no_bug_of_llmc(capsys: pytest.Capture
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "importlib.metadata", None)
         assert failure.tell(RuntimeError("odd"), Session()) == 37
-        patch.setattr(failure, "_faults", lambda error: __import__("llmc_build.nothing"))
+        patch.setattr(failure, "_faults", lambda *given: __import__("llmc_build.nothing"))
         patch.setattr("llmc_build.cli.group.main", lambda **more: 1 / 0)
         assert cli.main(["build"]) == 8
     assert "error: division by zero" in capsys.readouterr().err

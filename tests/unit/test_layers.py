@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"stopping", "config", "store", "execute", "llm", "snapshot"},
     {"reading", "inputs", "outputs", "valuefiles", "outside", "reads", "traces", "lanes"},
     {"report"},
-    {"replies", "binding", "orders", "answers", "samples", "binder", "record"},
+    {"replies", "binding", "orders", "answers", "samples", "why", "binder", "record"},
     {"loop", "incremental"},
     {"ahead"},
     {"session", "doctor"},
@@ -120,6 +121,20 @@ def test_every_module_says_what_it_owns_and_stays_small(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)) or not text.strip()
     assert text.count("\n") <= 420, "a longer file wants to be two"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_private_name_is_used_where_it_is_defined(path: Path) -> None:
+    """What nobody uses any more goes; other files don't use it, since it is private."""
+    text = path.read_text()
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+    private = sorted(name for name in found if re.fullmatch("_[^_].*", name))
+    assert [name for name in private if len(re.findall(rf"\b{name}\b", text)) == 1] == []
 
 
 def test_networkx_is_used_by_the_graph_alone() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llmc_build.llm import bodies, openai
 from llmc_build.llm.openai import Answer, Failure
 from llmc_build.llm.patience import GiveUp, Limiter, Patience
+from llmc_build.llm.talk import Ask
 
 NOW = 1_700_000_000.0
 KEY = "sk-0123456789abcdefghijkl"
@@ -38,6 +39,19 @@ def failing(body: bytes, *, chat: bool = True) -> Failure:
 
 
 # ---------------------------------------------------------------- asking
+
+
+def test_a_prompt_is_not_sent_to_a_server_that_nobody_has_named() -> None:
+    """Without a key it could only be refused, after five tries."""
+    asked: dict[str, Any] = {
+        "base_url": openai.DEFAULT_BASE_URL,
+        "model": "m",
+        "api_key_env": "OPENAI_API_KEY",
+    }
+    with pytest.raises(ValueError, match="no server is named, and OPENAI_API_KEY is not set: "):
+        Ask.of(asked, {})
+    assert Ask.of(asked, {"OPENAI_API_KEY": KEY}).key == KEY
+    assert Ask.of({**asked, "base_url": "http://localhost:8000/v1"}, {}).key is None
 
 
 def test_a_body_holds_what_is_set_and_nothing_else() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmc_build import plan, workflow
-from llmc_build.binder import Binder, Options
+from llmc_build.binder import Binder
 from llmc_build.execute.protocol import content_data
 from llmc_build.graph import ActionGraph
 from llmc_build.inputs import Inputs
@@ -20,6 +20,7 @@ from llmc_build.store import Record, Store
 from llmc_build.store.cas import digest_of
 from llmc_build.store.files import write_atomic
 from llmc_build.store.state import FileDigests
+from llmc_build.why import Options
 
 FLOW = """
 name: w

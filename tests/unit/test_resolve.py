@@ -132,11 +132,13 @@ def test_every_fault_is_found_in_one_pass_each_at_its_place() -> None:
             set by: c at flow.yaml:12:5
             hint: move that step up, or say `order: dataflow` in the workflow
         flow.yaml:13:19: step "c" refers to "x.y", which does not exist
+            hint: nothing here is named "x": if it is a workflow of another file, name that file, too
         flow.yaml:13:29: step "c" refers to "w.aa", which does not exist
             hint: did you mean "w.a"?
         flow.yaml:15:16: step "c" waits for "w.z", which does not exist
             hint: workflow w has the steps a, b, c
         flow.yaml:15:21: step "c" waits for "nobody.s", which does not exist
+            hint: nothing here is named "nobody": if it is a workflow of another file, name that file, too
         flow.yaml:16:12: step "c" needs "d", which does not exist""")
 
 
@@ -208,8 +210,44 @@ def test_targets_are_named_by_step_workflow_and_glob_and_bring_what_they_need() 
     assert set(dag.select(["ab"]).order) == {"ab.s", "a.s"}
     assert set(dag.select(["a*"]).order) == set(dag.order)
     assert set(dag.select(["*.s"]).order) == {"a.s", "ab.s"}
-    with pytest.raises(NoSuchTarget, match='no target matches "A.s"'):
-        dag.select(["A.s"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("A.s", 'did you mean "a.s"? (names are case-sensitive)'),
+        ("fetch", 'a target is written workflow.step: did you mean "a.fetch"?'),
+        ("a.ftch", 'did you mean "a.fetch"?'),
+        ("a.zzz", "workflow a has the steps s, fetch"),
+        ("ax", 'did you mean "a"?'),
+        ("bta.s", 'did you mean "beta.s"?'),
+        ("bta", 'did you mean "beta"?'),
+        ("zzz.*", "there are 3 targets in: a, beta"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_told_how_it_may_have_been_meant(pattern: str, hint: str) -> None:
+    dag = graph("""
+        name: a
+        steps: [{name: s, command: echo}, {name: fetch, command: echo}]
+        ---
+        name: beta
+        steps: [{name: s, command: echo}]
+    """)
+    with pytest.raises(NoSuchTarget) as caught:
+        dag.select([pattern])
+    assert caught.value.render() == f'no target matches "{pattern}"\n    hint: {hint}'
+
+
+def test_two_workflows_of_one_name_are_told_once_wherever_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: w\nsteps: [{name: s, command: echo}]\n")
+    (tmp_path / "b.yaml").write_text("name: W\nsteps: [{name: s, command: echo}]\n")
+    (tmp_path / "c.yaml").write_text("name: w\nsteps: [{name: s, command: echo}]\n---\n" * 2)
+    with pytest.raises(WorkflowError) as caught:
+        load_program([tmp_path / "a.yaml", tmp_path / "b.yaml"], tmp_path)
+    assert [fault.headline for fault in caught.value.faults] == ['workflow "W" is defined twice']
+    with pytest.raises(WorkflowError) as caught:
+        load_program([tmp_path / "c.yaml"], tmp_path)
+    assert [fault.headline for fault in caught.value.faults] == ['two workflows of this file are named "w"']
 
 
 def test_a_chain_of_ten_thousand_and_a_step_with_ten_thousand_consumers_need_no_recursion() -> None:

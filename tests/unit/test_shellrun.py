@@ -133,6 +133,23 @@ def test_output_of_one_step_is_not_in_the_next(steps: Steps) -> None:
     assert steps.bytes(done.reply["stderr"]) == b""
 
 
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("seq 30; exit 3", "\n".join(str(number) for number in range(11, 31))),
+        ("echo out; echo >&2; kill $$", "out"),
+        ("echo out; echo err >&2; exit 1", "err"),
+        ('echo "<$KEY>"; exit 1', "<***>"),
+    ],
+)
+def test_what_fails_without_a_word_on_stderr_is_told_with_the_end_of_stdout(
+    steps: Steps, script: str, told: str
+) -> None:
+    """Compilers, linters and test runners say there what is wrong."""
+    done = steps.run(script, secrets={"KEY": "s3cr3tpass"})
+    assert (done.status, done.reply["stderr_tail"]) == (Status.FAILED, told)
+
+
 def test_an_exit_code_fails_with_the_end_of_stderr(steps: Steps) -> None:
     done = steps.run("seq 30 >&2; exit 3")
     assert (done.status, done.error) == (Status.FAILED, "exit code 3")
@@ -413,7 +430,7 @@ def test_two_outputs_may_be_one_large_file(steps: Steps) -> None:
 
 def test_an_output_that_was_not_written_fails_the_step(steps: Steps) -> None:
     done = steps.run("echo x > a", outputs=["a", "b", "c/d"])
-    assert (done.status, done.error) == (Status.FAILED, 'declared output "b", "c/d" was not written')
+    assert (done.status, done.error) == (Status.FAILED, 'declared outputs "b", "c/d" were not written')
     assert done.reply["missing_outputs"] == ["b", "c/d"]
 
 

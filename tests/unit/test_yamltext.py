@@ -327,6 +327,13 @@ def test_what_pyyaml_writes_reads_back_equal(value: object, flow: bool) -> None:
         ("a: b: c\n", "is written in quotes"),
         ("a: 'it's'\n", "written twice"),
         ('a: "b\n', "not closed"),
+        ('a: "b" c\n', "around a whole value"),
+        ("- a:b\n  c: d\n", "a space follows"),
+        ("a: b\nc:d\ne: f\n", "a space follows"),
+        ("a:\n  b: |\n  text\nc: d\n", "indented more"),
+        ("a: | b\n", "next line"),
+        ("a: [b c\nd: e\n", "commas between its entries"),
+        ("a: {b: [c}\n", "commas between its entries"),
         ("a: b\n\u00a0c: d: e\n", "only looks like a space"),
     ],
 )
