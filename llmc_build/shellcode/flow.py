@@ -117,13 +117,13 @@ class Flow(ABC):
 
     def taint_file(self, word: Word) -> None:
         """A value is written to the file that a word names."""
-        self.tainted |= {FILE + name for name in self._names(word) if name not in _STREAMS}
+        self.tainted |= {FILE + name for name in self.names(word) if name not in _STREAMS}
 
     def holds_value(self, word: Word) -> bool:
         """Whether the word names a file that a value was written to."""
-        return any(FILE + name in self.tainted for name in self._names(word))
+        return any(FILE + name in self.tainted for name in self.names(word))
 
-    def _names(self, word: Word) -> list[str]:
+    def names(self, word: Word) -> list[str]:
         """How a word may name a file."""
         spelled = [
             piece.text if isinstance(piece, Text) else piece.text.replace("{", "").replace("}", "")

@@ -281,18 +281,16 @@ class Scanner(CommandScanner):
             self.refuse("[[ ]] in a script for sh", start, "write [ ], or say `shell: bash` for this step")
         self.pos += 2
         words: list[Word] = []
-        hint = "write [ ... ] or case: inside [[ ]] bash evaluates some values as code"
-        with self.forbidding("a placeholder inside [[ ]]", hint, deeply=False):
+        self.newlines()
+        while self.keyword() != "]]":
+            char = self.peek()
+            if not char:
+                raise self.stop("this [[ is never closed", start)
+            if char in METACHARACTERS:
+                self.pos += 1
+            else:
+                words.append(self.needed(self.word(), "a word"))
             self.newlines()
-            while self.keyword() != "]]":
-                char = self.peek()
-                if not char:
-                    raise self.stop("this [[ is never closed", start)
-                if char in METACHARACTERS:
-                    self.pos += 1
-                else:
-                    words.append(self.needed(self.word(), "a word"))
-                self.newlines()
         self.pos += 2
         self.words += words
         return Compound(kind="[[", head=tuple(words), start=start)
