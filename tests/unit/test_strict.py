@@ -107,6 +107,23 @@ def test_the_system_is_read_only_and_the_step_can_write_where_it_should(run: Run
 
 
 @there
+def test_settings_of_the_kernel_are_read_only_for_root_too(run: Run) -> None:
+    """They ask for the user, not for capabilities: root could name a program there that the kernel starts."""
+    script = """
+    echo err > /proc/self/fd/2; echo out >> /dev/stdout
+    for name in kernel/core_pattern vm/swappiness kernel/core_uses_pid; do
+      old=$(cat /proc/sys/$name) || continue
+      (printf '%s\n' "$old" > /proc/sys/$name) 2>/dev/null && echo "wrote $name"
+    done
+    for file in /proc/*; do
+      [ -f "$file" ] && (: >> "$file") 2>/dev/null && echo "may write $file"
+    done
+    true
+    """
+    assert value(run(script)) == b"out\n"
+
+
+@there
 def test_it_sees_no_process_but_its_own_and_none_outlives_it(run: Run) -> None:
     marker = f"1000.{os.getpid()}99"
     done = run(f"(env -i setsid sleep {marker} &) ; setsid sleep {marker} & ls -d /proc/[0-9]* | wc -l")
