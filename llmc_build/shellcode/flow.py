@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from llmc_build.shellcode import table
-from llmc_build.shellcode.content import ANYTHING, Content, Given, variable_begun
+from llmc_build.shellcode.content import ANYTHING, Content, Given, subscript, variable_begun
 from llmc_build.shellcode.tree import (
     HOLE,
     PROBLEMS,
@@ -33,11 +33,12 @@ OF_PLACEHOLDER = "a value from a placeholder"
 _BRACE = re.compile(r"\$\{([!#]?)(\w+|[@*#?$!-])(.*)\}", re.DOTALL)
 _NAMED = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\{(\w+):?[-=]([\w./+-]+)\})", re.ASCII)
 _SHELL_VARIABLES = frozenset({"SHELL", "BASH"})
-_BEHIND_SUBSCRIPT = frozenset(["", *":-=?+%#/^,@~"])  # what an expansion may go on with
 _STREAMS = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd/1", "/dev/fd/2"})
 _TEXTS = 8  # fixed texts of one variable, or of one word, that are followed
 _PATTERN = re.compile(r"[*?\[{]")  # what the shell makes file names or words of
 _LIST = re.compile(r"\$\{?[@*]|\[[@*]\]|\$\{!")  # expansions that are many words also in quotes
+# A name with an expansion in it: what stands before, and behind.
+_COMPOSED = re.compile(r"(?<!\w)([A-Za-z_]\w*)?(?:\$\w+|\$\{[^{}]*\})+(?<=[}\w])(\w+)?", re.ASCII)
 _DIGITS = 4  # of the number of a parameter
 _LONG = 4096  # characters of a fixed text made of several that are followed
 FILE = "<file "  # before the name of a file, among the tainted names
@@ -204,6 +205,8 @@ class Flow(ABC):
 
     def reaches(self, text: str) -> bool:
         """Whether arithmetic on a text comes to a value, over names that are the values of variables."""
+        if self._composes(text):
+            return True
         seen: set[str] = set()
         waiting = self._mentioned(text)
         while waiting:
@@ -213,6 +216,15 @@ class Flow(ABC):
             texts = [fixed for name in waiting for fixed in self.texts.get(name, ())]
             waiting = frozenset().union(*map(self._mentioned, texts)) - seen
         return False
+
+    def _composes(self, text: str) -> bool:
+        """Whether arithmetic may make the name of a tainted variable: $((y$i)) is $((y1)) where i is 1."""
+        return any(
+            name.startswith(before) and name.endswith(behind) and len(name) > len(before + behind)
+            for before, behind in _COMPOSED.findall(text)
+            if before or behind
+            for name in self.tainted
+        )
 
     def mentions(self, text: str) -> bool:
         """Whether a text names a variable that is tainted."""
@@ -359,10 +371,10 @@ class Flow(ABC):
         name = self._standing(name)
         if sign == "!" and rest in ("[@]", "[*]"):
             return _KEYS + name in self.tainted
-        subscript, rest = _subscript(rest)
+        inside, rest = subscript(rest)
         evaluated = (
             (sign == "!" and name in self.tainted)
-            or (subscript and name not in self.maps and self.reaches(subscript))
+            or (inside and name not in self.maps and self.reaches(inside))
             or (re.match(r":(?![-=?+])", rest) and self.reaches(rest))
             or (rest.startswith("@P") and name in self.tainted)
         )
@@ -387,20 +399,6 @@ def _is_many(piece: Piece) -> bool:
     if isinstance(piece, Expansion):
         return piece.split or piece.kind == "fed" or _LIST.search(piece.text) is not None
     return isinstance(piece, Sub) and piece.split
-
-
-def _subscript(rest: str) -> tuple[str, str]:
-    """The subscript behind the name of an array, and what follows it; all of it where that is unclear."""
-    if not rest.startswith("["):
-        return "", rest
-    depth = 0
-    for at, char in enumerate(rest):
-        depth += (char == "[") - (char == "]")
-        if not depth:
-            inside, behind = rest[: at + 1], rest[at + 1 :]
-            plain = not any(inside.count(quote) % 2 for quote in "\"'") and "\\" not in inside
-            return (inside, behind) if plain and behind[:1] in _BEHIND_SUBSCRIPT else (rest, "")
-    return rest, ""
 
 
 def _unescaped(code: str) -> str:

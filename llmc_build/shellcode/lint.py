@@ -144,7 +144,7 @@ class Lint(Calls):
         """`[[ ... ]]`, in which words may be names, subscripts and arithmetic."""
         if any(word.literal in _ARITHMETIC_TESTS | _NAME_TESTS for word in words):
             for word in words:
-                if self.word(word) or self.reaches(word.literal or ""):
+                if self.word(word) or self.reaches(word.spelled):
                     hint = "compare with [ a -eq b ]"
                     self.refuse(f"{OF_PLACEHOLDER} in a test that bash evaluates", word, hint)
         if tainted:

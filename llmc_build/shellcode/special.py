@@ -59,7 +59,7 @@ class Special(Flow):
                 self.tainted.add("OPTARG")
             case "[" | "test":
                 self._test(arguments)
-            case "let" if any(self.reaches(word.literal or "") for word in arguments):
+            case "let" if any(self.reaches(word.spelled) for word in arguments):
                 message = f"{OF_PLACEHOLDER} in `let`, which evaluates it as code"
                 self.refuse(message, command, "let expr calculate: n=$(expr {{ x }} + 1)")
             case "printf" if tainted and arguments[0].literal == "-v" and len(arguments) > 1:

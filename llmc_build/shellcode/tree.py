@@ -121,6 +121,11 @@ class Word:
         return self.prefix if all(isinstance(piece, Text) for piece in self.pieces) else None
 
     @property
+    def spelled(self) -> str:
+        """The word with its expansions as they are written, for what the shell calculates of it."""
+        return "".join(piece.text if isinstance(piece, Text | Expansion) else "0" for piece in self.pieces)
+
+    @property
     def prefix(self) -> str:
         """The literal text before the first expansion or placeholder."""
         out = []
