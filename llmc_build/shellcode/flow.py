@@ -60,6 +60,7 @@ class Flow(ABC):
         self.texts: dict[str, set[str]] = {}  # fixed texts that a variable may hold
         self.contents: dict[str, Content] = {}  # what is known of tainted variables; of others: nothing
         self.evaluated: set[str] = set()  # variables declared as numbers or references
+        self.proven: frozenset[str] = frozenset()  # variables that are numbers where the walk is
         self.calculates = False  # whether a value is taken for a number, which some shells calculate
         self.arrays: set[str] = set()
         self.maps: set[str] = set()  # associative arrays, declared before everything else
@@ -208,13 +209,13 @@ class Flow(ABC):
         if self._composes(text):
             return True
         seen: set[str] = set()
-        waiting = self._mentioned(text)
+        waiting = self._mentioned(text) - self.proven
         while waiting:
             if waiting & self.tainted:
                 return True
             seen |= waiting
             texts = [fixed for name in waiting for fixed in self.texts.get(name, ())]
-            waiting = frozenset().union(*map(self._mentioned, texts)) - seen
+            waiting = frozenset().union(*map(self._mentioned, texts)) - seen - self.proven
         return False
 
     def _composes(self, text: str) -> bool:
@@ -351,16 +352,28 @@ class Flow(ABC):
             return self.sequence(piece.body, self.stdin)
         if not isinstance(piece, Expansion) or piece.kind == "fed":
             return True
-        inner = some([self.piece(one, word) for one in piece.inner])
+        within = [self.piece(one, word) for one in piece.inner]
+        inner = some(within)
         match piece.kind:
             case "backquote":
                 output = self.nested(_unescaped(piece.text[1:-1]), word, self.stdin)
                 return self.mentions(piece.text) if output is None else output
             case "brace":
                 return self._brace(piece.text, word) or inner
-            case "arithmetic" if HOLE not in piece.text and (inner or self.reaches(piece.text)):
-                self.refuse(f"{OF_PLACEHOLDER} in $((...)), which bash evaluates as code", word, _EXPR)
+            case "arithmetic" if HOLE not in piece.text:
+                values = zip(piece.inner, within, strict=True)
+                unproven = [tainted and not self.is_number(one) for one, tainted in values]
+                if some(unproven) or self.reaches(piece.text):
+                    self.refuse(f"{OF_PLACEHOLDER} in $((...)), which bash evaluates as code", word, _EXPR)
+                else:
+                    return False
         return inner or self.mentions(piece.text)
+
+    def is_number(self, piece: Piece) -> bool:
+        """Whether all that is tainted of a piece are variables that were seen to be numbers."""
+        if not isinstance(piece, Expansion) or piece.kind not in ("parameter", "brace") or piece.inner:
+            return False
+        return self._mentioned(piece.text) & self.tainted <= self.proven
 
     def _brace(self, text: str, word: Word) -> bool:
         """Refuse the forms of `${...}` in which bash evaluates a value, and follow `${x:=value}`."""

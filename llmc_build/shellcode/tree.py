@@ -190,6 +190,8 @@ class Simple:
     words: tuple[Word, ...]
     redirects: tuple[Redirect, ...]
     start: int
+    joined: str = ""  # the `&&`, `||` or `&` behind the pipeline that it begins
+    negated: bool = False  # whether that pipeline has a `!`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,12 +199,15 @@ class Compound:
     """`( )`, `{ }`, `if`, `while`, `until`, `for`, `select`, `case`, `[[ ]]`, `(( ))`, `coproc`."""
 
     kind: str  # the word or character that opens it
-    head: tuple[Word, ...] = ()  # words of `for`, subject of `case`, words of `[[ ]]`
+    head: tuple[Word, ...] = ()  # words of `for`, subject of `case`, words and operators of `[[ ]]`
     patterns: tuple[Word, ...] = ()  # of `case`
+    firsts: int = 0  # how many of these are the first branch's, where that goes on to no other
     variable: str | None = None  # of `for` and `select`
     bodies: tuple[Sequence_, ...] = ()
     redirects: tuple[Redirect, ...] = ()
     start: int
+    joined: str = ""  # as of a simple command
+    negated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
