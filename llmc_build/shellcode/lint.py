@@ -119,27 +119,27 @@ class Lint(Calls):
     def sequence(self, tree: Sequence_, stdin: bool) -> bool:
         before, listed, output = self.proven, frozenset[str](), False
         for at, pipeline in enumerate(tree):
-            with self._proving(listed, tree[at:]):
+            with self._proving(listed):
                 output = self._pipeline(pipeline, stdin) or output
             first = pipeline[0]
             joined = first.joined if not isinstance(first, Function) else ""
             chained = joined == "&&" and not (at and _is_joined(tree[at - 1], "||"))
-            listed = listed | numbers(pipeline) if chained and not _is_negated(first) else frozenset()
-            self.proven |= self._still(behind(tree, at, self.leaving - self.functions), tree[at + 1 :])
+            shown = numbers(pipeline) if chained and not _is_negated(first) else frozenset[str]()
+            listed = listed | self._still(shown, tree, at + 1) if chained else frozenset()
+            self.proven |= self._still(behind(tree, at, self.leaving - self.functions), tree, at + 1)
         self.proven = before
         return output
 
-    def _still(self, names: frozenset[str], tree: Sequence_) -> frozenset[str]:
-        """Those of some variables that these commands do not change."""
-        if not self._orderly:
+    def _still(self, names: frozenset[str], tree: Sequence_, at: int = 0) -> frozenset[str]:
+        """Those of some variables that these commands do not change, from one of them on."""
+        if not names or not self._orderly:
             return frozenset()
-        return self._changes.left_alone(names, tree, frozenset(self.functions)) if names else names
+        return self._changes.left_alone(names, tree[at:], frozenset(self.functions))
 
     @contextmanager
-    def _proving(self, names: frozenset[str], tree: Sequence_) -> Iterator[None]:
-        """Some variables are numbers here, as far as these commands leave them alone."""
-        before = self.proven
-        self.proven = before | self._still(names, tree)
+    def _proving(self, names: frozenset[str]) -> Iterator[None]:
+        """Some variables are numbers here."""
+        before, self.proven = self.proven, self.proven | names
         yield
         self.proven = before
 
@@ -202,7 +202,8 @@ class Lint(Calls):
         output = False
         with self._reaching(inside):
             for at, body in enumerate(node.bodies):
-                with self._proving(_shown(node, at), (*sum(node.bodies[at - 1 : at], ()), *body)):
+                shown = self._still(self._still(_shown(node, at), body), node.bodies[at - 1])
+                with self._proving(shown):
                     output = self.sequence(body, stdin) or output
         self.loops -= node.kind in _LOOPS
         self.stdin = outer
@@ -213,7 +214,7 @@ class Lint(Calls):
         if any(word.literal in _ARITHMETIC_TESTS | _NAME_TESTS for word in words):
             shown = frozenset[str]()
             for clause in clauses(words) or [words]:
-                with self._proving(shown, ()):
+                with self._proving(self._still(shown, ())):
                     self._evaluated_test(clause)
                 shown |= frozenset(filter(None, [number(clause)]))
         if tainted:

@@ -41,6 +41,8 @@ _ASSIGNS = _DECLARES | {"read", "getopts", "mapfile", "readarray", "unset", "wai
 _ANYTHING = frozenset(
     {"eval", ".", "source", "trap", "alias", "unalias", "command", "builtin", "enable", "shopt", "set"}
 )
+_NAMES = re.compile(r"\w+")
+_MOST = 100_000  # commands that are looked at, again for each check: behind that nothing is proven
 
 
 # ---------------------------------------------------------------- checks
@@ -195,8 +197,9 @@ class Changes:
 
     def __init__(self, tree: Sequence_) -> None:
         self._functions: dict[str, list[Node]] = {}
-        self._traps: list[Word] = []
-        self._refers = False
+        self._trapped: set[str] = set()  # words of all handlers
+        self._refers = False  # whether there may be other names for variables, or handlers that are not fixed
+        self._left = _MOST
         for node in _every(tree):
             if isinstance(node, Function):
                 self._functions.setdefault(node.name, []).append(node.body)
@@ -206,7 +209,8 @@ class Changes:
     def _notice(self, words: Sequence[Word]) -> None:
         literals = [word.literal for word in words]
         if "trap" in literals:
-            self._traps += words[1:]
+            self._refers |= any(word.literal is None for word in words[1:])
+            self._trapped |= {name for word in words for name in _NAMES.findall(word.prefix)}
         self._refers |= not _DECLARES.isdisjoint(literals) and any(
             (word.literal is None and word.prefix in ("", "-")) or _refers(word.prefix) for word in words[1:]
         )
@@ -216,13 +220,16 @@ class Changes:
         return frozenset(name for name in names if not self._changed(name, tree, called))
 
     def _changed(self, name: str, tree: Sequence_, called: frozenset[str]) -> bool:
-        if self._refers or any(self._trapped(word, name, called) for word in self._traps):
+        if self._refers or name in self._trapped or not called.isdisjoint(self._trapped):
             return True
         return self._by(_every(tree), name, called)
 
     def _by(self, nodes: Iterable[Node], name: str, called: frozenset[str]) -> bool:
         calls = False
         for node in nodes:
+            self._left -= 1
+            if self._left < 0:
+                return True
             if isinstance(node, Compound) and node.variable == name:
                 return True
             if isinstance(node, Simple):
@@ -237,10 +244,6 @@ class Changes:
             return True
         bodies = [body for some in self._functions.values() for body in some]
         return self._by([one for body in bodies for one in _every(((body,),))], name, frozenset())
-
-    def _trapped(self, word: Word, name: str, called: frozenset[str]) -> bool:
-        mentioned = set(re.findall(r"\w+", word.literal or ""))
-        return word.literal is None or name in mentioned or not called.isdisjoint(mentioned)
 
 
 def _refers(option: str) -> bool:
