@@ -27,10 +27,10 @@ def main() -> int:
 
 
 def _write_whole() -> None:
-    """Nothing that is printed is lost, and what standard output can't hold is spelt out, as on standard error.
+    """Nothing that is printed is lost, and what standard output can't hold is spelt out as on standard error.
 
-    With `PYTHONUNBUFFERED` set, as in many containers, Python loses what one call of `write` leaves over: the
-    rest after a signal, or on a disk that is getting full, where the next call would say so.
+    With `PYTHONUNBUFFERED` set, as in many containers, Python loses what one call of `write` leaves over:
+    the rest after a signal, or on a disk that is getting full, where the next call would say so.
     """
     raw = getattr(sys.stdout, "buffer", None)
     if isinstance(raw, io.RawIOBase):

@@ -92,7 +92,9 @@ def _base(program: str) -> tuple[str, ...]:
             found += ["--symlink", os.readlink(folder), folder]
         elif os.path.isdir(folder):
             found += ["--ro-bind", folder, folder]
-    return (*found, "--proc", "/proc", "--dev", "/dev")
+    # What may be written below /proc/sys, the kernel asks of the user alone, and root is still that without a
+    # capability.
+    return (*found, "--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev")
 
 
 def _folders(work: str, tmp: str, values: str | None) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ from itertools import pairwise
 from llmc_build.shellcode import clean, table
 from llmc_build.shellcode.content import Given
 from llmc_build.shellcode.flow import OF_PLACEHOLDER, some
+from llmc_build.shellcode.inside import HANDING, given_to_shell, interpreter_within
 from llmc_build.shellcode.known import COMMANDS, SUBCOMMANDS, Command
 from llmc_build.shellcode.options import (
     Role,
     Wrapped,
     dashed,
-    interpreter_within,
     roles,
     runs_arguments,
     runs_options,
@@ -77,7 +77,8 @@ class Calls(Special):
             self.tainted.add("_")
         if command.literal is None:
             return self._named(command, arguments, stdin, carried) or tainted
-        if self.holds_value(command):
+        elsewhere = "/" in command.literal[1:] and command.literal[0] != "/"
+        if self.holds_value(command) or (elsewhere and self.may_be_value(command)):
             self.refuse(f"`{command.literal}` was written from a value, and is run", command, FILE_RUNS)
         name = table.base_name(command.literal)
         if name in self.functions:
@@ -182,6 +183,7 @@ class Calls(Special):
         if name == "python" and (rest := _module(arguments)):
             self.run(rest, stdin, carried=carried)
         found, reads_code = roles(known, arguments)
+        reads_code = reads_code and not any(given_to_shell(arguments) if name in HANDING else ())
         if name != "parallel":
             if reads_code and stdin:
                 message = f"{OF_PLACEHOLDER} is the input of `{name}`, which parses it as code"
@@ -194,6 +196,7 @@ class Calls(Special):
         given = stdin or passed is not None or carried or bool(self.exported & self.tainted)
         given = given or any(self.word(word) or self.holds_value(word) for _, word in found)
         code = [(text, word) for word in _code(found) for text in self.texts_of(word)]
+        given = given or any(self.tells_of_file(text) for text, _ in code)
         if reads_code and self.document is not None:
             code.append((self.document, command))
         if name in _JOINING and code:
@@ -227,9 +230,10 @@ class Calls(Special):
     def _argument(self, name: str, role: Role, word: Word, stdin: bool = False) -> None:
         tainted = self.word(word)
         named = role is Role.FILE and (
-            self.holds_value(word) or (stdin and (word.literal or "") in _STANDARD_INPUT)
+            self.may_be_value(word) or (stdin and (word.literal or "") in _STANDARD_INPUT)
         )
-        if named or (tainted and role in (Role.CODE, Role.FILE, Role.OPENED)):
+        opened = role is Role.OPENED and tainted and not self.only_paths(word)
+        if named or opened or (tainted and role in (Role.CODE, Role.FILE)):
             what = "is parsed as code" if role is Role.CODE else "names code that runs"
             subject = "the format" if name == "printf" else "this argument"
             self.refuse(f"{subject} of `{name}` {what}, and a value is only ever data", word, hint(name))
@@ -274,6 +278,10 @@ class Calls(Special):
         for role, word in found:
             if not self.word(word) or _is_fed(word):
                 continue
+            held = self.content(word)
+            if "+" in known.code and role is Role.OPTION and (held.begins or held.unknown):
+                message = f"an argument of `{name}` that may begin with '+', behind which it takes a command"
+                self.refuse(message, word, 'write ./ before it: "./$y"')
             open_ = role in (Role.OPTION, Role.VALUE) or name == "find"
             if several and open_ and self.split(word):
                 self._refuse_split(name, word)
@@ -332,7 +340,10 @@ class Calls(Special):
             inner = self._split_string(arguments)
         if name == "flock" and inner and inner[0].literal in ("-c", "--command"):
             inner = [Word(pieces=(Text("sh", quoted=True),), start=inner[0].start, end=inner[0].end), *inner]
-        for word in wrapped.own:
+        for before, word in pairwise([Word(pieces=(), start=0, end=0), *wrapped.own]):
+            if name == "strace" and self.word(word) and _names_output(before, word):
+                message = "a value as the output of `strace`, which runs a command that stands behind | or !"
+                self.refuse(message, word, "write to a file with a fixed name")
             self._argument(name, Role.OPTION, word)
             if self.split(word):
                 self._refuse_split(name, word)
@@ -361,6 +372,10 @@ class Calls(Special):
             else:
                 found += _words(text.split(), word)
         return found
+
+
+def _names_output(before: Word, word: Word) -> bool:
+    return before.literal in ("-o", "--output") or word.prefix in ("-o", "--output=")
 
 
 def _is_fed(word: Word) -> bool:

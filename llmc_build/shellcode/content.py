@@ -18,6 +18,8 @@ _BEGINS_ALIKE = re.compile(
     re.DOTALL,
 )
 
+_BEHIND_SUBSCRIPT = frozenset(["", *":-=?+%#/^,@~"])  # what an expansion may go on with
+
 
 class Content(NamedTuple):
     """What a text is made of; the default is a text without values."""
@@ -45,3 +47,17 @@ def variable_begun(expansion: str) -> str | None:
     """The variable that an expansion begins with, whatever it holds; None where it is another text."""
     named = _BEGINS_ALIKE.fullmatch(expansion)
     return (named[1] or named[2]) if named else None
+
+
+def subscript(rest: str) -> tuple[str, str]:
+    """The subscript behind the name of an array, and what follows it; all of it where that is unclear."""
+    if not rest.startswith("["):
+        return "", rest
+    depth = 0
+    for at, char in enumerate(rest):
+        depth += (char == "[") - (char == "]")
+        if not depth:
+            inside, behind = rest[: at + 1], rest[at + 1 :]
+            plain = not any(inside.count(quote) % 2 for quote in "\"'") and "\\" not in inside
+            return (inside, behind) if plain and behind[:1] in _BEHIND_SUBSCRIPT else (rest, "")
+    return rest, ""

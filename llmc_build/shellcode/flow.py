@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from llmc_build.shellcode import table
-from llmc_build.shellcode.content import ANYTHING, Content, Given, variable_begun
+from llmc_build.shellcode.content import ANYTHING, Content, Given, subscript, variable_begun
 from llmc_build.shellcode.tree import (
     HOLE,
     PROBLEMS,
@@ -33,11 +33,12 @@ OF_PLACEHOLDER = "a value from a placeholder"
 _BRACE = re.compile(r"\$\{([!#]?)(\w+|[@*#?$!-])(.*)\}", re.DOTALL)
 _NAMED = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\{(\w+):?[-=]([\w./+-]+)\})", re.ASCII)
 _SHELL_VARIABLES = frozenset({"SHELL", "BASH"})
-_BEHIND_SUBSCRIPT = frozenset(["", *":-=?+%#/^,@~"])  # what an expansion may go on with
 _STREAMS = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd/1", "/dev/fd/2"})
 _TEXTS = 8  # fixed texts of one variable, or of one word, that are followed
 _PATTERN = re.compile(r"[*?\[{]")  # what the shell makes file names or words of
 _LIST = re.compile(r"\$\{?[@*]|\[[@*]\]|\$\{!")  # expansions that are many words also in quotes
+# A name with an expansion in it: what stands before, and behind.
+_COMPOSED = re.compile(r"(?<!\w)([A-Za-z_]\w*)?(?:\$\w+|\$\{[^{}]*\})+(?<=[}\w])(\w+)?", re.ASCII)
 _DIGITS = 4  # of the number of a parameter
 _LONG = 4096  # characters of a fixed text made of several that are followed
 FILE = "<file "  # before the name of a file, among the tainted names
@@ -59,6 +60,7 @@ class Flow(ABC):
         self.texts: dict[str, set[str]] = {}  # fixed texts that a variable may hold
         self.contents: dict[str, Content] = {}  # what is known of tainted variables; of others: nothing
         self.evaluated: set[str] = set()  # variables declared as numbers or references
+        self.proven: frozenset[str] = frozenset()  # variables that are numbers where the walk is
         self.calculates = False  # whether a value is taken for a number, which some shells calculate
         self.arrays: set[str] = set()
         self.maps: set[str] = set()  # associative arrays, declared before everything else
@@ -117,13 +119,13 @@ class Flow(ABC):
 
     def taint_file(self, word: Word) -> None:
         """A value is written to the file that a word names."""
-        self.tainted |= {FILE + name for name in self._names(word) if name not in _STREAMS}
+        self.tainted |= {FILE + name for name in self.names(word) if name not in _STREAMS}
 
     def holds_value(self, word: Word) -> bool:
         """Whether the word names a file that a value was written to."""
-        return any(FILE + name in self.tainted for name in self._names(word))
+        return any(FILE + name in self.tainted for name in self.names(word))
 
-    def _names(self, word: Word) -> list[str]:
+    def names(self, word: Word) -> list[str]:
         """How a word may name a file."""
         spelled = [
             piece.text if isinstance(piece, Text) else piece.text.replace("{", "").replace("}", "")
@@ -204,15 +206,26 @@ class Flow(ABC):
 
     def reaches(self, text: str) -> bool:
         """Whether arithmetic on a text comes to a value, over names that are the values of variables."""
+        if self._composes(text):
+            return True
         seen: set[str] = set()
-        waiting = self._mentioned(text)
+        waiting = self._mentioned(text) - self.proven
         while waiting:
             if waiting & self.tainted:
                 return True
             seen |= waiting
             texts = [fixed for name in waiting for fixed in self.texts.get(name, ())]
-            waiting = frozenset().union(*map(self._mentioned, texts)) - seen
+            waiting = frozenset().union(*map(self._mentioned, texts)) - seen - self.proven
         return False
+
+    def _composes(self, text: str) -> bool:
+        """Whether arithmetic may make the name of a tainted variable: $((y$i)) is $((y1)) where i is 1."""
+        return any(
+            name.startswith(before) and name.endswith(behind) and len(name) > len(before + behind)
+            for before, behind in _COMPOSED.findall(text)
+            if before or behind
+            for name in self.tainted
+        )
 
     def mentions(self, text: str) -> bool:
         """Whether a text names a variable that is tainted."""
@@ -339,16 +352,28 @@ class Flow(ABC):
             return self.sequence(piece.body, self.stdin)
         if not isinstance(piece, Expansion) or piece.kind == "fed":
             return True
-        inner = some([self.piece(one, word) for one in piece.inner])
+        within = [self.piece(one, word) for one in piece.inner]
+        inner = some(within)
         match piece.kind:
             case "backquote":
                 output = self.nested(_unescaped(piece.text[1:-1]), word, self.stdin)
                 return self.mentions(piece.text) if output is None else output
             case "brace":
                 return self._brace(piece.text, word) or inner
-            case "arithmetic" if HOLE not in piece.text and (inner or self.reaches(piece.text)):
-                self.refuse(f"{OF_PLACEHOLDER} in $((...)), which bash evaluates as code", word, _EXPR)
+            case "arithmetic" if HOLE not in piece.text:
+                values = zip(piece.inner, within, strict=True)
+                unproven = [tainted and not self.is_number(one) for one, tainted in values]
+                if some(unproven) or self.reaches(piece.text):
+                    self.refuse(f"{OF_PLACEHOLDER} in $((...)), which bash evaluates as code", word, _EXPR)
+                else:
+                    return False
         return inner or self.mentions(piece.text)
+
+    def is_number(self, piece: Piece) -> bool:
+        """Whether all that is tainted of a piece are variables that were seen to be numbers."""
+        if not isinstance(piece, Expansion) or piece.kind not in ("parameter", "brace") or piece.inner:
+            return False
+        return self._mentioned(piece.text) & self.tainted <= self.proven
 
     def _brace(self, text: str, word: Word) -> bool:
         """Refuse the forms of `${...}` in which bash evaluates a value, and follow `${x:=value}`."""
@@ -359,10 +384,10 @@ class Flow(ABC):
         name = self._standing(name)
         if sign == "!" and rest in ("[@]", "[*]"):
             return _KEYS + name in self.tainted
-        subscript, rest = _subscript(rest)
+        inside, rest = subscript(rest)
         evaluated = (
             (sign == "!" and name in self.tainted)
-            or (subscript and name not in self.maps and self.reaches(subscript))
+            or (inside and name not in self.maps and self.reaches(inside))
             or (re.match(r":(?![-=?+])", rest) and self.reaches(rest))
             or (rest.startswith("@P") and name in self.tainted)
         )
@@ -387,20 +412,6 @@ def _is_many(piece: Piece) -> bool:
     if isinstance(piece, Expansion):
         return piece.split or piece.kind == "fed" or _LIST.search(piece.text) is not None
     return isinstance(piece, Sub) and piece.split
-
-
-def _subscript(rest: str) -> tuple[str, str]:
-    """The subscript behind the name of an array, and what follows it; all of it where that is unclear."""
-    if not rest.startswith("["):
-        return "", rest
-    depth = 0
-    for at, char in enumerate(rest):
-        depth += (char == "[") - (char == "]")
-        if not depth:
-            inside, behind = rest[: at + 1], rest[at + 1 :]
-            plain = not any(inside.count(quote) % 2 for quote in "\"'") and "\\" not in inside
-            return (inside, behind) if plain and behind[:1] in _BEHIND_SUBSCRIPT else (rest, "")
-    return rest, ""
 
 
 def _unescaped(code: str) -> str:

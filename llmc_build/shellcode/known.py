@@ -253,6 +253,8 @@ COMMANDS: dict[str, Command] = {
     "runuser": Command(code=_set("-c --command"), values=_set("-u -g -G -s --shell -w"), stdin=True),
     **dict.fromkeys(_set("script watch"), Command(operands=Operands.DATA, code=_set("-c --command"))),
     "watch": Command(operands=Operands.ALL_CODE, values=_set("-n --interval -q --equexit")),
+    "sg": Command(operands=Operands.AFTER_FIRST, code=_set("-c --command")),
+    "newgrp": Command(stdin=True),
     "start-stop-daemon": Command(code=_set("-x --exec -a --startas")),
     "tar": Command(
         code=_set(

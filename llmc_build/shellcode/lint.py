@@ -5,8 +5,9 @@ only: `eval`, `sh -c`, an awk program, arithmetic on a variable are parsed again
 follows values from placeholders through variables, functions, positional parameters, `read`, `$(...)`,
 pipes and files with fixed names, and refuses where one arrives at code.  `flow` keeps what is tainted;
 since order does not matter to it, the walk is repeated until nothing more becomes tainted, and only the
-last round reports.  `known` and `table` say which argument of which command is code, `calls` what single
-commands do with theirs, and `programs` which programs in other languages run what they are given.
+last round reports.  Only that a variable was seen to be a number is known for a part of the script: `proven`.
+`known` and `table` say which argument of which command is code, `calls` what single commands do with
+theirs, and `programs` which programs in other languages run what they are given.
 
 It is a lint and not a proof: files whose names a program chooses, and what programs do inside, are not
 followed.
@@ -15,27 +16,43 @@ followed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from llmc_build.shellcode.calls import Calls
 from llmc_build.shellcode.content import ANYTHING, Given
 from llmc_build.shellcode.flow import FILE, OF_PLACEHOLDER, some
+from llmc_build.shellcode.proven import (
+    Changes,
+    asked_by,
+    behind,
+    clauses,
+    first_of_case,
+    number,
+    numbers,
+    refused_by,
+)
 from llmc_build.shellcode.scan import scan
 from llmc_build.shellcode.tree import (
     Compound,
     Found,
     Function,
     Node,
+    Piece,
     Pipeline,
     Redirect,
     Sequence_,
     Simple,
+    Sub,
+    Text,
     Word,
 )
 
 _ARITHMETIC_TESTS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge"})
 _LOOPS = frozenset({"for", "while", "until", "select"})
 _NAME_TESTS = frozenset({"-v", "-R"})
+_OWN = frozenset({"exit"})  # leaves whatever shell it stands in
+_OF_LOOP = frozenset({"continue", "break"})
 _EXEC_INPUT = "<exec"  # stands among the tainted names where `exec <` opens a value as everyone's input
 _LEVELS = 8  # code within code that is followed
 _ROUNDS = 24  # a script whose values go through more variables backwards is refused
@@ -49,6 +66,9 @@ class Lint(Calls):
     ) -> None:
         super().__init__(paths, tainted, level)
         self.shell = shell
+        self.leaving = _OWN  # commands behind which nothing of the sequence goes on
+        self._changes = Changes(())
+        self._orderly = True  # whether this is not code that runs amidst other code of the same shell
         # What is known in this round of code within code: whether its output is tainted, its problems and its
         # placeholders that begin an argument.
         self.within: dict[
@@ -58,6 +78,7 @@ class Lint(Calls):
     def check(self, tree: Sequence_, *, stdin: bool = False) -> bool:
         """Judge a script to the end; tells whether its output is tainted."""
         self.maps |= _maps(tree)
+        self._changes = Changes(tree)
         for _ in range(_ROUNDS):
             before = self._state()
             self.found.clear()
@@ -96,12 +117,50 @@ class Lint(Calls):
     # ------------------------------------------------------------ commands: is their output tainted?
 
     def sequence(self, tree: Sequence_, stdin: bool) -> bool:
-        return some([self._pipeline(pipeline, stdin) for pipeline in tree])
+        before, listed, output = self.proven, frozenset[str](), False
+        for at, pipeline in enumerate(tree):
+            with self._proving(listed):
+                output = self._pipeline(pipeline, stdin) or output
+            first = pipeline[0]
+            joined = first.joined if not isinstance(first, Function) else ""
+            chained = joined == "&&" and not (at and _is_joined(tree[at - 1], "||"))
+            shown = numbers(pipeline) if chained and not _is_negated(first) else frozenset[str]()
+            listed = listed | self._still(shown, tree, at + 1) if chained else frozenset()
+            self.proven |= self._still(behind(tree, at, self.leaving - self.functions), tree, at + 1)
+        self.proven = before
+        return output
+
+    def _still(self, names: frozenset[str], tree: Sequence_, at: int = 0) -> frozenset[str]:
+        """Those of some variables that these commands do not change, from one of them on."""
+        if not names or not self._orderly:
+            return frozenset()
+        return self._changes.left_alone(names, tree[at:], frozenset(self.functions))
+
+    @contextmanager
+    def _proving(self, names: frozenset[str]) -> Iterator[None]:
+        """Some variables are numbers here."""
+        before, self.proven = self.proven, self.proven | names
+        yield
+        self.proven = before
+
+    @contextmanager
+    def _reaching(self, leaving: frozenset[str]) -> Iterator[None]:
+        before, self.leaving = self.leaving, leaving
+        yield
+        self.leaving = before
 
     def _pipeline(self, nodes: Pipeline, stdin: bool) -> bool:
-        for node in nodes:
-            stdin = self._node(node, stdin)
+        own = len(nodes) > 1 or _is_joined(nodes, "&")  # a shell of its own, which is in no loop
+        with self._reaching(_OWN if own else self.leaving):
+            for node in nodes:
+                stdin = self._node(node, stdin)
         return stdin
+
+    def piece(self, piece: Piece, word: Word) -> bool:
+        if not isinstance(piece, Sub):
+            return super().piece(piece, word)
+        with self._reaching(_OWN):
+            return super().piece(piece, word)
 
     def _node(self, node: Node, stdin: bool) -> bool:
         match node:
@@ -117,9 +176,11 @@ class Lint(Calls):
         self.functions.add(node.name)
         outer, loops = self.function, self.loops
         self.function, self.loops = node.name, 0
-        if self._node(node.body, node.name in self.fed):
-            self.telling.add(node.name)
-        self.function, self.loops = outer, loops
+        proven, self.proven = self.proven, frozenset()
+        with self._reaching(_OWN | {"return"}):
+            if self._node(node.body, node.name in self.fed):
+                self.telling.add(node.name)
+        self.function, self.loops, self.proven = outer, loops, proven
 
     def _compound(self, node: Compound, stdin: bool) -> bool:
         stdin = self._input(node.redirects, stdin)
@@ -135,7 +196,15 @@ class Lint(Calls):
         if node.kind == "[[":
             self._condition(node.head, any(tainted))
         self.loops += node.kind in _LOOPS
-        output = some([self.sequence(body, stdin) for body in node.bodies])
+        inside = (
+            self.leaving | _OF_LOOP if node.kind in _LOOPS else _OWN if node.kind == "(" else self.leaving
+        )
+        output = False
+        with self._reaching(inside):
+            for at, body in enumerate(node.bodies):
+                shown = self._still(self._still(_shown(node, at), body), node.bodies[at - 1])
+                with self._proving(shown):
+                    output = self.sequence(body, stdin) or output
         self.loops -= node.kind in _LOOPS
         self.stdin = outer
         return self._written(node.redirects, output)
@@ -143,12 +212,28 @@ class Lint(Calls):
     def _condition(self, words: Sequence[Word], tainted: bool) -> None:
         """`[[ ... ]]`, in which words may be names, subscripts and arithmetic."""
         if any(word.literal in _ARITHMETIC_TESTS | _NAME_TESTS for word in words):
-            for word in words:
-                if self.word(word) or self.reaches(word.literal or ""):
-                    hint = "compare with [ a -eq b ]"
-                    self.refuse(f"{OF_PLACEHOLDER} in a test that bash evaluates", word, hint)
+            shown = frozenset[str]()
+            for clause in clauses(words) or [words]:
+                with self._proving(self._still(shown, ())):
+                    self._evaluated_test(clause)
+                shown |= frozenset(filter(None, [number(clause)]))
         if tainted:
             self.tainted.add("BASH_REMATCH")
+
+    def _evaluated_test(self, words: Sequence[Word]) -> None:
+        if not any(word.literal in _ARITHMETIC_TESTS | _NAME_TESTS for word in words):
+            return
+        for word in words:
+            value = some(
+                [
+                    self.piece(piece, word) and not self.is_number(piece)
+                    for piece in word.pieces
+                    if not isinstance(piece, Text)
+                ]
+            )
+            if value or self.reaches(word.spelled):
+                hint = "compare with [ a -eq b ]"
+                self.refuse(f"{OF_PLACEHOLDER} in a test that bash evaluates", word, hint)
 
     def _simple(self, node: Simple, stdin: bool) -> bool:
         outer, outer_code = self.stdin, self.document
@@ -256,6 +341,7 @@ class Lint(Calls):
         inner.tainted = {name for name in self.tainted if name in known or name[0] not in "@0"}
         if same:
             inner.function, inner.loops = self.function, 1  # it may run later
+            inner._orderly = False
             inner.evaluated, inner.arrays, inner.maps = {*self.evaluated}, {*self.arrays}, {*self.maps}
         if given is not None:
             inner.contents |= {"@": given.content, "0": given.content}
@@ -282,6 +368,26 @@ class Lint(Calls):
                 self.runners[name] = max(shifted, self.runners.get(name, 0))
             for name, shifted in inner.shifts.items():
                 self.shifts[name] = self.shifts.get(name, 0) + shifted
+
+
+def _shown(node: Compound, at: int) -> frozenset[str]:
+    """The variables that are numbers in a part of a compound command, by what was asked before it."""
+    if node.kind == "case":
+        name = first_of_case(node) if at else None
+        return frozenset({name} if name else ())
+    if node.kind == "if" and at % 2:
+        return asked_by(node.bodies[at - 1])
+    return (
+        refused_by(node.bodies[0]) if node.kind == "if" and at == 2 == len(node.bodies) - 1 else frozenset()
+    )
+
+
+def _is_joined(pipeline: Pipeline, operator: str) -> bool:
+    return not isinstance(pipeline[0], Function) and pipeline[0].joined == operator
+
+
+def _is_negated(node: Node) -> bool:
+    return not isinstance(node, Function) and node.negated
 
 
 @functools.lru_cache(maxsize=64)

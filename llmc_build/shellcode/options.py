@@ -12,28 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from llmc_build.shellcode import git
 from llmc_build.shellcode.known import AWK, COMMANDS, PERL, PYTHON, SUBCOMMANDS, Command, Operands
-from llmc_build.shellcode.table import HARMLESS, WRAPPER_OPERANDS, WRAPPERS, base_name
+from llmc_build.shellcode.table import WRAPPER_OPERANDS, WRAPPERS
 from llmc_build.shellcode.tree import Expansion, Text, Word
 
 ASSIGNED = re.compile(r"([A-Za-z_]\w*)\+?=", re.ASCII)
 _EXEC = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
-_CONTAINERS = frozenset(
-    {
-        *("docker", "podman", "kubectl", "lxc", "bwrap", "entr", "runuser", "su", "start-stop-daemon"),
-        *("vagrant", "docker-compose", "nerdctl", "gosu", "su-exec", "tini", "dumb-init", "sshpass", "op"),
-        *("uv", "poetry", "pipenv", "pdm", "hatch", "conda", "mamba", "micromamba", "bundle", "direnv"),
-        *("npx", "bunx", "pnpm", "yarn", "doppler"),
-    }
-)
-_TEXT = HARMLESS | {
-    "cat",
-    "grep",
-    "which",
-    "type",
-    "logger",
-    "basename",
-    "dirname",
-}  # given words
 _PARALLEL_VALUES = frozenset(
     {
         *("-j", "--jobs", "-a", "--arg-file", "-S", "--sshlogin", "--results", "--joblog", "--timeout"),
@@ -41,6 +24,7 @@ _PARALLEL_VALUES = frozenset(
     }
 )
 _PARALLEL_HOLES = re.compile(r"\{[0-9.#/%+-]*\}")
+_ABBREVIATED = 4  # characters of a long option that may stand for more
 _SPLIT_STRING = re.compile(r"-\w*S|--split-string")
 
 
@@ -129,20 +113,29 @@ class _Reader:
 
     def _option(self, word: Word, text: str) -> Iterator[tuple[Role, Word]]:
         name, equals, _ = text.partition("=")
+        name = self._in_full(name)
+        joined = not equals and word.literal is None  # the value, or a part of it, stands in the same word
         if text[0] == "+" and "+" in self.command.code:
             self.given = True
             yield Role.CODE, word
         elif name in self.command.pairs:
             yield Role.OPTION, word
             yield from self._values(2, Role.VALUE)
-        elif name in self._taking:
-            yield (self._role(name) if equals else Role.OPTION), word
-            if not equals:
+        elif name in self._taking and not (joined and len(name) == 2):
+            yield (self._role(name) if equals or joined else Role.OPTION), word
+            if not equals and not joined:
                 yield from self._values(1, self._role(name))
         elif text.startswith("--") or (word.literal is None and len(text) < 2):
             yield Role.OPTION, word
         else:
             yield from self._cluster(word, text)
+
+    def _in_full(self, name: str) -> str:
+        """The option that runs code which this may stand for: GNU programs know them by their beginnings."""
+        if len(name) < _ABBREVIATED or not name.startswith("--") or name in self._taking:
+            return name
+        meant = (one for one in self.command.code | self.command.files if one.startswith(name))
+        return min(meant, default=name)
 
     def _cluster(self, word: Word, text: str) -> Iterator[tuple[Role, Word]]:
         """Short options in one word: the first that takes a value takes the rest, or the next word."""
@@ -342,28 +335,3 @@ def split_string(arguments: Sequence[Word]) -> Iterator[tuple[str | None, Word]]
             yield (text[match.end() :].removeprefix("=") if word.literal is not None else None), word
             break
     yield from ((None, word) for word in rest)
-
-
-def interpreter_within(name: str, arguments: Sequence[Word]) -> int | None:
-    """Where, among the arguments of a command that is not in the table, one begins that is given code.
-
-    That of a container may also read its code from the input.
-    """
-    if name in _TEXT or (name in COMMANDS and name not in _CONTAINERS):
-        return None
-    for at, word in enumerate(arguments):
-        known = COMMANDS.get(base_name(word.literal or "")) if word.literal not in (".", "source") else None
-        is_interpreter = known is not None and (known.shell or known.stdin or bool(known.code))
-        if known and ((name in _CONTAINERS and is_interpreter) or _is_given_code(known, arguments[at + 1 :])):
-            return at
-    return None
-
-
-def _is_given_code(known: Command, arguments: Sequence[Word]) -> bool:
-    """Whether an interpreter gets its code by an option, before any operand."""
-    for role, word in roles(known, arguments)[0]:
-        if role is Role.CODE:
-            return known.shell or known.operands is not Operands.ALL_CODE or word.prefix.startswith("-")
-        if not word.prefix.startswith("-") and role is not Role.VALUE:
-            return False
-    return False

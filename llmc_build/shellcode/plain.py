@@ -66,6 +66,7 @@ _RESERVED = frozenset(
 # Commands that `lint` follows by more than the table of commands.
 _FOLLOWED = frozenset(
     {"alias", "set", "declare", "typeset", "local", "export", "readonly", "find", "shift", "ulimit"}
+    | {"capsh", "docker", "docker-compose", "flatpak", "nerdctl", "podman"}
 )
 _WRITING = COPYING | {"tee", "dd"}
 _TESTS = frozenset({"-v", "-R", "-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-t"})  # that shells evaluate

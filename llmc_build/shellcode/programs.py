@@ -34,6 +34,9 @@ _RUNS_ARGUMENT = {  # a command that is an argument of the program
           |\btimeit\s*\.\s*\w+\s*\(\s*(?:sys\.)?argv|\byaml\s*\.\s*(?:unsafe_load|load\s*\([^)]*\.(?:Unsafe|Full)?Loader\s*\))""",
         re.VERBOSE,
     ),
+    "perl": re.compile(  # s/(.*)/$1/ee
+        r"""\bs(?:([^\w\s\\{(\[<])(?:\\.|(?!\1)[^\\])*+\1(?:\\.|(?!\1)[^\\])*+\1|\{[^{}]*+\}\s*+\{[^{}]*+\})(?=\w*e\w*e)"""
+    ),
     "node": re.compile(r"\b(?:spawn|execFile)(?:Sync)?\s*\(\s*process\.argv|\brequire\s*\(\s*process\.argv"),
 }
 _PERL = re.compile(

@@ -10,6 +10,7 @@ machine and dash on the next.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from llmc_build.shellcode.command import REDIRECT, CommandScanner
 from llmc_build.shellcode.cursor import Stop
@@ -22,11 +23,13 @@ from llmc_build.shellcode.tree import (
     Pipeline,
     Redirect,
     Sequence_,
+    Text,
     Word,
 )
 from llmc_build.shellcode.word import METACHARACTERS
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][\w.:-]*", re.ASCII)
+_JOINING = re.compile(r"&&?|\|\|")
 _EMPTY_PARENTHESES = re.compile(r"\([ \t]*\)")
 _TIMED = re.compile(r"time[ \t]+(?:-p[ \t]+)?(?=[({!]|if\b|for\b|while\b|until\b|case\b|\[\[)")
 
@@ -60,6 +63,8 @@ class Scanner(CommandScanner):
         while not self._ends(stops):
             pipelines.append(self._pipeline())
             self.blanks()
+            if joined := self.match(_JOINING):
+                pipelines[-1] = _marked(pipelines[-1], joined=joined.group())
             if self.at("&&") or self.at("||"):
                 self.pos += 2
                 self.newlines()
@@ -80,7 +85,7 @@ class Scanner(CommandScanner):
         return self.peek() in ("", ")") or self.at(";;") or self.at(";&") or self.keyword() in stops
 
     def _pipeline(self) -> Pipeline:
-        self._prefixes()
+        negated = self._prefixes()
         nodes = [self._command()]
         self.blanks()
         while self.at("|") and not self.at("||"):
@@ -88,17 +93,22 @@ class Scanner(CommandScanner):
             self.newlines()
             nodes.append(self._command())
             self.blanks()
-        return tuple(nodes)
+        return _marked(tuple(nodes), negated=True) if negated else tuple(nodes)
 
-    def _prefixes(self) -> None:
-        """`!`, and `time` where it is followed by what only a reserved word can be followed by."""
+    def _prefixes(self) -> bool:
+        """`!`, and `time` where it is followed by what only a reserved word can be followed by.
+
+        Tells whether there was a `!`.
+        """
+        negated = False
         while True:
             if self.keyword() == "!":
                 self.pos += 1
+                negated = True
             elif timed := self.match(_TIMED):
                 self.pos = timed.end()
             else:
-                return
+                return negated
             self.blanks()
 
     def _command(self) -> Node:
@@ -140,15 +150,7 @@ class Scanner(CommandScanner):
         while self.match(REDIRECT):
             redirects.append(self.redirect())
             self.blanks()
-        return Compound(
-            kind=found.kind,
-            head=found.head,
-            patterns=found.patterns,
-            variable=found.variable,
-            bodies=found.bodies,
-            redirects=tuple(redirects),
-            start=found.start,
-        )
+        return replace(found, redirects=tuple(redirects)) if redirects else found
 
     def _if(self, start: int) -> Compound:
         bodies = []
@@ -223,7 +225,8 @@ class Scanner(CommandScanner):
         self.expect("in", start, "case")
         self.newlines()
         patterns: list[Word] = []
-        bodies = []
+        bodies: list[Sequence_] = []
+        firsts = 0
         while self.keyword() != "esac":
             if self.substitutions and not self.at("("):
                 self.refuse(
@@ -233,6 +236,8 @@ class Scanner(CommandScanner):
                 )
             patterns += self._patterns(start)
             bodies.append(self.sequence(frozenset({"esac"})))
+            if len(bodies) == 1 and not self.at(";;&") and not self.at(";&"):
+                firsts = len(patterns)
             for end in (";;&", ";;", ";&"):
                 if self.at(end):
                     self.pos += len(end)
@@ -242,7 +247,12 @@ class Scanner(CommandScanner):
             self.newlines()
         self.expect("esac", start, "case")
         return Compound(
-            kind="case", head=(subject,), patterns=tuple(patterns), bodies=tuple(bodies), start=start
+            kind="case",
+            head=(subject,),
+            patterns=tuple(patterns),
+            firsts=firsts,
+            bodies=tuple(bodies),
+            start=start,
         )
 
     def _patterns(self, start: int) -> list[Word]:
@@ -280,22 +290,26 @@ class Scanner(CommandScanner):
         if self.shell != "bash":
             self.refuse("[[ ]] in a script for sh", start, "write [ ], or say `shell: bash` for this step")
         self.pos += 2
-        words: list[Word] = []
-        hint = "write [ ... ] or case: inside [[ ]] bash evaluates some values as code"
-        with self.forbidding("a placeholder inside [[ ]]", hint, deeply=False):
+        head: list[Word] = []
+        self.newlines()
+        while self.keyword() != "]]":
+            char = self.peek()
+            if not char:
+                raise self.stop("this [[ is never closed", start)
+            if char in METACHARACTERS:
+                head.append(self._operator(2 if self.at("&&") or self.at("||") else 1))
+            else:
+                head.append(self.needed(self.word(), "a word"))
+                self.words.append(head[-1])
             self.newlines()
-            while self.keyword() != "]]":
-                char = self.peek()
-                if not char:
-                    raise self.stop("this [[ is never closed", start)
-                if char in METACHARACTERS:
-                    self.pos += 1
-                else:
-                    words.append(self.needed(self.word(), "a word"))
-                self.newlines()
         self.pos += 2
-        self.words += words
-        return Compound(kind="[[", head=tuple(words), start=start)
+        return Compound(kind="[[", head=tuple(head), start=start)
+
+    def _operator(self, length: int) -> Word:
+        start = self.pos
+        self.pos += length
+        text = Text(self.text[start : self.pos], quoted=False)
+        return Word(pieces=(text,), start=start, end=self.pos)
 
     def _arithmetic_command(self, start: int) -> Compound:
         if self.strict and self.shell != "bash":
@@ -325,3 +339,12 @@ class Scanner(CommandScanner):
         if not (self.at("(") or self.keyword()):
             raise self.stop("the body of a function must be { ...; } or another compound command", start)
         return Function(name=name, body=self._command(), start=start)
+
+
+def _marked(pipeline: Pipeline, *, joined: str = "", negated: bool = False) -> Pipeline:
+    """A pipeline with what stands around it noted at its first command."""
+    first = pipeline[0]
+    if isinstance(first, Function):
+        return pipeline
+    first = replace(first, joined=joined or first.joined, negated=negated or first.negated)
+    return (first, *pipeline[1:])

@@ -5,12 +5,15 @@ Owns the rules that no table can say.  What is common to all commands is `calls`
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 
 from llmc_build.shellcode import git, table
 from llmc_build.shellcode.content import ANYTHING, Given
-from llmc_build.shellcode.flow import OF_PLACEHOLDER, Flow
+from llmc_build.shellcode.flow import FILE, OF_PLACEHOLDER, Flow
+from llmc_build.shellcode.inside import HANDING, code_behind, entered, given_to_shell
 from llmc_build.shellcode.options import (
     ASSIGNED,
     executed_by_find,
@@ -23,6 +26,7 @@ _NAME_TESTS = frozenset({"-v", "-R"})
 _NUMBER_TESTS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-t"})
 _CALCULATING = frozenset({"shift", "ulimit"})  # in ksh and its kin
 _MAKEFILES = ("Makefile", "makefile", "GNUmakefile")
+_QUOTED = re.compile(r"""'([^'\n]{1,200})'|"([^"\n]{1,200})\"""")
 _ANY = 1000  # more than a script has arguments
 QUOTE = 'put it in double quotes: "$y"'
 FILE_RUNS = "write the program yourself, and let it read the value: from an argument, or from {{ x | path }}"
@@ -55,7 +59,7 @@ class Special(Flow):
                 self.tainted.add("OPTARG")
             case "[" | "test":
                 self._test(arguments)
-            case "let" if any(self.reaches(word.literal or "") for word in arguments):
+            case "let" if any(self.reaches(word.spelled) for word in arguments):
                 message = f"{OF_PLACEHOLDER} in `let`, which evaluates it as code"
                 self.refuse(message, command, "let expr calculate: n=$(expr {{ x }} + 1)")
             case "printf" if tainted and arguments[0].literal == "-v" and len(arguments) > 1:
@@ -67,12 +71,43 @@ class Special(Flow):
                 self._git(arguments)
             case "parallel":
                 self._parallel(command, arguments, stdin)
+            case _ if name in HANDING:
+                for inner in given_to_shell(arguments):
+                    self.run(inner, stdin)
+            case "docker" | "podman" | "nerdctl" | "docker-compose" | "flatpak":
+                self._entered(arguments, stdin)
             case "make" | "gmake":
                 self._make(command, arguments)
             case _ if name in _DECLARING:
                 self._declare(name, arguments)
         if name in _CALCULATING and tainted:
             self.calculates = True
+
+    def may_be_value(self, word: Word) -> bool:
+        """Whether the word may name such a file: from another folder, or by a pattern."""
+        written = [name.removeprefix(FILE) for name in self.tainted if name.startswith(FILE)]
+        if not written:
+            return False
+        last = {name.rsplit("/", 1)[-1] for name in written}
+        for name in self.names(word):
+            base = name.rsplit("/", 1)[-1]
+            if base in last or ("*" in base and any(fnmatchcase(one, base) for one in last)):
+                return True
+        return False
+
+    def tells_of_file(self, program: str) -> bool:
+        """Whether a program names, in quotes, a file that a value was written to."""
+        quoted = {text.removeprefix("./") for pair in _QUOTED.findall(program) for text in pair}
+        return any(FILE + name in self.tainted for name in quoted)
+
+    def _entered(self, arguments: list[Word], stdin: bool) -> None:
+        """`docker run --entrypoint sh image -c ...`: what stands behind the image is the program's."""
+        for program, rest in entered(arguments):
+            if self.word(program):
+                message = f"{OF_PLACEHOLDER} as the command: it would choose the program that runs"
+                self.refuse(message, program, "name the program yourself")
+            for code in code_behind(program, rest):
+                self.run([program, *code], stdin)
 
     def _shift(self, arguments: list[Word]) -> None:
         text = arguments[0].literal if arguments else "1"
@@ -157,7 +192,7 @@ class Special(Flow):
         ):
             for name in _MAKEFILES:
                 text = Word(pieces=(Text(name, quoted=True),), start=command.start, end=command.end)
-                if self.holds_value(text):
+                if self.may_be_value(text):
                     self.refuse(f"`{name}` was written from a value, and `make` runs it", command, FILE_RUNS)
 
     def carried_in(self, name: str, command: Word) -> None:

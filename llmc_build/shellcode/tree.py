@@ -121,6 +121,11 @@ class Word:
         return self.prefix if all(isinstance(piece, Text) for piece in self.pieces) else None
 
     @property
+    def spelled(self) -> str:
+        """The word with its expansions as they are written, for what the shell calculates of it."""
+        return "".join(piece.text if isinstance(piece, Text | Expansion) else "0" for piece in self.pieces)
+
+    @property
     def prefix(self) -> str:
         """The literal text before the first expansion or placeholder."""
         out = []
@@ -185,6 +190,8 @@ class Simple:
     words: tuple[Word, ...]
     redirects: tuple[Redirect, ...]
     start: int
+    joined: str = ""  # the `&&`, `||` or `&` behind the pipeline that it begins
+    negated: bool = False  # whether that pipeline has a `!`
 
 
 @frozen(kw_only=True)
@@ -192,12 +199,15 @@ class Compound:
     """`( )`, `{ }`, `if`, `while`, `until`, `for`, `select`, `case`, `[[ ]]`, `(( ))`, `coproc`."""
 
     kind: str  # the word or character that opens it
-    head: tuple[Word, ...] = ()  # words of `for`, subject of `case`, words of `[[ ]]`
+    head: tuple[Word, ...] = ()  # words of `for`, subject of `case`, words and operators of `[[ ]]`
     patterns: tuple[Word, ...] = ()  # of `case`
+    firsts: int = 0  # how many of these are the first branch's, where that goes on to no other
     variable: str | None = None  # of `for` and `select`
     bodies: tuple[Sequence_, ...] = ()
     redirects: tuple[Redirect, ...] = ()
     start: int
+    joined: str = ""  # as of a simple command
+    negated: bool = False
 
 
 @frozen(kw_only=True)

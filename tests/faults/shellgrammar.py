@@ -318,7 +318,12 @@ class Grammar:
 
     def tested(self, depth: int) -> str:
         name = self.name("t")
-        return f"{name}={self.word(depth)}\nif [[ ${name} == zz9 || -z zz9 ]]; then printf no; else printf yes; fi"
+        first = self.pick([f"${name}", self.word(0)])
+        same = self.pick([f"{HOLE} == {HOLE}", f'"a{HOLE}" == a{HOLE}', f"'{HOLE}' = {HOLE}", f"-n b{HOLE}"])
+        return (
+            f"{name}={self.word(depth)}\nif [[ {first} == zz9 || -z zz9 ]]; then printf no; else printf yes; fi\n"
+            f"if [[ {same} ]]; then printf same; else printf other; fi"
+        )
 
     def calculated(self, depth: int) -> str:
         name = self.name("c")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmc_build import workflow
-from llmc_build.keys import action_key, canonical, difference
+from llmc_build.keys import action_key, canonical, difference, key_of
 from llmc_build.model import ActionKey, Digest
 from llmc_build.resolve import resolve
 from llmc_build.rules import Bound, ModelId, rule
@@ -60,6 +60,15 @@ def test_what_does_not_determine_the_result_is_not_in_the_key(other: str) -> Non
 )
 def test_what_determines_the_result_is_in_the_key(other: str) -> None:
     assert key(SHELL).hash != key(other).hash
+
+
+@pytest.mark.parametrize("step", [SHELL, LOCAL])
+def test_the_version_of_the_rule_is_in_the_key(step: str) -> None:
+    """An llmc that does a step in another way must not serve what an older one made."""
+    components = key(step).components
+    name = str(components["rule"])
+    assert components["rule_version"] == rule(name).version
+    assert key_of({**components, "rule_version": rule(name).version + 1}).hash != key(step).hash
 
 
 def test_the_content_of_values_files_and_variables_is_in_the_key() -> None:

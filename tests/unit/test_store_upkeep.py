@@ -12,7 +12,7 @@ import pytest
 
 from llmc_build.errors import StoreError
 from llmc_build.model import ActionResult
-from llmc_build.store import Record, Store, upkeep
+from llmc_build.store import Record, Store, upkeep, uses
 from llmc_build.store.aside import Quarantine
 
 LARGE = 100_000
@@ -198,6 +198,65 @@ def test_a_content_that_a_running_build_takes_over_stays(root: Path) -> None:
     digest = running.add(b"x" * LARGE)
     upkeep.collect(root, max_bytes=0)
     assert running.cas.owns(digest)
+    running.close()
+
+
+def test_a_content_that_a_running_build_wrote_long_ago_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record may still be to come: what counts is when the build began, not when the clean-up did."""
+    running = opened(root)
+    digest = running.add(b"on its way" * LARGE)
+    later = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr(upkeep.time, "time_ns", lambda: later)
+    upkeep.collect(root, max_bytes=0)
+    assert running.cas.owns(digest)
+    running.close()
+    upkeep.collect(root, max_bytes=0)
+    assert not opened(root).cas.owns(digest), "the control: it goes when that build has ended"
+
+
+def test_a_content_that_is_taken_over_while_it_is_removed_is_put_back(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build makes it young again between the look and the removal."""
+    store = opened(root)
+    digest = store.add(b"x" * LARGE)
+    store.close()
+    age(root)
+    running = opened(root)
+    rename = os.rename
+
+    def late(source: str, dest: str) -> None:
+        if source.endswith(digest.hash):
+            monkeypatch.setattr(os, "rename", rename)
+            running.add(b"x" * LARGE)
+        rename(source, dest)
+
+    monkeypatch.setattr(os, "rename", late)
+    upkeep.collect(root, max_bytes=0)
+    assert running.cas.owns(digest)
+    running.close()
+
+
+def test_a_build_whose_file_was_taken_for_a_dead_one_makes_another(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock somebody may look: what the build relies on must still be told."""
+    flock, taken = uses.fcntl.flock, []
+
+    def late(fd: int, operation: int) -> None:
+        if not taken:
+            taken.append(os.readlink(f"/proc/self/fd/{fd}"))
+            os.unlink(taken[0])
+        flock(fd, operation)
+
+    monkeypatch.setattr(uses.fcntl, "flock", late)
+    running = opened(root)
+    assert running.lookup(key("a")) is not None
+    assert taken
+    assert upkeep.collect(root, max_bytes=0).records == 1
+    assert running.lookup(key("a")) is not None
     running.close()
 
 

@@ -14,19 +14,18 @@ from typing import Any
 
 import pytest
 
-from llmc_build.execute import strict
 from llmc_build.execute.pool import Pool
 from llmc_build.execute.protocol import Done, Lane, Status, Task, content_data
 from tests.conftest import Space
 
 
 def _why_not() -> str:
-    strict._bubblewrap.cache_clear()
-    try:
-        strict._bubblewrap(os.environ.get("PATH", os.defpath))
-    except strict.NoStrictSandbox as why:
-        return str(why)
-    return ""
+    """By the program itself: a command line of ours that it does not take must fail here, not be skipped."""
+    if shutil.which("bwrap") is None:
+        return "no bwrap"
+    plain = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
+    tried = subprocess.run(plain, capture_output=True, text=True)
+    return tried.stderr.strip() if tried.returncode else ""
 
 
 there = pytest.mark.skipif(bool(_why_not()), reason=f"no strict sandbox here: {_why_not()}")
@@ -97,13 +96,31 @@ def test_the_system_is_read_only_and_the_step_can_write_where_it_should(run: Run
       if (: > $place/canary) 2>/dev/null; then echo "wrote $place"; fi
     done
     echo out > out.txt; echo tmp > /tmp/t; echo shm > /dev/shm/s; echo "$HOME $TMPDIR"; echo x > /dev/null
-    echo loud > /dev/stderr
+    echo loud > /dev/stderr; cat /dev/shm/s
+    grep CapEff /proc/self/status | cut -f2
     """
     done = run(script, outputs=["out.txt"])
-    assert value(done) == b"/tmp /tmp\n"
+    assert value(done) == b"/tmp /tmp\nshm\n0000000000000000\n"
     assert [output["path"] for output in done.reply["outputs"]] == ["out.txt"]  # type: ignore[index,call-overload,union-attr]
     assert not Path("/tmp/t").exists()
     assert value(run("ls /tmp/t 2>/dev/null || echo fresh")) == b"fresh\n"
+
+
+@there
+def test_settings_of_the_kernel_are_read_only_for_root_too(run: Run) -> None:
+    """They ask for the user, not for capabilities: root could name a program there that the kernel starts."""
+    script = """
+    echo err > /proc/self/fd/2; echo out >> /dev/stdout
+    for name in kernel/core_pattern vm/swappiness kernel/core_uses_pid; do
+      old=$(cat /proc/sys/$name) || continue
+      (printf '%s\n' "$old" > /proc/sys/$name) 2>/dev/null && echo "wrote $name"
+    done
+    for file in /proc/*; do
+      [ -f "$file" ] && (: >> "$file") 2>/dev/null && echo "may write $file"
+    done
+    true
+    """
+    assert value(run(script)) == b"out\n"
 
 
 @there
