@@ -348,10 +348,11 @@ def _config(
 
 def _files(files: Files, config: Config) -> list[Path]:
     """The files of a build, in the order given, each once."""
-    from llmc_build.snapshot.keeping import last_files
+    from llmc_build.snapshot.keeping import absolute, last_files
 
     if files:
         found = [Path(file) for file in files]
+        found = [Path(absolute(str(path))) if ".." in path.parts else path for path in found]
     elif config.workflows:
         found = [config.workspace / file for file in config.workflows]
     else:
@@ -363,7 +364,7 @@ def _files(files: Files, config: Config) -> list[Path]:
                 "no workflow file named, and there is no workflow.yaml here",
                 hint="llmc build FILE, or list the files under `workflows:` in llmc.yaml",
             )
-    return list(dict.fromkeys(found))
+    return [*{os.path.abspath(path): path for path in found}.values()]
 
 
 def _one_target(target: str) -> TargetId:

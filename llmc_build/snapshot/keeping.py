@@ -18,6 +18,15 @@ KEPT = 4
 _handed: dict[tuple[str, ...], Survey] = {}
 
 
+def absolute(path: str) -> str:
+    """What a workflow file is known by.  A `..` leads on from where a link before it leads to."""
+    parts = path.split("/")
+    if ".." not in parts:
+        return os.path.abspath(path)
+    end = len(parts) - parts[::-1].index("..")
+    return os.path.abspath("/".join([os.path.realpath("/".join(parts[:end])), *parts[end:]]))
+
+
 def keep(snapshot: Snapshot | None, workspace: str, files: Sequence[str]) -> None:
     """Makes it the snapshot of these files, or removes the one there is.  Raises OSError."""
     path = snapshot_path(workspace, files)

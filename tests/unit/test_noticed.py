@@ -269,3 +269,17 @@ def test_an_output_that_became_a_link_is_a_file_again(space: Space) -> None:
     space.build("flow.yaml")
     assert not (space.root / "gen.txt").is_symlink()
     assert space.read("gen.txt") == "hi\n"
+
+
+def test_a_workflow_file_behind_a_link_and_two_dots_is_the_one_that_the_system_opens(space: Space) -> None:
+    flow = "name: w\nsteps: [{{name: s, command: echo {0}}}]\n"
+    space.write("here/flow.yaml", flow.format("here"))
+    space.write("else/flow.yaml", flow.format("else"))
+    (space.root / "else/sub").mkdir()
+    (space.root / "here/link").symlink_to("../else/sub")
+    for file, value in (("here/link/../flow.yaml", "else"), ("here/flow.yaml", "here")) * 2:
+        for _ in range(2):
+            space.build(file)
+            assert space.value("w.s") == f"{value}\n"
+    space.build("here/flow.yaml", "else/../here/flow.yaml")
+    assert space.value("w.s") == "here\n"
