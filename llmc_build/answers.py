@@ -112,14 +112,15 @@ class Answers:
         except PlacingError as error:
             return Verified(error=str(error), warnings=tuple(warnings))
         self._reads.values[target] = result.value
-        self._traces.gave(result)
+        now_s = self._clock()
+        self._traces.gave(self._program.targets[target].action, result, now_s)
         kept = None
         if pending.cached and keep:
             kept = Record(
                 key=pending.key.hash,
                 components=pending.key.components,
                 result=result,
-                created=self._clock(),
+                created=now_s,
                 text=pending.key.text,
             )
         else:

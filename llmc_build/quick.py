@@ -65,9 +65,7 @@ def _is_right(environ: Mapping[str, str]) -> bool:
     jobs, memory, subprocess = (
         environ.get(f"LLMC_{name}", "").strip() for name in ("JOBS", "MEMORY", "SUBPROCESS")
     )
-    return (
-        (not jobs or _are_jobs(jobs)) and (not memory or _is_size(memory)) and subprocess in ("", "0", "1")
-    )
+    return (not jobs or _are_jobs(jobs)) and (not memory or _is_size(memory)) and subprocess in ("", "0", "1")
 
 
 def _are_jobs(value: str) -> bool:
@@ -107,6 +105,9 @@ def _build(
         return None
     from llmc_build.snapshot import idle
 
+    if survey.seen.has_news:
+        with contextlib.suppress(OSError):  # then it is hashed again
+            keeping.write(survey.seen.path, survey.seen.encoded())
     idle.record(f"{workspace}/.llmc", snapshot, wanted, time.monotonic() - started)
     _say(len(snapshot.paths) if wanted is None else len(wanted), started, environ)
     return 0

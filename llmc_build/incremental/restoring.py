@@ -14,7 +14,7 @@ from llmc_build.errors import Interrupted
 from llmc_build.incremental.partial import Partial
 from llmc_build.model import ActionResult, TargetId
 from llmc_build.outputs import Outputs, PlacingError
-from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED
+from llmc_build.snapshot.form import GOOD, SKIPPED
 from llmc_build.snapshot.survey import same
 from llmc_build.stopping import Stop
 from llmc_build.store import Store
@@ -69,7 +69,7 @@ class Restoring:
         """Targets to be placed -> their new numbers."""
         part, old = self._part, self._old
         inside = f"{old.facts['workspace']}/"
-        missing, spoilt = {*part.survey.moved}, set(self.lost)
+        missing, spoilt = {*part.survey.moved}, {*part.survey.aged, *self.lost}
         for path in part.survey.changed:
             writer = old.outputs.get(path.removeprefix(inside))
             if writer is not None:
@@ -81,7 +81,7 @@ class Restoring:
             if was in missing
             and was not in spoilt
             and i not in self.back
-            and old.flags[was] & (GOOD | CHECK | SKIPPED) == GOOD
+            and old.flags[was] & (GOOD | SKIPPED) == GOOD
             and (wanted is None or i in wanted)
             and i not in part.changed
         }

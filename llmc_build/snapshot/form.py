@@ -1,6 +1,6 @@
 """The file that a snapshot is, read part by part. World.
 
-Owns the format: a line `llmc-snapshot/3`, a line with length and CRC-32 of the head, the head (JSON: the
+Owns the format: a line `llmc-snapshot/5`, a line with length and CRC-32 of the head, the head (JSON: the
 facts, and where each section stands with its CRC-32), then the sections. Numbers of sections are
 little-endian. What is in them is `Snapshot`'s; whether it still holds is `survey`'s.
 
@@ -22,7 +22,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, TypedDict
 
-MAGIC = b"llmc-snapshot/4\n"
+MAGIC = b"llmc-snapshot/5\n"
 UNKNOWN = [-1]  # a stamp that no folder has
 EXECUTABLE, PLAIN = "+x", "-x"  # what a marked hash ends in
 GOOD, SKIPPED, CHECK = 1, 2, 4  # flags of a target; see Snapshot.flags
@@ -174,12 +174,31 @@ class Snapshot:
 
     @cached_property
     def all_good(self) -> bool:
-        return self.flags.count(GOOD) + self.flags.count(GOOD | SKIPPED) == len(self.flags)
+        good = (GOOD, GOOD | SKIPPED, GOOD | CHECK, GOOD | CHECK | SKIPPED)
+        return sum(map(self.flags.count, good)) == len(self.flags)
+
+    @cached_property
+    def windows(self) -> dict[int, tuple[int, int]]:
+        """Of each target that time may end: from when (ns) and until when its result is taken."""
+        if not any(flag & CHECK for flag in set(self.flags)):
+            return {}
+        checked = [i for i, flags in enumerate(self.flags) if flags & CHECK]
+        begin, end = self._array("begins", "q"), self._array("ends", "q")
+        return dict(zip(checked, zip(begin, end, strict=True), strict=True))
+
+    def aged(self, now_ns: int) -> list[int]:
+        """Targets whose result time has ended."""
+        return [i for i, (begin, end) in self.windows.items() if not begin <= now_ns < end]
 
     @cached_property
     def fresh(self) -> list[int]:
         """Targets whose file may have changed since with the same ctime."""
         return self._array("fresh", "I").tolist()
+
+    def keep_fresh(self, left: Sequence[int]) -> None:
+        """Those of them that still may."""
+        self._sections["fresh"] = number_bytes(array("I", left))
+        self.fresh = [*left]
 
     @cached_property
     def documents(self) -> list[Document]:

@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 from llmc_build.snapshot.form import SENSELESS, Snapshot
+from llmc_build.snapshot.seen import Seen
 from llmc_build.snapshot.stamps import read_plain
-from llmc_build.snapshot.survey import Survey, snapshot_path, take_survey
+from llmc_build.snapshot.survey import Survey, seen_path, snapshot_path, take_survey
 
 KEPT = 4
 _handed: dict[tuple[str, ...], Survey] = {}
@@ -57,7 +58,7 @@ def survey(
     if found is None:
         return None
     if _doubts(workspace, files):
-        survey = Survey(found)
+        survey = Survey(found, Seen(seen_path(workspace, files)))
         survey.whole = "another build is at work, or one did not come to its end"
         return survey
     return take_survey(
@@ -169,6 +170,7 @@ def write(path: str, parts: Sequence[bytes]) -> None:
 def _prune(folder: str) -> None:
     with contextlib.suppress(OSError):
         with os.scandir(folder) as entries:
-            found = [(e.stat().st_mtime_ns, e.path) for e in entries if e.name.startswith("snapshot-")]
-        for _, path in sorted(found)[:-KEPT]:
-            os.unlink(path)
+            found = [(e.stat().st_mtime_ns, e.name) for e in entries if e.name.startswith("snapshot-")]
+        for _, name in sorted(found)[:-KEPT]:
+            os.unlink(f"{folder}/{name}")
+            os.unlink(f"{folder}/seen-{name}")
