@@ -88,7 +88,7 @@ class Outputs:
         try:
             return self._values.place(target, digest)
         except OSError as error:
-            raise PlacingError(_why(f"out/{target.replace('.', '/', 1)}", error)) from None
+            raise PlacingError(_why(f".llmc/out/{target.replace('.', '/', 1)}", error)) from None
 
     def _place(self, output: OutputFile) -> int | None:
         """One file, through no symbolic link: 1 where it was written, 0 where it was there, None if lost."""
@@ -222,7 +222,7 @@ class Outputs:
         try:
             self._values.settle()
         except OSError as error:
-            raise StoreError(_why(f"{self._home.name}/out", error)) from None
+            raise StoreError(_why(".llmc/out", error)) from None
 
     def close(self) -> None:
         """Releases the files and folders that were open for placing."""
@@ -328,6 +328,8 @@ def _why(path: str, error: OSError) -> str:
     why = error.strerror or str(error)
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         why = "a folder on the way is a file or a symbolic link"
+        if path.startswith(".llmc/"):
+            why += ": remove it, and llmc makes the folder"
     return f"{path} can't be put in place: {why}"
 
 

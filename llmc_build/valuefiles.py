@@ -72,6 +72,10 @@ class ValueFiles:
         except IsADirectoryError:  # nobody but us puts anything here: this is damage
             files.remove_tree(self._folder(workflow), step)
             return self._place(target, workflow, step, digest)
+        except NotADirectoryError:
+            if not self._clear_way(workflow):
+                raise
+            return self._place(target, workflow, step, digest)
 
     def _place(self, target: TargetId, workflow: str, step: str, digest: Digest) -> int | None:
         folder = self._folder(workflow)
@@ -88,6 +92,16 @@ class ValueFiles:
         found = os.stat(step, dir_fd=folder, follow_symlinks=False)
         self.ctimes[target] = found.st_ctime_ns
         return 1
+
+    def _clear_way(self, workflow: str) -> bool:
+        """Removes a file that stands in the place of a folder; a link leads to what may be wanted there."""
+        for path in (self._out, f"{self._out}/{workflow}"):
+            with contextlib.suppress(FileNotFoundError):
+                mode = os.lstat(path).st_mode
+                if not stat.S_ISDIR(mode) and not stat.S_ISLNK(mode):
+                    os.unlink(path)
+                    return True
+        return False
 
     def settle(self) -> None:
         """Everything that was placed has its name on return, and what is placed later has it at once.
