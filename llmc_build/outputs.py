@@ -1,7 +1,8 @@
 """What a build puts into the workspace, and takes away again.  World.
 
 Owns the files that steps declare in `outputs`, and the list of what was placed (`.llmc/placed.json`), which
-alone says what may be removed: a file that the user has changed since is the user's, and stays.  Values go
+alone says what may be removed (where it is lost, snapshots do): a file that the user has changed since is the
+user's, and stays.  Values go
 to `.llmc/out` by way of `valuefiles`.  The list is not in `.llmc/state/`, which may be deleted at any time:
 what is forgotten there must not leave an output of a step that is gone where a glob finds it.  For the same
 reason what is about to be placed is first written to a journal beside the list, since a build may be killed
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from llmc_build.errors import StoreError
 from llmc_build.model import ActionResult, Digest, OutputFile, TargetId
+from llmc_build.snapshot import keeping
 from llmc_build.store import Store, files
 from llmc_build.store.state import FileDigests
 from llmc_build.valuefiles import ValueFiles, value_path
@@ -55,8 +57,12 @@ class Outputs:
         self._writing: int | None = None  # the journal, open
         self._left: list[Path] = []  # journals of builds that were killed
         self.sources = dict(sources or {})
-        self._placed = _read_list(self._list)  # "file target" -> {path: hash, or several after a kill}
+        placed = _read_list(self._list)
         self._changed: set[str] = set()  # entries that are not as the list has them
+        if placed is None:  # lost, or there was none: the last builds may have left word elsewhere
+            placed = _checked(keeping.placed(self._root))
+            self._changed.update(placed)
+        self._placed = placed  # "file target" -> {path: hash, or several after a kill}
         self._replay()
         self.placed_ctimes = self._values.ctimes  # of the file of a target's value when it was seen in place
 
@@ -145,8 +151,9 @@ class Outputs:
         """
         here = self.sources
         built = set(here.values())
-        workflows = {target.partition(".")[0] for target in here}.intersection(self._values.workflows())
-        self._values.withdraw_all_but(here, workflows | self._gone_workflows(built))
+        source_of = {target.partition(".")[0]: source for target, source in here.items()}
+        workflows = source_of.keys() & self._values.workflows()
+        self._values.withdraw_all_but(here, workflows | self.note_workflows(source_of))
         if not self._placed:
             return
         current = {self._entry(target): target for target in here}
@@ -163,11 +170,13 @@ class Outputs:
                 self._remove({p: h for p, h in placed.items() if p not in {*declared[target], *wanted}})
                 self._note(entry, {p: h for p, h in placed.items() if p in declared[target]})
 
-    def _gone_workflows(self, built: Collection[str]) -> set[str]:
-        """Workflows with values that their files no longer define; those of this build are noted."""
-        path = self._home / "values.json"  # workflow -> its file, for when `state/` is gone
-        known = _read_sources(path)
-        here = {target.partition(".")[0]: source for target, source in self.sources.items()}
+    def note_workflows(self, here: Mapping[str, str]) -> set[str]:
+        """Workflows with values that their files no longer define.
+
+        `here`: those of this build with their files, which is written down for when `state/` is gone.
+        """
+        path = self._home / "values.json"
+        known, built = _read_sources(path), set(here.values())
         gone = {
             workflow
             for workflow, source in known.items()
@@ -201,7 +210,7 @@ class Outputs:
         with files.open_folder(self._home) as folder:
             with contextlib.suppress(OSError):  # a file system without locks: one build at a time, then
                 fcntl.flock(folder, fcntl.LOCK_EX)
-            found = _read_list(self._list)
+            found = _read_list(self._list) or {}
             for entry in self._changed:
                 if entry in self._placed:
                     found[entry] = self._placed[entry]
@@ -333,12 +342,13 @@ def _why(path: str, error: OSError) -> str:
     return f"{path} can't be put in place: {why}"
 
 
-def _read_list(path: Path) -> dict[TargetId, dict[str, str]]:
-    """The list of what was placed; damaged or missing, it is empty."""
+def _read_list(path: Path) -> dict[TargetId, dict[str, str]] | None:
+    """The list of what was placed; None where it is damaged or missing."""
     try:
-        return _checked(json.loads(files.read_regular(path) or b""))
+        found = json.loads(files.read_regular(path) or b"")
     except (ValueError, RecursionError):
-        return {}
+        return None
+    return _checked(found) if isinstance(found, dict) else None
 
 
 def _read_sources(path: Path) -> dict[str, str]:

@@ -94,7 +94,9 @@ def _build(
     if survey is None:
         return None
     snapshot, wanted = survey.snapshot, None
-    settled = not (survey.whole or survey.files or survey.changed or survey.store_changed)
+    settled = not (
+        survey.whole or survey.files or survey.changed or survey.store_changed or survey.list_changed
+    )
     if settled and patterns:
         from llmc_build.snapshot.selection import selected
 

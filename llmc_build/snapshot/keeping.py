@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
-from llmc_build.snapshot.form import SENSELESS, Snapshot
+from llmc_build.snapshot.form import GOOD, SENSELESS, SKIPPED, Snapshot
 from llmc_build.snapshot.seen import Seen
 from llmc_build.snapshot.stamps import read_plain
 from llmc_build.snapshot.survey import Survey, seen_path, snapshot_path, take_survey
@@ -116,6 +116,31 @@ def last(workspace: str, files: Sequence[str]) -> Snapshot | None:
     """The snapshot of these files, whether it still holds or not."""
     handed = _handed.get((workspace, *files))
     return handed.snapshot if handed is not None else Snapshot.read(snapshot_path(workspace, files))
+
+
+def placed(workspace: str) -> dict[str, dict[str, str]]:
+    """The outputs that are in place by what snapshots say: "file target" -> {path: hash, or several}."""
+    found: dict[str, dict[str, str]] = {}
+    folder = f"{workspace}/.llmc/state"
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            snapshot = Snapshot.read(f"{folder}/{name}") if name.startswith("snapshot-") else None
+            if snapshot is not None:
+                with contextlib.suppress(*SENSELESS):
+                    _add_placed(found, snapshot)
+    return found
+
+
+def _add_placed(found: dict[str, dict[str, str]], snapshot: Snapshot) -> None:
+    facts, there = snapshot.facts, snapshot.facts["workspace"]
+    held = {entry[0]: entry[2] for entry in facts["watched"]} if snapshot.outputs else {}
+    file_of = {document[3]: facts["files"][document[0]][0] for document in snapshot.documents if held}
+    for path, target in snapshot.outputs.items():
+        sha256 = held.get(f"{there}/{path}", "")[:64]
+        if snapshot.flags[snapshot.index[target]] & (GOOD | SKIPPED) == GOOD and len(sha256) == 64:
+            source = os.path.relpath(os.path.realpath(file_of[target.partition(".")[0]]), there)
+            known = found.setdefault(f"{source} {target}", {})
+            known[path] = f"{known[path]} {sha256}" if path in known else sha256
 
 
 def default_files(workspace: str) -> list[str]:

@@ -32,7 +32,10 @@ _LARGE = 1 << 20
 class Survey:
     """What is no longer as the snapshot says."""
 
-    __slots__ = ("aged", "changed", "files", "moved", "seen", "snapshot", "store_changed", "texts", "whole")
+    __slots__ = (
+        *("aged", "changed", "files", "list_changed", "moved"),
+        *("seen", "snapshot", "store_changed", "texts", "whole"),
+    )
 
     def __init__(self, snapshot: Snapshot, seen: Seen) -> None:
         self.snapshot, self.seen = snapshot, seen
@@ -42,6 +45,7 @@ class Survey:
         self.changed: list[str] = []  # other files with another content
         self.moved: list[int] = []  # targets whose value is not in place
         self.aged: list[int] = []  # targets whose result time has ended, or may have
+        self.list_changed = False  # of the outputs that were placed: it may have to be written again
         self.store_changed = False  # records and blobs have to be looked for
 
     def is_settled(self, wanted: Collection[int] | None) -> bool:
@@ -149,6 +153,7 @@ def _survey(
         elif now is not entry:
             facts["watched"][number] = now
     found.store_changed = not _same_store(snapshot)
+    found.list_changed = facts["placed"] not in (None, placed_stamp(workspace))
     out = f"{workspace}/.llmc/out"
     found.moved = moved(out, snapshot.paths, snapshot.ctimes)
     found.aged = snapshot.aged(time.time_ns())
@@ -246,6 +251,11 @@ def here(folder: str, names: Sequence[str]) -> set[str]:
         }
     except OSError:
         return set()
+
+
+def placed_stamp(workspace: str) -> list[int]:
+    """Of the list of outputs that were placed; empty: there is none."""
+    return [*(look(f"{workspace}/.llmc/placed.json") or ())]
 
 
 def _same_store(snapshot: Snapshot) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
+from llmc_build import api, quick
 from llmc_build.errors import NoSuchTarget, UserError
 from llmc_build.snapshot import keeping
 from tests.conftest import Space
@@ -283,3 +285,55 @@ def test_a_workflow_file_behind_a_link_and_two_dots_is_the_one_that_the_system_o
             assert space.value("w.s") == f"{value}\n"
     space.build("here/flow.yaml", "else/../here/flow.yaml")
     assert space.value("w.s") == "here\n"
+
+
+OUTPUTS = """
+name: w
+steps:
+  - {name: a, command: echo a}
+  - {name: o, outputs: [o.gen, d/p.gen], command: "mkdir d; f=o; echo o > $f.gen; echo p > d/p.gen"}
+"""
+
+
+@pytest.mark.parametrize("found", [None, "", "x", "[]"])
+@pytest.mark.parametrize("idle", [False, True])
+def test_outputs_of_a_step_that_is_gone_go_though_the_list_of_them_is_lost(
+    space: Space, found: str | None, idle: bool
+) -> None:
+    space.write("workflow.yaml", OUTPUTS)
+    space.build("workflow.yaml")
+    (space.root / ".llmc/placed.json").unlink()
+    if found is not None:
+        space.write(".llmc/placed.json", found)
+    if idle:
+        assert quick.build(["build", "workflow.yaml"], space.environ) is None
+        keeping._handed.clear()
+        assert space.build("workflow.yaml").counts["cached"] == 2
+        assert "d/p.gen" in space.read(".llmc/placed.json")
+        assert quick.build(["build", "workflow.yaml"], space.environ) == 0
+    space.write("workflow.yaml", OUTPUTS.partition("  - {name: o")[0])
+    space.build("workflow.yaml")
+    assert not (space.root / "o.gen").exists()
+    assert not (space.root / "d").exists()
+
+
+def test_clean_removes_outputs_though_the_list_of_them_is_lost(space: Space) -> None:
+    space.write("workflow.yaml", OUTPUTS)
+    space.build("workflow.yaml")
+    space.write("d/p.gen", "mine\n")
+    (space.root / ".llmc/placed.json").unlink()
+    assert api.clean(workspace=space.root) == ["d/p.gen"]
+    assert not (space.root / "o.gen").exists()
+
+
+def test_a_workflow_that_came_in_a_build_in_part_goes_though_the_state_is_lost(space: Space) -> None:
+    space.write("x.txt", "1")
+    space.write("flow.yaml", A)
+    space.build("flow.yaml")
+    space.write("flow.yaml", A + B)
+    space.build("flow.yaml")
+    shutil.rmtree(space.root / ".llmc/state")
+    space.write("flow.yaml", A)
+    space.build("flow.yaml")
+    with pytest.raises(NoSuchTarget):
+        space.value("b.t")
