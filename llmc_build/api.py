@@ -116,7 +116,7 @@ def build(
         options = Options(force=force, offline=offline, dry_run=dry_run)
         work = None if force or no_cache else _part(paths, config, environ, targets)
         work = work or _all(paths, config, targets)
-        with occupied.shared(config.workspace / ".llmc"), signals() as stop, loaded():
+        with occupied.shared(config.workspace / ".llmc"), signals() as stop, loaded(), ExitStack() as longer:
             with ExitStack() as stack:
                 session = Session(
                     config=config,
@@ -129,7 +129,7 @@ def build(
                     ahead=ahead,
                 )
                 work = _look(session, work, paths, config, targets)
-                session.begin(work, paths)
+                session.begin(work, paths, longer)
                 reporter.started(len(work.graph or ()), session.run.run_id, config.jobs)
                 prompts = session.prompts(work)
                 if prompts:

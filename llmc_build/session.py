@@ -18,12 +18,7 @@ from typing import TYPE_CHECKING
 from llmc_build.ahead import Ahead
 from llmc_build.binder import Binder, Options
 from llmc_build.config import Config
-from llmc_build.errors import (
-    EXIT_FAILED,
-    EXIT_OFFLINE,
-    EXIT_OK,
-    StoreError,
-)
+from llmc_build.errors import EXIT_FAILED, EXIT_OFFLINE, EXIT_OK, StoreError
 from llmc_build.execute.sweep import end_forgotten
 from llmc_build.incremental.cone import choose, suspects
 from llmc_build.incremental.partial import Partial, TooMuch
@@ -48,7 +43,7 @@ from llmc_build.store.runs import Runs
 from llmc_build.subgraph import Graph, SubGraph
 
 if TYPE_CHECKING:
-    from llmc_build.snapshot.keeping import Doubt
+    from llmc_build.snapshot.doubt import Doubt
 
 MANY = 200  # targets in doubt: from here on, and from a quarter of all, everything is looked at
 
@@ -343,13 +338,14 @@ class Session:
             notes=tuple(self.notes),
         )
 
-    def begin(self, work: Work, files: Sequence[Path]) -> None:
-        """Before anything runs or is placed."""
+    def begin(self, work: Work, files: Sequence[Path], stack: ExitStack) -> None:
+        """Before anything runs or is placed.  `stack`: what stays open until the snapshot is kept."""
         if not self.options.dry_run and (work.part is None or work.part.reshaped):
-            from llmc_build.snapshot.keeping import Doubt
+            from llmc_build.snapshot.doubt import Doubt
 
             with contextlib.suppress(OSError):
                 self._doubt = Doubt(str(self.config.workspace), [os.path.abspath(file) for file in files])
+                stack.callback(self._doubt.close)
 
     def keep(self, report: BuildReport, work: Work) -> None:
         """What `llmc log` and the next build need.  A full disk costs the record, not the results."""
@@ -400,7 +396,7 @@ class Session:
         with contextlib.suppress(OSError):  # then the next build looks at everything
             keeping.keep(taken, str(config.workspace), [os.path.abspath(file) for file in files])
             if self._doubt is not None:
-                self._doubt.settle()
+                self._doubt.settle(taken)
         if taken is not None and (work.part is None or len(report.news) > MANY):
             from llmc_build.snapshot import carried
 

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
+from llmc_build.snapshot.doubt import marks
 from llmc_build.snapshot.form import GOOD, SENSELESS, SKIPPED, Snapshot
 from llmc_build.snapshot.seen import Seen
 from llmc_build.snapshot.stamps import read_plain
@@ -57,53 +58,13 @@ def survey(
     found = Snapshot.read(snapshot_path(workspace, files))
     if found is None:
         return None
-    if _doubts(workspace, files):
+    if marks(snapshot_path(workspace, files)):
         survey = Survey(found, Seen(seen_path(workspace, files)))
-        survey.whole = "another build is at work, or one did not come to its end"
+        survey.whole = "another build is at work, or left what is not known here"
         return survey
     return take_survey(
         found, workspace=workspace, files=files, config=config, cache_dir=cache_dir, environ=environ
     )
-
-
-class Doubt:
-    """A mark that a build of these files has begun to place what the snapshot does not know.
-
-    Should it not come to its end, or another be at work beside it, the next build looks at everything: what
-    was placed must not stay when the edit that asked for it is undone.
-    """
-
-    def __init__(self, workspace: str, files: Sequence[str]) -> None:
-        """Raises OSError."""
-        self._asked = (workspace, files)
-        self._mark = f"{_doubt_path(workspace, files)}{os.getpid()}"
-        self._before = _doubts(workspace, files)
-        os.makedirs(os.path.dirname(self._mark), 0o700, exist_ok=True)
-        os.close(os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-
-    def settle(self) -> None:
-        """The build has come to its end, having looked at everything, and its snapshot is kept."""
-        from llmc_build.store.files import alive
-
-        left = [mark for mark in self._before if not alive(int(mark.rpartition(".")[2]))]
-        if {*_doubts(*self._asked)} <= {self._mark, *left}:
-            for mark in (*left, self._mark):
-                with contextlib.suppress(OSError):
-                    os.unlink(mark)
-
-
-def _doubt_path(workspace: str, files: Sequence[str]) -> str:
-    folder, _, name = snapshot_path(workspace, files).rpartition("/")
-    return f"{folder}/doubt-{name}."
-
-
-def _doubts(workspace: str, files: Sequence[str]) -> list[str]:
-    folder, _, begins = _doubt_path(workspace, files).rpartition("/")
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    return [f"{folder}/{n}" for n in names if n.startswith(begins) and n.rpartition(".")[2].isdigit()]
 
 
 def hand_over(survey: Survey) -> None:

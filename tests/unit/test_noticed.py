@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 
@@ -337,3 +338,51 @@ def test_a_workflow_that_came_in_a_build_in_part_goes_though_the_state_is_lost(s
     space.build("flow.yaml")
     with pytest.raises(NoSuchTarget):
         space.value("b.t")
+
+
+def test_a_mark_that_nobody_holds_goes_whoever_has_its_number_now(space: Space) -> None:
+    space.write("workflow.yaml", OUTPUTS)
+    space.build("workflow.yaml")
+    state = space.root / ".llmc/state"
+    name = next(state.glob("snapshot-*")).name
+    for number in ("1", "1-2"):  # as old versions wrote them, too
+        (state / f"doubt-{name}.{number}").touch()
+        assert quick.build(["build", "workflow.yaml"], space.environ) is None
+        assert len(space.build("workflow.yaml").looked_at or ()) == 2
+        assert not list(state.glob("doubt-*"))
+        assert quick.build(["build", "workflow.yaml"], space.environ) == 0
+
+
+def test_a_mark_that_somebody_holds_stays(space: Space) -> None:
+    space.write("workflow.yaml", OUTPUTS)
+    space.build("workflow.yaml")
+    state = space.root / ".llmc/state"
+    mark = state / f"doubt-{next(state.glob('snapshot-*')).name}.4194305-1"  # no process has that number
+    with mark.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        space.build("workflow.yaml")
+        assert mark.exists()
+        assert quick.build(["build", "workflow.yaml"], space.environ) is None
+        keeping._handed.clear()
+    space.build("workflow.yaml")
+    assert not list(state.glob("doubt-*"))
+
+
+def test_what_a_build_of_some_files_left_is_known_to_a_build_of_more(space: Space) -> None:
+    """The edit that asked for it was undone before all of them were built again."""
+    more = "  - {name: more, outputs: [more.gen], command: echo more > more.gen}\n"
+    space.write("one.yaml", OUTPUTS)
+    space.write("two.yaml", "name: two\nsteps: [{name: s, command: echo s}]\n")
+    space.build("one.yaml", "two.yaml")
+    space.write("one.yaml", OUTPUTS + more)
+    space.build("one.yaml")
+    assert (space.root / "more.gen").exists()
+    space.write("one.yaml", OUTPUTS)
+    assert quick.build(["build", "one.yaml", "two.yaml"], space.environ) is None
+    keeping._handed.clear()
+    space.build("one.yaml", "two.yaml")
+    assert not (space.root / "more.gen").exists()
+    assert not (space.root / ".llmc/out/w/more").exists()
+    assert quick.build(["build", "one.yaml", "two.yaml"], space.environ) == 0
+    space.build("two.yaml")
+    assert quick.build(["build", "one.yaml", "two.yaml"], space.environ) == 0
