@@ -161,6 +161,7 @@ class Binder:
             return plan.Broken(error=verified.error)
         if verified.record is not None and not self._options.dry_run:
             self._store.commit_soon(verified.record)
+            self.restored += 1  # a list that the store had not
         return plan.Hit(reason="its samples are in the store")
 
     def _whole(self, target: TargetId, pending: Pending, sampled: Sampled) -> Verified:

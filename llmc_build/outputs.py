@@ -111,7 +111,8 @@ class Outputs:
     def _in_place(self, path: str, digest: Digest, executable: bool) -> bool:
         try:
             mode = os.lstat(path).st_mode
-            if not stat.S_ISREG(mode) or bool(mode & 0o100) != executable:
+            # by root a file may be executed that its owner may not execute
+            if not stat.S_ISREG(mode) or not (mode & 0o100 if executable else not mode & 0o111):
                 return False
             return self._digests.digest(path) == digest
         except OSError:

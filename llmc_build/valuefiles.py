@@ -138,7 +138,7 @@ class ValueFiles:
     def _in_place(self, target: TargetId, workflow: str, step: str, folder: int, digest: Digest) -> bool:
         try:
             found = os.stat(step, dir_fd=folder, follow_symlinks=False)
-            if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o100 or found.st_size != digest.size:
+            if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o111 or found.st_size != digest.size:
                 return False
             if digest.size > SMALL:
                 self.ctimes[target] = found.st_ctime_ns

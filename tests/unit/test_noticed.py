@@ -386,3 +386,36 @@ def test_what_a_build_of_some_files_left_is_known_to_a_build_of_more(space: Spac
     assert quick.build(["build", "one.yaml", "two.yaml"], space.environ) == 0
     space.build("two.yaml")
     assert quick.build(["build", "one.yaml", "two.yaml"], space.environ) == 0
+
+
+def test_an_output_that_the_store_has_otherwise_by_now_is_taken_from_there(space: Space) -> None:
+    """Another workspace ran the step again, and something else came of it: as a clean build would show."""
+    flow = """
+        name: w
+        steps:
+          - {name: o, outputs: [o.gen], command: "date +%s%N > o.gen; echo done"}
+          - {name: r, inputs: [o.gen], command: "cat o*"}
+        """
+    other = Space(space.root / "other")
+    for at in (space, other):
+        at.write("llmc.yaml", f"cache_dir: {space.root}/store\n")
+        at.write("flow.yaml", flow)
+    space.build("flow.yaml")
+    other.build("flow.yaml", force=True)
+    space.build("flow.yaml")
+    assert space.read("o.gen") == space.value("w.r") == other.read("o.gen")
+    assert not space.ran
+
+
+@pytest.mark.parametrize("mode", [0o654, 0o645])
+def test_an_output_is_as_executable_as_it_was_written(space: Space, mode: int) -> None:
+    """For root, what anybody may execute is executable."""
+    flow = "name: w\nsteps: [{name: o, outputs: [o.gen], command: 'echo 1 > o.gen'}, "
+    flow += "{name: r, inputs: [o.gen], command: 'test -x o* && echo yes; :'}]\n"
+    space.write("flow.yaml", flow)
+    space.build("flow.yaml")
+    for path in (space.root / "o.gen", space.root / ".llmc/out/w/r"):
+        path.chmod(mode)
+        space.build("flow.yaml")
+        assert not path.stat().st_mode & 0o111
+        assert space.value("w.r") == ""
