@@ -160,10 +160,10 @@ class ValueFiles:
         with contextlib.suppress(OSError):
             folder = self._open.get(workflow)
             if folder is not None:
-                os.unlink(step, dir_fd=folder)
+                _drop(folder, step)
                 return
             with files.open_beneath(self._home, ("out", self._staged.get(workflow, workflow))) as folder:
-                os.unlink(step, dir_fd=folder)
+                _drop(folder, step)
 
     def withdraw_all_but(self, here: Collection[TargetId], workflows: Collection[str]) -> None:
         """Values of these workflows that belong to none of the targets that are here."""
@@ -174,7 +174,7 @@ class ValueFiles:
                     try:
                         for step in os.listdir(folder):
                             if f"{workflow}.{step}" not in here:
-                                os.unlink(step, dir_fd=folder)
+                                _drop(folder, step)
                     finally:
                         os.close(folder)
 
@@ -232,3 +232,12 @@ class ValueFiles:
         if made:
             self._fresh.add(workflow)
         return folder
+
+
+def _drop(folder: int, step: str) -> None:
+    """Removes the file of a value, or a folder that stands in its place."""
+    with contextlib.suppress(OSError):
+        try:
+            os.unlink(step, dir_fd=folder)
+        except (IsADirectoryError, PermissionError):  # a folder, to Linux and to macOS
+            files.remove_tree(folder, step)

@@ -152,6 +152,10 @@ def test_only_values_of_steps_that_are_gone_are_withdrawn(home: Path, store: Sto
     def there() -> set[str]:
         return {f"{path.parent.name}.{path.name}" for path in (home / "out").glob("*/*")}
 
+    for name in ("v/c", "v/d"):
+        (home / "out" / name / "below").mkdir(parents=True)
+    another(home, store).withdraw("v.c")
+    assert "v.c" not in there()
     here = dict.fromkeys(("v.a", "w.a"), "f.yaml")
     Outputs(home.parent, home, store, digests, here).withdraw_gone(dict.fromkeys(here, ()))
     assert there() == {"v.a", "w.a", "x.a"}, "a workflow of which the build knows nothing is left alone"
