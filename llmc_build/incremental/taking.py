@@ -94,6 +94,7 @@ class _Taker:
             python=world.packages() if self.watching.has_models() else [],
             store=[self.watching.store_file(name) for name in ("cache.db", "cache.db-wal")],
             given=list(e.given),
+            out=world.folder_stamp(f"{e.workspace}/.llmc/out"),
             placed=world.placed_stamp(str(e.workspace)) if structure.outputs else None,
         )
         return Snapshot(facts, sections)

@@ -88,6 +88,7 @@ def carry(snapshot: Snapshot, hidden: Sequence[str]) -> None:
         "folders": [(names.out(path), listing) for path, listing in folders],
         "store": [],
         "given": [names.out(path) for path in facts["given"]],
+        "out": [],
         "placed": None,
     }
     parts = Snapshot(left, sections).encoded()  # type: ignore[arg-type]
@@ -156,6 +157,7 @@ def _here(
         python=[],
         store=[(f"{cache_dir}/index", None)],  # it was made here by somebody else: all records are looked up
         given=[names.into(path) for path in facts["given"]],
+        out=[],
         placed=None,
     )
     listings: Sequence[tuple[str, Any]] = facts["folders"]

@@ -50,6 +50,7 @@ class Facts(TypedDict):
     python: list[tuple[str, int]]  # mtime_ns of the folders that packages are found in; empty: no models
     store: list[tuple[str, list[int] | None]]  # stamps of the files of the index
     given: list[str]  # the files that llmc.yaml lists
+    out: list[int]  # stamp of the folder with the folders of workflows
     placed: list[int] | None  # stamp of the list of outputs that were placed; None: no step has any
 
 

@@ -17,6 +17,7 @@ import os
 import stat
 import sys
 import time
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 
 from llmc_build.snapshot.form import EXECUTABLE, GOOD, PLAIN, SENSELESS, Snapshot, Watched, marked
@@ -60,8 +61,6 @@ class Survey:
 
 def snapshot_path(workspace: str, files: Sequence[str]) -> str:
     """Where the snapshot of a build of these files is; the paths are absolute."""
-    import zlib
-
     name = zlib.crc32("\0".join(files).encode("utf-8", "surrogateescape"))
     return f"{workspace}/.llmc/state/snapshot-{name:08x}"
 
@@ -159,6 +158,8 @@ def _survey(
     found.aged = snapshot.aged(time.time_ns())
     if snapshot.fresh:
         _look_at_fresh(found, out)
+    if folder_stamp(out) != facts["out"]:
+        _look_at_values(found, out)
 
 
 def same(entry: Watched) -> bool:
@@ -288,6 +289,34 @@ def _look_at_fresh(found: Survey, out: str) -> None:
         elif not found.seen.add(path, now, content, began_ns):
             left.append(i)
     snapshot.keep_fresh(left)
+
+
+def _look_at_values(found: Survey, out: str) -> None:
+    """Folders of workflows came, went or changed their names: values that two have may have changed places.
+
+    Many are placed within a tick, so that their ctimes, which stay with them, don't tell one from another.
+    """
+    snapshot, off, began_ns = found.snapshot, {*found.moved, *found.snapshot.fresh}, time.time_ns()
+    now, about = look(out), f"{zlib.crc32(snapshot.section('values')):x}"
+    if now is None or found.seen.holds(out, now, about):
+        return
+    lost = [
+        i
+        for i, ctime in enumerate(snapshot.ctimes)
+        if ctime >= 0 and i not in off and not _holds(found, out, i)
+    ]
+    found.moved += lost
+    if not found.moved and look(out) == now:
+        found.seen.add(out, now, about, began_ns)
+
+
+def _holds(found: Survey, out: str, i: int) -> bool:
+    content, size = found.snapshot.value(i)
+    path = f"{out}/{found.snapshot.paths[i]}"
+    try:
+        return os.lstat(path).st_size == size and hash_file(path) == content
+    except OSError:
+        return False
 
 
 def hashed(value: str | None) -> str | None:

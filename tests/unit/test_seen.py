@@ -164,3 +164,31 @@ def test_a_build_in_part_keeps_what_time_will_end(space: Space) -> None:
     time.sleep(1.1)
     assert space.build("workflow.yaml").ok
     assert space.ran == ["v.a"]
+
+
+# ---------------------------------------------------------------- values that change places
+
+
+def test_folders_of_workflows_that_change_places_are_noticed(
+    space: Space, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was placed within one tick of the clock has one ctime, and a folder that is renamed takes it along."""
+    flow = "name: {0}\nsteps: [{{name: s, command: echo {0}}}]\n"
+    space.write("workflow.yaml", "---\n".join(map(flow.format, "abc")))
+    assert space.build("workflow.yaml").ok
+    time.sleep(stamps.TICK_NS / 1e9 * 2)
+    assert is_up_to_date(space)
+    monkeypatch.setattr(survey, "moved", lambda *args: [])
+    out = space.root / ".llmc/out"
+    for name, to in (("a", "t"), ("b", "a"), ("t", "b")):
+        (out / name).rename(out / to)
+    time.sleep(stamps.TICK_NS / 1e9 * 2)
+    assert not is_up_to_date(space)
+    assert space.build("workflow.yaml").ok
+    assert [space.value(f"{name}.s") for name in "abc"] == ["a\n", "b\n", "c\n"]
+    (out / "others").mkdir()
+    time.sleep(stamps.TICK_NS / 1e9 * 2)
+    assert is_up_to_date(space)
+    hashed.clear()
+    assert is_up_to_date(space)
+    assert not hashed
