@@ -128,8 +128,11 @@ class Outputs:
 
     def withdraw_values(self, targets: Iterable[TargetId]) -> None:
         """Targets that are gone, with whole workflows or files perhaps: their values don't stay."""
+        gone = set[str]()
         for target in targets:
             self._values.withdraw(target)
+            gone.add(target.partition(".")[0])
+        self._values.remove_empty(gone.difference(target.partition(".")[0] for target in self.sources))
 
     def has_placed(self, target: TargetId) -> bool:
         """Whether files of it are in the workspace, as far as is known."""
@@ -170,6 +173,10 @@ class Outputs:
                 wanted = named() if wanted is None else wanted
                 self._remove({p: h for p, h in placed.items() if p not in {*declared[target], *wanted}})
                 self._note(entry, {p: h for p, h in placed.items() if p in declared[target]})
+
+    def withdraw_folders(self, here: Mapping[str, str]) -> None:
+        """The folders of workflows of which all steps are gone.  `here`: as of `note_workflows`."""
+        self._values.remove_empty(self.note_workflows(here))
 
     def note_workflows(self, here: Mapping[str, str]) -> set[str]:
         """Workflows with values that their files no longer define.

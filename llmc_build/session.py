@@ -204,7 +204,7 @@ class Session:
             for target in part.gone:
                 self.outputs.withdraw(target)
             if part.reshaped:
-                self.outputs.note_workflows({d[3]: files[d[0]] for d in structure.documents})
+                self.outputs.withdraw_folders({d[3]: files[d[0]] for d in structure.documents})
 
     def _settle(
         self, part: Partial, wanted: Collection[int] | None, source_of: Callable[[TargetId], str]

@@ -177,6 +177,14 @@ class ValueFiles:
                                 _drop(folder, step)
                     finally:
                         os.close(folder)
+        self.remove_empty({*workflows}.difference(target.partition(".")[0] for target in here))
+
+    def remove_empty(self, workflows: Collection[str]) -> None:
+        """The folders of workflows that are gone."""
+        with contextlib.suppress(OSError), files.open_beneath(self._home, ("out",)) as root:
+            for workflow in workflows:
+                with contextlib.suppress(OSError):  # somebody has put something there
+                    os.rmdir(workflow, dir_fd=root)
 
     def workflows(self) -> list[str]:
         """Those that have a folder; what a killed build left is removed."""

@@ -66,8 +66,8 @@ def _doubt_others(taken: Snapshot, path: str) -> None:
 
 
 def _knows(other: Snapshot, taken: Snapshot) -> bool:
-    files = [entry[0] for entry in taken.facts["files"]]
-    shared = {entry[0] for entry in other.facts["files"]}.intersection(files)
+    files = [os.path.realpath(entry[0]) for entry in taken.facts["files"]]
+    shared = {os.path.realpath(entry[0]) for entry in other.facts["files"]}.intersection(files)
     mine = {document[3]: document[4:6] for document in taken.documents if files[document[0]] in shared}
     there = {*other.paths} if mine else set()
     if not all(there.issuperset(taken.paths[first : first + count]) for first, count in mine.values()):
