@@ -59,10 +59,12 @@ def _doubt_others(taken: Snapshot, path: str) -> None:
     """Marks snapshots of other sets of files that don't know all that was built now of a file of theirs."""
     folder, _, own = path.rpartition("/")
     for name in os.listdir(folder):
-        other = Snapshot.read(f"{folder}/{name}") if name.startswith("snapshot-") and name != own else None
-        with contextlib.suppress(*SENSELESS):
-            if other is not None and not _knows(other, taken):
-                os.close(os.open(_new_mark(f"{folder}/{name}"), _NEW, 0o600))
+        if name.startswith("snapshot-") and name != own:
+            its = f"{folder}/{name}"
+            other = Snapshot.read(its) if all(map(_is_held, marks(its))) else None  # else it is marked
+            with contextlib.suppress(*SENSELESS):
+                if other is not None and not _knows(other, taken):
+                    os.close(os.open(_new_mark(its), _NEW, 0o600))
 
 
 def _knows(other: Snapshot, taken: Snapshot) -> bool:

@@ -158,5 +158,6 @@ def _prune(folder: str) -> None:
         with os.scandir(folder) as entries:
             found = [(e.stat().st_mtime_ns, e.name) for e in entries if e.name.startswith("snapshot-")]
         for _, name in sorted(found)[:-KEPT]:
-            os.unlink(f"{folder}/{name}")
-            os.unlink(f"{folder}/seen-{name}")
+            for path in (f"{folder}/{name}", f"{folder}/seen-{name}"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)

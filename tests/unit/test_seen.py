@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmc_build import quick
-from llmc_build.snapshot import stamps, survey
+from llmc_build.snapshot import keeping, stamps, survey
 from tests.conftest import Space
 
 FLOW = """
@@ -114,6 +114,20 @@ def test_a_damaged_memory_of_what_was_hashed_says_nothing(
     hashed.clear()
     assert is_up_to_date(built)
     assert "in.txt" in hashed
+
+
+def test_what_was_seen_of_a_snapshot_goes_with_it(space: Space) -> None:
+    for number in range(keeping.KEPT + 3):
+        file = space.write(f"{number}.yaml", f"name: w{number}\nsteps: [{{name: s, command: echo s}}]\n")
+        assert space.build(file.name).ok
+        os.utime(file)
+        time.sleep(stamps.TICK_NS / 1e9 * 2)
+        if number % 2:
+            assert quick.build(["build", file.name], space.environ) == 0
+        names = os.listdir(space.root / ".llmc/state")
+        kept = {name for name in names if name.startswith("snapshot-")}
+        assert len(kept) == min(number + 1, keeping.KEPT)
+        assert {name.removeprefix("seen-") for name in names if name.startswith("seen-")} <= kept
 
 
 # ---------------------------------------------------------------- time
