@@ -1,12 +1,12 @@
 """What a build puts into the workspace, and takes away again.  World.
 
 Owns the files that steps declare in `outputs`, and the list of what was placed (`.llmc/placed.json`), which
-alone says what may be removed (where it is lost, snapshots do): a file that the user has changed since is the
-user's, and stays.  Values go
-to `.llmc/out` by way of `valuefiles`.  The list is not in `.llmc/state/`, which may be deleted at any time:
-what is forgotten there must not leave an output of a step that is gone where a glob finds it.  For the same
-reason what is about to be placed is first written to a journal beside the list, since a build may be killed
-before it saves the list.  Several builds may be at work in one workspace: each writes down what it changed.
+alone says what may be removed (where it is lost, snapshots do): a file that the user has changed since is
+the user's, and stays.  Values go to `.llmc/out` by way of `valuefiles`.  The list is not in `.llmc/state/`,
+which may be deleted at any time: what is forgotten there must not leave an output of a step that is gone
+where a glob finds it.  For the same reason what is about to be placed is first written to a journal beside
+the list, since a build may be killed before it saves the list.  Several builds may be at work in one
+workspace: each writes down what it changed.
 """
 
 from __future__ import annotations

@@ -93,9 +93,11 @@ def placed(workspace: str) -> dict[str, dict[str, str]]:
 
 
 def _add_placed(found: dict[str, dict[str, str]], snapshot: Snapshot) -> None:
+    if not snapshot.outputs:
+        return
     facts, there = snapshot.facts, snapshot.facts["workspace"]
-    held = {entry[0]: entry[2] for entry in facts["watched"]} if snapshot.outputs else {}
-    file_of = {document[3]: facts["files"][document[0]][0] for document in snapshot.documents if held}
+    held = {entry[0]: entry[2] for entry in facts["watched"]}
+    file_of = {document[3]: facts["files"][document[0]][0] for document in snapshot.documents}
     for path, target in snapshot.outputs.items():
         sha256 = held.get(f"{there}/{path}", "")[:64]
         if snapshot.flags[snapshot.index[target]] & (GOOD | SKIPPED) == GOOD and len(sha256) == 64:

@@ -66,7 +66,7 @@ def snapshot_path(workspace: str, files: Sequence[str]) -> str:
 
 
 def seen_path(workspace: str, files: Sequence[str]) -> str:
-    """Where that lies what is `Seen` beside that snapshot."""
+    """Where lies what was `Seen` since that snapshot."""
     folder, _, name = snapshot_path(workspace, files).rpartition("/")
     return f"{folder}/seen-{name}"
 
