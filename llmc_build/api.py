@@ -128,8 +128,9 @@ def build(
                     stack=stack,
                     ahead=ahead,
                 )
-                work = _look(session, work, paths, config, targets)
                 session.begin(work, paths, longer)
+                work = _look(session, work, paths, config, targets)
+                session.begin(work, paths, longer)  # it may be another one
                 reporter.started(len(work.graph or ()), session.run.run_id, config.jobs)
                 prompts = session.prompts(work)
                 if prompts:

@@ -339,13 +339,16 @@ class Session:
         )
 
     def begin(self, work: Work, files: Sequence[Path], stack: ExitStack) -> None:
-        """Before anything runs or is placed.  `stack`: what stays open until the snapshot is kept."""
-        if not self.options.dry_run and (work.part is None or work.part.reshaped):
+        """Before anything is taken away, runs or is placed.  `stack`: of what is open until the end."""
+        if not self.options.dry_run:
             from llmc_build.snapshot.doubt import Doubt
 
             with contextlib.suppress(OSError):
-                self._doubt = Doubt(str(self.config.workspace), [os.path.abspath(file) for file in files])
-                stack.callback(self._doubt.close)
+                if self._doubt is None:
+                    self._doubt = Doubt(str(self.config.workspace), [os.path.abspath(file) for file in files])
+                    stack.callback(self._doubt.close)
+                if work.part is None or work.part.reshaped:
+                    self._doubt.mark()
 
     def keep(self, report: BuildReport, work: Work) -> None:
         """What `llmc log` and the next build need.  A full disk costs the record, not the results."""

@@ -3,7 +3,8 @@
 Owns who leaves them and when they go. A build leaves one before it places what the snapshot has not: should
 it not come to its end, or another be at work beside it, the next build looks at everything, for what was
 placed must not stay when the edit that asked for it is undone. A build holds a lock on its mark, which the
-kernel lets go when it dies, so that marks of the dead are known in whatever container they ran.
+kernel lets go when it dies, so that marks of the dead are known in whatever container they ran. It leaves the
+mark where another build of the same files is at work, which may place again what this one has taken away.
 """
 
 from __future__ import annotations
@@ -20,30 +21,47 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Doubt:
-    """The mark of a build of some files, from before it places anything."""
+    """What a build of some files knows of others at work beside it, from before it places anything."""
 
     def __init__(self, workspace: str, files: Sequence[str]) -> None:
         """Raises OSError."""
         self._snapshot = snapshot_path(workspace, files)
         self._before = marks(self._snapshot)
-        os.makedirs(os.path.dirname(self._snapshot), 0o700, exist_ok=True)
-        self._mark = _new_mark(self._snapshot)
-        self._fd = os.open(self._mark, _NEW, 0o600)
-        _locked(self._fd)
+        self._mark: str | None = None
+        self._held: list[int] = []
+        folder, _, name = self._snapshot.rpartition("/")
+        os.makedirs(folder, 0o700, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._held.append(os.open(f"{folder}/work-{name}", flags, 0o600))
+        _locked(self._held[0], shared=True)  # with all builds of these files
+
+    def mark(self) -> None:
+        """Before this build places what the snapshot has not, or takes away what it has.  Raises OSError."""
+        if self._mark is None:
+            self._mark = _new_mark(self._snapshot)
+            self._held.append(os.open(self._mark, _NEW, 0o600))
+            _locked(self._held[1])
 
     def settle(self, taken: Snapshot | None) -> None:
         """The build came to its end, having looked at everything, and this is kept of it.  Raises OSError."""
+        if self._mark is None:
+            # Another took away, meanwhile, what this one has placed again, perhaps.
+            if marks(self._snapshot):
+                os.close(os.open(_new_mark(self._snapshot), _NEW, 0o600))
+            return
         if taken is not None:
             _doubt_others(taken, self._snapshot)
         left = [mark for mark in self._before if not _is_held(mark)]
-        if {*marks(self._snapshot)} <= {self._mark, *left}:
+        is_alone = _locked(self._held[0]) is not False
+        if is_alone and {*marks(self._snapshot)} <= {self._mark, *left}:
             for mark in (*left, self._mark):
                 with contextlib.suppress(OSError):
                     os.unlink(mark)
 
     def close(self) -> None:
         """The build is over."""
-        os.close(self._fd)
+        while self._held:
+            os.close(self._held.pop())
 
 
 def marks(snapshot: str) -> list[str]:
@@ -86,12 +104,12 @@ def _new_mark(snapshot: str) -> str:
     return f"{folder}/doubt-{name}.{os.getpid()}-{time.time_ns():x}"
 
 
-def _locked(fd: int) -> bool | None:
-    """Takes the lock of a mark; False: somebody has it, None: the file system has no locks."""
+def _locked(fd: int, *, shared: bool = False) -> bool | None:
+    """Takes the lock of a file; False: somebody has it, None: the file system has no locks."""
     import fcntl
 
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

@@ -11,6 +11,7 @@ import pytest
 from llmc_build import api, quick
 from llmc_build.errors import NoSuchTarget, UserError
 from llmc_build.snapshot import keeping
+from llmc_build.snapshot.doubt import Doubt
 from tests.conftest import Space
 
 HEAD = "# a remark\n"
@@ -421,3 +422,26 @@ def test_an_output_is_as_executable_as_it_was_written(space: Space, mode: int) -
         space.build("flow.yaml")
         assert not path.stat().st_mode & 0o111
         assert space.value("w.r") == ""
+
+
+@pytest.mark.parametrize("first", ["the one that places", "the one that takes away"])
+def test_builds_side_by_side_leave_doubt_where_one_takes_away_what_the_other_places(
+    space: Space, first: str
+) -> None:
+    """The other began before the edit, and does not know that it builds what is gone."""
+    space.write("workflow.yaml", OUTPUTS)
+    space.build("workflow.yaml")
+    asked = str(space.root), [str(space.root / "workflow.yaml")]
+    places, takes = Doubt(*asked), Doubt(*asked)
+    takes.mark()
+    for one in (places, takes) if first == "the one that places" else (takes, places):
+        one.settle(None)
+        one.close()
+    assert list((space.root / ".llmc/state").glob("doubt-*"))
+    space.write(".llmc/out/w/gone", "what was placed meanwhile")
+    assert quick.build(["build", "workflow.yaml"], space.environ) is None
+    keeping._handed.clear()
+    space.build("workflow.yaml")
+    assert not (space.root / ".llmc/out/w/gone").exists()
+    assert not list((space.root / ".llmc/state").glob("doubt-*"))
+    assert quick.build(["build", "workflow.yaml"], space.environ) == 0
