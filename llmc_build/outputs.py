@@ -79,13 +79,14 @@ class Outputs:
         if wanted and wanted != old:
             self._announce(entry, wanted)
             self._expect(entry, wanted)  # should it fail halfway, it is all withdrawn
-        written = self._place_value(target, result.value)
+        written = before = self._place_value(target, result.value)
         for output in result.outputs:
             placed = None if written is None else self._place(output)
             if written is None or placed is None:
                 return None
             written += placed
-        if old != wanted and written is not None:
+        if written is not None and (old != wanted or written != before):
+            # Another build may have removed what is written again, and its entry.
             self._remove({p: h for p, h in old.items() if p not in wanted})
             self._note(entry, wanted)
         return written
@@ -178,13 +179,20 @@ class Outputs:
         """The folders of workflows of which all steps are gone.  `here`: as of `note_workflows`."""
         self._values.remove_empty(self.note_workflows(here))
 
+    def note_beside(self, here: Mapping[str, str]) -> None:
+        """As `note_workflows`, where another build may have taken for gone what this one has placed since."""
+        self._write_sources({**_read_sources(self._home / "values.json"), **here})
+
+    def _write_sources(self, sources: Mapping[str, str]) -> None:
+        with contextlib.suppress(OSError):
+            files.write_atomic(self._home / "values.json", json.dumps(sources, sort_keys=True).encode())
+
     def note_workflows(self, here: Mapping[str, str]) -> set[str]:
         """Workflows with values that their files no longer define.
 
         `here`: those of this build with their files, which is written down for when `state/` is gone.
         """
-        path = self._home / "values.json"
-        known, built = _read_sources(path), set(here.values())
+        known, built = _read_sources(self._home / "values.json"), set(here.values())
         gone = {
             workflow
             for workflow, source in known.items()
@@ -192,8 +200,7 @@ class Outputs:
         }
         now = {**{w: source for w, source in known.items() if w not in gone}, **here}
         if now != known:
-            with contextlib.suppress(OSError):
-                files.write_atomic(path, json.dumps(now, sort_keys=True).encode())
+            self._write_sources(now)
         return gone
 
     def _entry(self, target: TargetId) -> str:
@@ -230,6 +237,11 @@ class Outputs:
         self._close_journal()
         for path in (self._journal, *self._left):
             self._unlink(path)
+
+    def save_at_once(self) -> None:
+        """Before anything is placed: another build may place again what was removed, and write that down."""
+        with contextlib.suppress(OSError):
+            self.save()
 
     def settle(self) -> None:
         """All values have their names on return.  To be called before anything runs, and at the end.

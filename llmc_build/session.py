@@ -147,6 +147,7 @@ class Session:
             self.outputs.withdraw_values(t for t in last.targets() if t not in program.targets)
             declared = {t.id: t.action.outputs for t in program.targets.values()}
             self.outputs.withdraw_gone(declared, named=lambda: _named(program))
+            self.outputs.save_at_once()
 
     def partly(self, work: Work) -> None:
         """Finds out which targets are to be looked at, and gets ready for these.  Raises TooMuch."""
@@ -361,6 +362,8 @@ class Session:
             if not self.options.dry_run:
                 self.outputs.save()
                 self._digests.save()
+            if self._doubt is not None and self._doubt.has_others:
+                self.outputs.note_beside({t.partition(".")[0]: s for t, s in self.outputs.sources.items()})
         except OSError as error:
             self.note(f"the record of this run could not be written: {error}")
 

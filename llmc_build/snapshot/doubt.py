@@ -26,7 +26,7 @@ class Doubt:
     def __init__(self, workspace: str, files: Sequence[str]) -> None:
         """Raises OSError."""
         self._snapshot = snapshot_path(workspace, files)
-        self._before = marks(self._snapshot)
+        self._dead = [mark for mark in marks(self._snapshot) if not _is_held(mark)]
         self._mark: str | None = None
         self._held: list[int] = []
         folder, _, name = self._snapshot.rpartition("/")
@@ -42,19 +42,22 @@ class Doubt:
             self._held.append(os.open(self._mark, _NEW, 0o600))
             _locked(self._held[1])
 
+    @property
+    def has_others(self) -> bool:
+        """Whether another build of these files took something away, or placed it, since this one began."""
+        return not {*marks(self._snapshot)} <= {self._mark, *self._dead}
+
     def settle(self, taken: Snapshot | None) -> None:
         """The build came to its end, having looked at everything, and this is kept of it.  Raises OSError."""
         if self._mark is None:
             # Another took away, meanwhile, what this one has placed again, perhaps.
-            if marks(self._snapshot):
+            if self.has_others:
                 os.close(os.open(_new_mark(self._snapshot), _NEW, 0o600))
             return
         if taken is not None:
             _doubt_others(taken, self._snapshot)
-        left = [mark for mark in self._before if not _is_held(mark)]
-        is_alone = _locked(self._held[0]) is not False
-        if is_alone and {*marks(self._snapshot)} <= {self._mark, *left}:
-            for mark in (*left, self._mark):
+        if _locked(self._held[0]) is not False and not self.has_others:
+            for mark in (*self._dead, self._mark):
                 with contextlib.suppress(OSError):
                     os.unlink(mark)
 

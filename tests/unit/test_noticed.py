@@ -424,7 +424,9 @@ def test_an_output_is_as_executable_as_it_was_written(space: Space, mode: int) -
         assert space.value("w.r") == ""
 
 
-@pytest.mark.parametrize("first", ["the one that places", "the one that takes away"])
+@pytest.mark.parametrize(
+    "first", ["the one that places", "the one that takes away", "the one that is killed"]
+)
 def test_builds_side_by_side_leave_doubt_where_one_takes_away_what_the_other_places(
     space: Space, first: str
 ) -> None:
@@ -432,9 +434,15 @@ def test_builds_side_by_side_leave_doubt_where_one_takes_away_what_the_other_pla
     space.write("workflow.yaml", OUTPUTS)
     space.build("workflow.yaml")
     asked = str(space.root), [str(space.root / "workflow.yaml")]
-    places, takes = Doubt(*asked), Doubt(*asked)
+    places = Doubt(*asked)
+    if first == "the one that is killed":
+        places.mark()
+    takes = Doubt(*asked)
     takes.mark()
-    for one in (places, takes) if first == "the one that places" else (takes, places):
+    if first == "the one that is killed":
+        places.close()
+        places = takes
+    for one in dict.fromkeys((places, takes) if first == "the one that places" else (takes, places)):
         one.settle(None)
         one.close()
     assert list((space.root / ".llmc/state").glob("doubt-*"))

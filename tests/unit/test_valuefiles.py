@@ -179,6 +179,28 @@ def test_only_outputs_that_are_not_declared_any_more_are_withdrawn(home: Path, s
     assert sorted(os.listdir(home.parent / "made")) == ["v.a"], "its file is there and was not read"
 
 
+def test_what_another_build_removed_and_this_one_places_again_is_in_the_list(
+    home: Path, store: Store
+) -> None:
+    from llmc_build.model import OutputFile
+
+    digests = FileDigests(home / "digests")
+    output = OutputFile(path="made", digest=store.add(b"made"))
+    result = ActionResult(value=store.add(b""), stderr=store.add(b""), outputs=(output,))
+    before = Outputs(home.parent, home, store, digests, {"w.a": "f.yaml"})
+    before.place("w.a", result)
+    before.save()
+    this = Outputs(home.parent, home, store, digests, {"w.a": "f.yaml"})
+    other = Outputs(home.parent, home, store, digests, {"w.b": "f.yaml"})
+    other.withdraw_gone({"w.b": ()})
+    other.save_at_once()
+    assert not (home.parent / "made").exists()
+    this.place("w.a", result)
+    this.save()
+    Outputs(home.parent, home, store, digests, {"w.b": "f.yaml"}).withdraw_gone({"w.b": ()})
+    assert not (home.parent / "made").exists()
+
+
 def test_what_is_placed_is_announced_though_somebody_removed_the_journal(home: Path, store: Store) -> None:
     from llmc_build.model import OutputFile
 
