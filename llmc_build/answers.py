@@ -114,7 +114,8 @@ class Answers:
         except PlacingError as error:
             return Verified(error=str(error), warnings=tuple(warnings))
         self._reads.values[target] = result.value
-        self._traces.gave(result)
+        now_s = self._clock()
+        self._traces.gave(self._program.targets[target].action, result, now_s)
         model = pending.bound.model
         if keep and model is not None and has_changed(model):
             warnings = [*warnings, f"{model.path} changed while the step ran: its result is not kept"]
@@ -125,7 +126,7 @@ class Answers:
                 key=pending.key.hash,
                 components=pending.key.components,
                 result=result,
-                created=self._clock(),
+                created=now_s,
                 text=pending.key.text,
             )
         else:

@@ -123,7 +123,7 @@ def build(
         with loading():
             work = None if force or no_cache else _part(paths, config, environ, targets)
         work = work or _all(paths, config, targets)
-        with occupied.shared(config.workspace / ".llmc"), signals() as stop, loaded():
+        with occupied.shared(config.workspace / ".llmc"), signals() as stop, loaded(), ExitStack() as longer:
             with ExitStack() as stack:
                 session = Session(
                     config=config,
@@ -134,8 +134,9 @@ def build(
                     stack=stack,
                     ahead=ahead,
                 )
+                session.begin(work, paths, longer)
                 work = _look(session, work, paths, config, targets)
-                session.begin(work, paths)
+                session.begin(work, paths, longer)  # it may be another one
                 reporter.started(len(work.graph or ()), session.run.run_id, config.jobs)
                 prompts = session.prompts(work)
                 if prompts:
@@ -372,10 +373,11 @@ def _config(
 
 def _files(files: Files, config: Config) -> list[Path]:
     """The files of a build, in the order given, each once."""
-    from llmc_build.snapshot.keeping import last_files
+    from llmc_build.snapshot.keeping import absolute, last_files
 
     if files:
         found = [Path(file) for file in files]
+        found = [Path(absolute(str(path))) if ".." in path.parts else path for path in found]
     elif config.workflows:
         found = [config.workspace / file for file in config.workflows]
         faults = [
@@ -397,7 +399,7 @@ def _files(files: Files, config: Config) -> list[Path]:
                 hint="llmc build FILE, or list the files under `workflows:` in llmc.yaml"
                 + (f"; there are: {others}" if others else ""),
             )
-    return list(dict.fromkeys(found))
+    return [*{os.path.abspath(path): path for path in found}.values()]
 
 
 def _one_target(target: str) -> TargetId:

@@ -22,12 +22,7 @@ from llmc_build.execute.protocol import Done, Status, Task
 from llmc_build.frozen import frozen
 from llmc_build.inputs import InputError, Inputs
 from llmc_build.lanes import Lanes
-from llmc_build.model import (
-    Digest,
-    Location,
-    TargetId,
-    ValueUse,
-)
+from llmc_build.model import Digest, Location, TargetId, ValueUse
 from llmc_build.orders import Orders
 from llmc_build.outputs import Outputs, PlacingError
 from llmc_build.outside import Outside
@@ -157,6 +152,7 @@ class Binder:
             return plan.Broken(error=verified.error)
         if verified.record is not None and not self._options.dry_run:
             self._store.commit_soon(verified.record)
+            self.restored += 1  # a list that the store had not
         return plan.Hit(reason="its samples are in the store")
 
     def _whole(self, target: TargetId, pending: Pending, sampled: Sampled) -> Verified:
@@ -239,7 +235,8 @@ class Binder:
         Every byte is verified: what is copied is hashed on its way, so only what is left is read for that.
         """
         result = record.result
-        declared = self._program.targets[target].action.outputs
+        action = self._program.targets[target].action
+        declared = action.outputs
         if (declared or result.outputs) and {output.path for output in result.outputs} != set(declared):
             return False
         if not self._options.dry_run:
@@ -250,7 +247,7 @@ class Binder:
         if not self._store.verify(record):
             return False
         self._reads.values[target] = result.value
-        self.traces.gave(result)
+        self.traces.gave(action, result, record.created)
         return True
 
     def _expired(self, target: TargetId, found: Record) -> bool:

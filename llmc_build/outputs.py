@@ -1,11 +1,12 @@
 """What a build puts into the workspace, and takes away again.  World.
 
 Owns the files that steps declare in `outputs`, and the list of what was placed (`.llmc/placed.json`), which
-alone says what may be removed: a file that the user has changed since is the user's, and stays.  Values go
-to `.llmc/out` by way of `valuefiles`.  The list is not in `.llmc/state/`, which may be deleted at any time:
-what is forgotten there must not leave an output of a step that is gone where a glob finds it.  For the same
-reason what is about to be placed is first written to a journal beside the list, since a build may be killed
-before it saves the list.  Several builds may be at work in one workspace: each writes down what it changed.
+alone says what may be removed (where it is lost, snapshots do): a file that the user has changed since is
+the user's, and stays.  Values go to `.llmc/out` by way of `valuefiles`.  The list is not in `.llmc/state/`,
+which may be deleted at any time: what is forgotten there must not leave an output of a step that is gone
+where a glob finds it.  For the same reason what is about to be placed is first written to a journal beside
+the list, since a build may be killed before it saves the list.  Several builds may be at work in one
+workspace: each writes down what it changed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from llmc_build.errors import StoreError
 from llmc_build.model import ActionResult, Digest, OutputFile, TargetId
+from llmc_build.snapshot import keeping
 from llmc_build.store import Store, files
 from llmc_build.store.state import FileDigests
 from llmc_build.valuefiles import ValueFiles, value_path
@@ -55,8 +57,12 @@ class Outputs:
         self._writing: int | None = None  # the journal, open
         self._left: list[Path] = []  # journals of builds that were killed
         self.sources = dict(sources or {})
-        self._placed = _read_list(self._list)  # "file target" -> {path: hash, or several after a kill}
+        placed = _read_list(self._list)
         self._changed: set[str] = set()  # entries that are not as the list has them
+        if placed is None:  # lost, or there was none: the last builds may have left word elsewhere
+            placed = _checked(keeping.placed(self._root))
+            self._changed.update(placed)
+        self._placed = placed  # "file target" -> {path: hash, or several after a kill}
         self._replay()
         self.placed_ctimes = self._values.ctimes  # of the file of a target's value when it was seen in place
 
@@ -73,13 +79,14 @@ class Outputs:
         if wanted and wanted != old:
             self._announce(entry, wanted)
             self._expect(entry, wanted)  # should it fail halfway, it is all withdrawn
-        written = self._place_value(target, result.value)
+        written = before = self._place_value(target, result.value)
         for output in result.outputs:
             placed = None if written is None else self._place(output)
             if written is None or placed is None:
                 return None
             written += placed
-        if old != wanted and written is not None:
+        if written is not None and (old != wanted or written != before):
+            # Another build may have removed what is written again, and its entry.
             self._remove({p: h for p, h in old.items() if p not in wanted})
             self._note(entry, wanted)
         return written
@@ -88,7 +95,7 @@ class Outputs:
         try:
             return self._values.place(target, digest)
         except OSError as error:
-            raise PlacingError(_why(f"out/{target.replace('.', '/', 1)}", error)) from None
+            raise PlacingError(_why(f".llmc/out/{target.replace('.', '/', 1)}", error)) from None
 
     def _place(self, output: OutputFile) -> int | None:
         """One file, through no symbolic link: 1 where it was written, 0 where it was there, None if lost."""
@@ -105,7 +112,8 @@ class Outputs:
     def _in_place(self, path: str, digest: Digest, executable: bool) -> bool:
         try:
             mode = os.lstat(path).st_mode
-            if not stat.S_ISREG(mode) or bool(mode & 0o100) != executable:
+            # by root a file may be executed that its owner may not execute
+            if not stat.S_ISREG(mode) or not (mode & 0o100 if executable else not mode & 0o111):
                 return False
             return self._digests.digest(path) == digest
         except OSError:
@@ -121,8 +129,11 @@ class Outputs:
 
     def withdraw_values(self, targets: Iterable[TargetId]) -> None:
         """Targets that are gone, with whole workflows or files perhaps: their values don't stay."""
+        gone = set[str]()
         for target in targets:
             self._values.withdraw(target)
+            gone.add(target.partition(".")[0])
+        self._values.remove_empty(gone.difference(target.partition(".")[0] for target in self.sources))
 
     def has_placed(self, target: TargetId) -> bool:
         """Whether files of it are in the workspace, as far as is known."""
@@ -145,8 +156,9 @@ class Outputs:
         """
         here = self.sources
         built = set(here.values())
-        workflows = {target.partition(".")[0] for target in here}.intersection(self._values.workflows())
-        self._values.withdraw_all_but(here, workflows | self._gone_workflows(built))
+        source_of = {target.partition(".")[0]: source for target, source in here.items()}
+        workflows = source_of.keys() & self._values.workflows()
+        self._values.withdraw_all_but(here, workflows | self.note_workflows(source_of))
         if not self._placed:
             return
         current = {self._entry(target): target for target in here}
@@ -163,11 +175,24 @@ class Outputs:
                 self._remove({p: h for p, h in placed.items() if p not in {*declared[target], *wanted}})
                 self._note(entry, {p: h for p, h in placed.items() if p in declared[target]})
 
-    def _gone_workflows(self, built: Collection[str]) -> set[str]:
-        """Workflows with values that their files no longer define; those of this build are noted."""
-        path = self._home / "values.json"  # workflow -> its file, for when `state/` is gone
-        known = _read_sources(path)
-        here = {target.partition(".")[0]: source for target, source in self.sources.items()}
+    def withdraw_folders(self, here: Mapping[str, str]) -> None:
+        """The folders of workflows of which all steps are gone.  `here`: as of `note_workflows`."""
+        self._values.remove_empty(self.note_workflows(here))
+
+    def note_beside(self, here: Mapping[str, str]) -> None:
+        """As `note_workflows`, where another build may have taken for gone what this one has placed since."""
+        self._write_sources({**_read_sources(self._home / "values.json"), **here})
+
+    def _write_sources(self, sources: Mapping[str, str]) -> None:
+        with contextlib.suppress(OSError):
+            files.write_atomic(self._home / "values.json", json.dumps(sources, sort_keys=True).encode())
+
+    def note_workflows(self, here: Mapping[str, str]) -> set[str]:
+        """Workflows with values that their files no longer define.
+
+        `here`: those of this build with their files, which is written down for when `state/` is gone.
+        """
+        known, built = _read_sources(self._home / "values.json"), set(here.values())
         gone = {
             workflow
             for workflow, source in known.items()
@@ -175,8 +200,7 @@ class Outputs:
         }
         now = {**{w: source for w, source in known.items() if w not in gone}, **here}
         if now != known:
-            with contextlib.suppress(OSError):
-                files.write_atomic(path, json.dumps(now, sort_keys=True).encode())
+            self._write_sources(now)
         return gone
 
     def _entry(self, target: TargetId) -> str:
@@ -201,7 +225,7 @@ class Outputs:
         with files.open_folder(self._home) as folder:
             with contextlib.suppress(OSError):  # a file system without locks: one build at a time, then
                 fcntl.flock(folder, fcntl.LOCK_EX)
-            found = _read_list(self._list)
+            found = _read_list(self._list) or {}
             for entry in self._changed:
                 if entry in self._placed:
                     found[entry] = self._placed[entry]
@@ -214,6 +238,11 @@ class Outputs:
         for path in (self._journal, *self._left):
             self._unlink(path)
 
+    def save_at_once(self) -> None:
+        """Before anything is placed: another build may place again what was removed, and write that down."""
+        with contextlib.suppress(OSError):
+            self.save()
+
     def settle(self) -> None:
         """All values have their names on return.  To be called before anything runs, and at the end.
 
@@ -222,7 +251,7 @@ class Outputs:
         try:
             self._values.settle()
         except OSError as error:
-            raise StoreError(_why(f"{self._home.name}/out", error)) from None
+            raise StoreError(_why(".llmc/out", error)) from None
 
     def close(self) -> None:
         """Releases the files and folders that were open for placing."""
@@ -328,15 +357,18 @@ def _why(path: str, error: OSError) -> str:
     why = error.strerror or str(error)
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         why = "a folder on the way is a file or a symbolic link"
+        if path.startswith(".llmc/"):
+            why += ": remove it, and llmc makes the folder"
     return f"{path} can't be put in place: {why}"
 
 
-def _read_list(path: Path) -> dict[TargetId, dict[str, str]]:
-    """The list of what was placed; damaged or missing, it is empty."""
+def _read_list(path: Path) -> dict[TargetId, dict[str, str]] | None:
+    """The list of what was placed; None where it is damaged or missing."""
     try:
-        return _checked(json.loads(files.read_regular(path) or b""))
+        found = json.loads(files.read_regular(path) or b"")
     except (ValueError, RecursionError):
-        return {}
+        return None
+    return _checked(found) if isinstance(found, dict) else None
 
 
 def _read_sources(path: Path) -> dict[str, str]:

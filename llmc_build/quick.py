@@ -15,14 +15,15 @@ from collections.abc import Mapping, Sequence
 
 _ALONE = frozenset({"-q", "--quiet", "-k", "--keep-going"})
 _JOBS, _TARGET = ("-j", "--jobs"), ("-t", "--target")
-_ASKED_ELSEWHERE = ("LLMC_JOBS", "LLMC_SUBPROCESS")  # settings that may be wrong, which is told elsewhere
+_MOST_JOBS = 10_000
+_UNITS = frozenset(("", "B", "KB", "MB", "GB", "TB", "KIB", "MIB", "GIB", "TIB"))
 
 
 def build(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     """The exit code, where the command line is a build that has nothing to do; else None."""
     started = time.monotonic()
     asked = _asked(argv)
-    if asked is None or any(environ.get(name) for name in _ASKED_ELSEWHERE):
+    if asked is None or not _is_right(environ):
         return None
     try:
         return _build(*asked, environ, started)
@@ -43,8 +44,8 @@ def _asked(argv: Sequence[str]) -> tuple[list[str], list[str]] | None:
             continue
         name, value = word, None
         if word.startswith("--"):
-            name, _, value = word.partition("=")
-            value = value or None
+            name, equals, value = word.partition("=")
+            value = value if equals else None
         elif len(word) > 2:
             name, value = word[:2], word[2:]
         if word in _ALONE:
@@ -52,11 +53,32 @@ def _asked(argv: Sequence[str]) -> tuple[list[str], list[str]] | None:
         if name not in (*_JOBS, *_TARGET):
             return None
         value = next(rest, None) if value is None else value
-        if value is None or (name in _JOBS and not (value.isascii() and value.isdigit() and int(value))):
+        if value is None or (name in _JOBS and not _are_jobs(value)):
             return None
         if name in _TARGET:
             patterns.append(value)
     return files, patterns
+
+
+def _is_right(environ: Mapping[str, str]) -> bool:
+    """Whether the settings in the environment are surely right; others are judged elsewhere."""
+    jobs, memory, subprocess = (
+        environ.get(f"LLMC_{name}", "").strip() for name in ("JOBS", "MEMORY", "SUBPROCESS")
+    )
+    return (not jobs or _are_jobs(jobs)) and (not memory or _is_size(memory)) and subprocess in ("", "0", "1")
+
+
+def _are_jobs(value: str) -> bool:
+    """Whether that is surely a number of jobs."""
+    return value.isascii() and value.isdigit() and len(value) <= 5 and 0 < int(value) <= _MOST_JOBS
+
+
+def _is_size(value: str) -> bool:
+    """Whether that is surely a size, such as 4GiB or 800 MB."""
+    number = value.rstrip("BGIKMTbgikmt")
+    digits = number.removesuffix(" ")
+    known = value[len(number) :].upper() in _UNITS and digits.isascii() and digits.isdigit()
+    return known and len(digits) <= 6 and int(digits) > 0
 
 
 def _build(
@@ -65,14 +87,16 @@ def _build(
     from llmc_build.snapshot import keeping
 
     workspace, config = _workspace(os.path.realpath(os.getcwd()))
-    paths = list(dict.fromkeys(map(os.path.abspath, files))) or keeping.default_files(workspace)
+    paths = list(dict.fromkeys(map(keeping.absolute, files))) or keeping.default_files(workspace)
     asked = environ.get("LLMC_CACHE_DIR")
     cache_dir = os.path.abspath(os.path.expanduser(asked)) if asked else None  # None: as llmc.yaml says
     survey = keeping.survey(workspace, paths, config=config, cache_dir=cache_dir, environ=environ)
     if survey is None:
         return None
     snapshot, wanted = survey.snapshot, None
-    settled = not (survey.whole or survey.files or survey.changed or survey.store_changed)
+    settled = not (
+        survey.whole or survey.files or survey.changed or survey.store_changed or survey.list_changed
+    )
     if settled and patterns:
         from llmc_build.snapshot.selection import selected
 
@@ -83,6 +107,9 @@ def _build(
         return None
     from llmc_build.snapshot import idle
 
+    if survey.seen.has_news:
+        with contextlib.suppress(OSError):  # then it is hashed again
+            keeping.write(survey.seen.path, survey.seen.encoded())
     idle.record(f"{workspace}/.llmc", snapshot, wanted, time.monotonic() - started)
     _say(len(snapshot.paths) if wanted is None else len(wanted), started, environ)
     return 0

@@ -18,12 +18,7 @@ from typing import TYPE_CHECKING
 from llmc_build.ahead import Ahead
 from llmc_build.binder import Binder
 from llmc_build.config import Config
-from llmc_build.errors import (
-    EXIT_FAILED,
-    EXIT_OFFLINE,
-    EXIT_OK,
-    StoreError,
-)
+from llmc_build.errors import EXIT_FAILED, EXIT_OFFLINE, EXIT_OK, StoreError
 from llmc_build.execute.sweep import end_forgotten
 from llmc_build.incremental.cone import choose, suspects
 from llmc_build.incremental.partial import Partial, TooMuch
@@ -49,7 +44,7 @@ from llmc_build.subgraph import Graph, SubGraph
 from llmc_build.why import Options
 
 if TYPE_CHECKING:
-    from llmc_build.snapshot.keeping import Doubt
+    from llmc_build.snapshot.doubt import Doubt
 
 MANY = 200  # targets in doubt: from here on, and from a quarter of all, everything is looked at
 
@@ -152,6 +147,7 @@ class Session:
             self.outputs.withdraw_values(t for t in last.targets() if t not in program.targets)
             declared = {t.id: t.action.outputs for t in program.targets.values()}
             self.outputs.withdraw_gone(declared, named=lambda: _named(program))
+            self.outputs.save_at_once()
 
     def partly(self, work: Work) -> None:
         """Finds out which targets are to be looked at, and gets ready for these.  Raises TooMuch."""
@@ -208,6 +204,8 @@ class Session:
         if not self.options.dry_run:
             for target in part.gone:
                 self.outputs.withdraw(target)
+            if part.reshaped:
+                self.outputs.withdraw_folders({d[3]: files[d[0]] for d in structure.documents})
 
     def _settle(
         self, part: Partial, wanted: Collection[int] | None, source_of: Callable[[TargetId], str]
@@ -341,13 +339,17 @@ class Session:
             notes=tuple(self.notes),
         )
 
-    def begin(self, work: Work, files: Sequence[Path]) -> None:
-        """Before anything runs or is placed."""
-        if not self.options.dry_run and (work.part is None or work.part.reshaped):
-            from llmc_build.snapshot.keeping import Doubt
+    def begin(self, work: Work, files: Sequence[Path], stack: ExitStack) -> None:
+        """Before anything is taken away, runs or is placed.  `stack`: of what is open until the end."""
+        if not self.options.dry_run:
+            from llmc_build.snapshot.doubt import Doubt
 
             with contextlib.suppress(OSError):
-                self._doubt = Doubt(str(self.config.workspace), [os.path.abspath(file) for file in files])
+                if self._doubt is None:
+                    self._doubt = Doubt(str(self.config.workspace), [os.path.abspath(file) for file in files])
+                    stack.callback(self._doubt.close)
+                if work.part is None or work.part.reshaped:
+                    self._doubt.mark()
 
     def keep(self, report: BuildReport, work: Work) -> None:
         """What `llmc log` and the next build need.  A full disk costs the record, not the results."""
@@ -360,6 +362,8 @@ class Session:
             if not self.options.dry_run:
                 self.outputs.save()
                 self._digests.save()
+            if self._doubt is not None and self._doubt.has_others:
+                self.outputs.note_beside({t.partition(".")[0]: s for t, s in self.outputs.sources.items()})
         except OSError as error:
             self.note(f"the record of this run could not be written: {error}")
 
@@ -398,7 +402,7 @@ class Session:
         with contextlib.suppress(OSError):  # then the next build looks at everything
             keeping.keep(taken, str(config.workspace), [os.path.abspath(file) for file in files])
             if self._doubt is not None:
-                self._doubt.settle()
+                self._doubt.settle(taken)
         if taken is not None and (work.part is None or len(report.news) > MANY):
             from llmc_build.snapshot import carried
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from sys import intern
 
 from llmc_build.keys import Files
-from llmc_build.model import ActionResult, TargetId
+from llmc_build.model import Action, ActionResult, TargetId
 from llmc_build.snapshot.form import marked
 from llmc_build.store import INLINE
 from llmc_build.store.record import digests
@@ -21,6 +21,7 @@ class Traces:
         self.files: dict[TargetId, Mapping[str, str]] = {}  # inputs that a target was given -> `marked`
         self.not_kept: set[TargetId] = set()  # ran, and their results are not stored
         self.blobs: set[str] = set()  # SHA-256 of contents of results that records don't hold
+        self.made: dict[TargetId, float] = {}  # when results that time may end were made, in s
         self.outputs: dict[str, str] = {}  # declared outputs that were placed -> `marked`
 
     def given(self, target: TargetId, files: Files) -> None:
@@ -31,8 +32,10 @@ class Traces:
                 path: intern(marked(digest.hash, can)) for path, (digest, can) in files.items()
             }
 
-    def gave(self, result: ActionResult) -> None:
-        """A result is in place."""
+    def gave(self, action: Action, result: ActionResult, made_s: float) -> None:
+        """A result, which was made at that time, is in place."""
+        if action.cache.ttl_s is not None:
+            self.made[action.target] = made_s
         for output in result.outputs:
             self.outputs[output.path] = marked(output.digest.hash, output.executable)
         if result.value.size > INLINE or result.stderr.size > INLINE or result.outputs:

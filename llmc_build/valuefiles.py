@@ -72,6 +72,10 @@ class ValueFiles:
         except IsADirectoryError:  # nobody but us puts anything here: this is damage
             files.remove_tree(self._folder(workflow), step)
             return self._place(target, workflow, step, digest)
+        except NotADirectoryError:
+            if not self._clear_way(workflow):
+                raise
+            return self._place(target, workflow, step, digest)
 
     def _place(self, target: TargetId, workflow: str, step: str, digest: Digest) -> int | None:
         folder = self._folder(workflow)
@@ -88,6 +92,16 @@ class ValueFiles:
         found = os.stat(step, dir_fd=folder, follow_symlinks=False)
         self.ctimes[target] = found.st_ctime_ns
         return 1
+
+    def _clear_way(self, workflow: str) -> bool:
+        """Removes a file that stands in the place of a folder; a link leads to what may be wanted there."""
+        for path in (self._out, f"{self._out}/{workflow}"):
+            with contextlib.suppress(FileNotFoundError):
+                mode = os.lstat(path).st_mode
+                if not stat.S_ISDIR(mode) and not stat.S_ISLNK(mode):
+                    os.unlink(path)
+                    return True
+        return False
 
     def settle(self) -> None:
         """Everything that was placed has its name on return, and what is placed later has it at once.
@@ -124,7 +138,7 @@ class ValueFiles:
     def _in_place(self, target: TargetId, workflow: str, step: str, folder: int, digest: Digest) -> bool:
         try:
             found = os.stat(step, dir_fd=folder, follow_symlinks=False)
-            if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o100 or found.st_size != digest.size:
+            if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o111 or found.st_size != digest.size:
                 return False
             if digest.size > SMALL:
                 self.ctimes[target] = found.st_ctime_ns
@@ -146,10 +160,10 @@ class ValueFiles:
         with contextlib.suppress(OSError):
             folder = self._open.get(workflow)
             if folder is not None:
-                os.unlink(step, dir_fd=folder)
+                _drop(folder, step)
                 return
             with files.open_beneath(self._home, ("out", self._staged.get(workflow, workflow))) as folder:
-                os.unlink(step, dir_fd=folder)
+                _drop(folder, step)
 
     def withdraw_all_but(self, here: Collection[TargetId], workflows: Collection[str]) -> None:
         """Values of these workflows that belong to none of the targets that are here."""
@@ -160,9 +174,17 @@ class ValueFiles:
                     try:
                         for step in os.listdir(folder):
                             if f"{workflow}.{step}" not in here:
-                                os.unlink(step, dir_fd=folder)
+                                _drop(folder, step)
                     finally:
                         os.close(folder)
+        self.remove_empty({*workflows}.difference(target.partition(".")[0] for target in here))
+
+    def remove_empty(self, workflows: Collection[str]) -> None:
+        """The folders of workflows that are gone."""
+        with contextlib.suppress(OSError), files.open_beneath(self._home, ("out",)) as root:
+            for workflow in workflows:
+                with contextlib.suppress(OSError):  # somebody has put something there
+                    os.rmdir(workflow, dir_fd=root)
 
     def workflows(self) -> list[str]:
         """Those that have a folder; what a killed build left is removed."""
@@ -218,3 +240,12 @@ class ValueFiles:
         if made:
             self._fresh.add(workflow)
         return folder
+
+
+def _drop(folder: int, step: str) -> None:
+    """Removes the file of a value, or a folder that stands in its place."""
+    with contextlib.suppress(OSError):
+        try:
+            os.unlink(step, dir_fd=folder)
+        except (IsADirectoryError, PermissionError):  # a folder, to Linux and to macOS
+            files.remove_tree(folder, step)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from llmc_build.binder import Finding
 from llmc_build.incremental.partial import Partial, TooMuch
 from llmc_build.model import TargetId
-from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED
+from llmc_build.snapshot.form import GOOD, SKIPPED
 
 Probe = Callable[[Sequence[TargetId]], Sequence[Finding | None]]  # None: it can't be told without trying
 
@@ -22,7 +22,7 @@ def suspects(part: Partial, wanted: Collection[int] | None, lost: Iterable[int])
     """Targets to be looked at, for what happened to themselves; `lost`: by their numbers in the snapshot."""
     survey, old = part.survey, part.survey.snapshot
     found = set(part.changed)
-    then = {*survey.moved, *lost}
+    then = {*survey.moved, *survey.aged, *lost}
     inside = f"{old.facts['workspace']}/"
     for path in survey.changed:
         writer = old.outputs.get(path.removeprefix(inside))
@@ -32,7 +32,7 @@ def suspects(part: Partial, wanted: Collection[int] | None, lost: Iterable[int])
         if writer is not None:
             then.add(old.index[writer])
     if not old.all_good:
-        then.update(i for i, flags in enumerate(old.flags) if not flags & GOOD or flags & CHECK)
+        then.update(i for i, flags in enumerate(old.flags) if not flags & GOOD)
     if then:
         found.update(i for i, was in enumerate(part.was) if was in then)
     return sorted(found if wanted is None else found.intersection(wanted))
@@ -48,7 +48,7 @@ def choose(
     """The targets of the build.  The documents of those that `doubtful` names have been read."""
     old, structure = part.survey.snapshot, part.structure
     writers = set(structure.outputs.values())
-    missing = {*part.survey.moved}
+    missing = {*part.survey.moved, *part.survey.aged}  # the latter have a new time, if they are taken
     inside = f"{old.facts['workspace']}/"
     spoilt = {structure.outputs.get(path.removeprefix(inside)) for path in part.survey.changed}
     must: list[int] = []

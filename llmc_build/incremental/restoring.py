@@ -14,7 +14,7 @@ from llmc_build.errors import Interrupted
 from llmc_build.incremental.partial import Partial
 from llmc_build.model import ActionResult, TargetId
 from llmc_build.outputs import Outputs, PlacingError
-from llmc_build.snapshot.form import CHECK, GOOD, SKIPPED
+from llmc_build.snapshot.form import GOOD, SKIPPED, marked
 from llmc_build.snapshot.survey import same
 from llmc_build.stopping import Stop
 from llmc_build.store import Store
@@ -37,9 +37,12 @@ class Restoring:
         self._part, self._store, self._outputs, self._source_of = part, store, outputs, source_of
         self._stop = stop
         self._old = part.survey.snapshot
-        self._declared: dict[TargetId, set[str]] = {}
-        for path, target in self._old.outputs.items():
-            self._declared.setdefault(target, set()).add(path)
+        self._declared: dict[TargetId, dict[str, str]] = {}  # outputs and what they hold
+        old = self._old
+        held = {entry[0]: entry[2] for entry in old.facts["watched"]} if old.outputs else {}
+        for path, target in old.outputs.items():
+            content = held.get(f"{old.facts['workspace']}/{path}", "")
+            self._declared.setdefault(target, {})[path] = content
         self.lost: set[int] = set()  # targets whose results the store has no more
         self.back: set[int] = set()  # targets of which everything is in place again
         self.written = 0  # files
@@ -69,7 +72,7 @@ class Restoring:
         """Targets to be placed -> their new numbers."""
         part, old = self._part, self._old
         inside = f"{old.facts['workspace']}/"
-        missing, spoilt = {*part.survey.moved}, set(self.lost)
+        missing, spoilt = {*part.survey.moved}, {*part.survey.aged, *self.lost}
         for path in part.survey.changed:
             writer = old.outputs.get(path.removeprefix(inside))
             if writer is not None:
@@ -81,7 +84,7 @@ class Restoring:
             if was in missing
             and was not in spoilt
             and i not in self.back
-            and old.flags[was] & (GOOD | CHECK | SKIPPED) == GOOD
+            and old.flags[was] & (GOOD | SKIPPED) == GOOD
             and (wanted is None or i in wanted)
             and i not in part.changed
         }
@@ -113,9 +116,12 @@ class Restoring:
 
     def _is_it(self, i: int, result: ActionResult) -> bool:
         """Whether a result is the one that the snapshot speaks of."""
-        names = {output.path for output in result.outputs} if result.outputs else set()
-        declared = self._declared.get(self._old.target(i)) if self._declared else None
-        return names == (declared or set()) and (result.value.hash, result.value.size) == self._old.value(i)
+        if (result.value.hash, result.value.size) != self._old.value(i):
+            return False
+        if not result.outputs and not self._declared:
+            return True
+        found = {output.path: marked(output.digest.hash, output.executable) for output in result.outputs}
+        return found == self._declared.get(self._old.target(i), {})
 
     def _place(self, was: int, i: int, result: ActionResult) -> None:
         target = self._part.structure.target(i)

@@ -93,6 +93,8 @@ class _Taker:
             python=world.packages() if self.watching.has_models() else [],
             store=[self.watching.store_file(name) for name in ("cache.db", "cache.db-wal")],
             given=list(e.given),
+            out=world.folder_stamp(f"{e.workspace}/.llmc/out"),
+            placed=world.placed_stamp(str(e.workspace)) if structure.outputs else None,
         )
         return Snapshot(facts, sections)
 
@@ -160,11 +162,14 @@ class _Taker:
         values = bytearray(self._carried("values", 40))
         ctimes = array("q")
         fresh: set[int] = set()
+        windows: dict[int, tuple[int, int]] = {}
         if self.old is None or e.part is None:
             ctimes.extend([-1] * count)
         else:
             for first, length in e.part.runs:
                 ctimes.extend(self.old.ctimes[first : first + length] if first >= 0 else [-1] * length)
+            known = self.old.windows
+            windows = {i: known[was] for i, was in enumerate(e.part.was) if was in known} if known else {}
             then = set(self.old.fresh)
             fresh = {i for i, was in enumerate(e.part.was) if was in then} if then else set()
             for i in e.left:
@@ -182,6 +187,8 @@ class _Taker:
         for i, report in self.looked_at.items():
             fresh.discard(i)
             flag, ctimes[i] = self._one(report, f"{home}/{structure.paths[i]}")
+            if flag & CHECK:
+                windows[i] = self._window(report.target)
             if ctimes[i] >= 0 and is_fresh(ctimes[i], ctimes[i], self.now_ns):
                 fresh.add(i)
             output = report.output
@@ -191,7 +198,10 @@ class _Taker:
             flags[i] = flag
             keys[i * 32 : i * 32 + 32] = pack_key(report.key)
             values[i * 40 : i * 40 + 40] = value
+        checked = [windows[i] for i, flag in enumerate(flags) if flag & CHECK] if windows else []
         return {
+            "begins": number_bytes(array("q", [begin for begin, _ in checked])),
+            "ends": number_bytes(array("q", [end for _, end in checked])),
             "flags": bytes(flags),
             "keys": bytes(keys),
             "values": bytes(values),
@@ -215,9 +225,9 @@ class _Taker:
         e, target = self.e, report.target
         if not report.status.good or target in e.traces.not_kept or target in self.watching.not_good:
             return 0, -1
-        flag = GOOD | (CHECK if self._may_age(target) else 0)
         if report.status is State.SKIPPED:
-            return flag | SKIPPED, -1
+            return GOOD | SKIPPED, -1
+        flag = GOOD | (CHECK if self._may_age(target) else 0)
         placed, ctime = self._placed(target, path)
         return (flag if placed else 0), ctime
 
@@ -231,9 +241,21 @@ class _Taker:
 
     def _may_age(self, target: TargetId) -> bool:
         """Whether a result may have to be made again though nothing changed here."""
-        action = self.e.program.targets[target].action
-        model = action.params.get("model")
-        return action.cache.ttl_s is not None or (isinstance(model, str) and model in self.e.moving_models)
+        ttl_s = self.e.program.targets[target].action.cache.ttl_s
+        return ttl_s is not None or self._asks_moving_model(target)
+
+    def _asks_moving_model(self, target: TargetId) -> bool:
+        model = self.e.program.targets[target].action.params.get("model")
+        return isinstance(model, str) and model in self.e.moving_models
+
+    def _window(self, target: TargetId) -> tuple[int, int]:
+        """From when until when, in ns, a result is taken for as good as new."""
+        ttl_s = self.e.program.targets[target].action.cache.ttl_s
+        made_s = self.e.traces.made.get(target)
+        moving = self._asks_moving_model(target)
+        if ttl_s is None or made_s is None or moving or not 0 <= made_s < _FAR_S:
+            return _NEVER
+        return int(made_s * 1e9), int(min(made_s + ttl_s, _FAR_S) * 1e9)
 
     def _unsettle(self, i: int, flags: bytearray) -> None:
         """What reads a target that is not as it was is to be looked at, where it was not yet."""
@@ -252,6 +274,8 @@ class _Taker:
         }
 
 
+_FAR_S = 9e9  # a time beyond all that are meant
+_NEVER = (0, 0)
 _STEP = 10  # bytes that a step has at least: a document of less than `cuts.FROM` times that is not cut
 
 

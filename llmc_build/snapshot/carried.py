@@ -25,7 +25,6 @@ from typing import Any
 
 from llmc_build.snapshot import survey as world
 from llmc_build.snapshot.form import (
-    CHECK,
     GOOD,
     SENSELESS,
     SKIPPED,
@@ -63,7 +62,8 @@ def carry(snapshot: Snapshot, hidden: Sequence[str]) -> None:
     """
     facts = snapshot.facts
     files = _within(facts["workspace"], [entry[0] for entry in facts["files"]])
-    if len(snapshot.flags) < FROM or not snapshot.all_good or files is None or facts["python"]:
+    settled = snapshot.all_good and not snapshot.windows
+    if len(snapshot.flags) < FROM or not settled or files is None or facts["python"]:
         return
     folders = _listings(snapshot, hidden)
     if folders is None:
@@ -88,6 +88,8 @@ def carry(snapshot: Snapshot, hidden: Sequence[str]) -> None:
         "folders": [(names.out(path), listing) for path, listing in folders],
         "store": [],
         "given": [names.out(path) for path in facts["given"]],
+        "out": [],
+        "placed": None,
     }
     parts = Snapshot(left, sections).encoded()  # type: ignore[arg-type]
     with disk.open_beneath(Path(facts["cache_dir"]), (FOLDER,), create=True) as folder:
@@ -155,6 +157,8 @@ def _here(
         python=[],
         store=[(f"{cache_dir}/index", None)],  # it was made here by somebody else: all records are looked up
         given=[names.into(path) for path in facts["given"]],
+        out=[],
+        placed=None,
     )
     listings: Sequence[tuple[str, Any]] = facts["folders"]
     for path, listing in listings:
@@ -270,7 +274,7 @@ def _check(found: Snapshot) -> None:
     starts, ends = found.producers
     _insist(count > 0 and _PATHS.fullmatch(text) is not None and len(found.paths) == count)
     _insist(len(found.section("keys")) == 32 * count and len(found.section("values")) == 40 * count)
-    _insist(not set(found.flags) - set(range(GOOD | SKIPPED | CHECK + 1)))
+    _insist(not set(found.flags) - set(range((GOOD | SKIPPED) + 1)))
     _insist(len(starts) == count + 1 and starts[0] == 0 and starts[-1] == len(ends))
     _insist(all(map(le, starts, starts[1:])) and (not ends or max(ends) < count))
     _check_documents(found, count)

@@ -1,6 +1,6 @@
 """The file that a snapshot is, read part by part. World.
 
-Owns the format: a line `llmc-snapshot/4`, a line with length and CRC-32 of the head, the head (JSON: the
+Owns the format: a line `llmc-snapshot/5`, a line with length and CRC-32 of the head, the head (JSON: the
 facts, and where each section stands with its CRC-32), then the sections. Numbers of sections are
 little-endian. What is in them is `Snapshot`'s; whether it still holds is `survey`'s.
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 else:
     TypedDict = dict
 
-MAGIC = b"llmc-snapshot/4\n"
+MAGIC = b"llmc-snapshot/5\n"
 UNKNOWN = [-1]  # a stamp that no folder has
 EXECUTABLE, PLAIN = "+x", "-x"  # what a marked hash ends in
 GOOD, SKIPPED, CHECK = 1, 2, 4  # flags of a target; see Snapshot.flags
@@ -55,6 +55,8 @@ class Facts(TypedDict):
     python: list[tuple[str, int]]  # mtime_ns of the folders that packages are found in; empty: no models
     store: list[tuple[str, list[int] | None]]  # stamps of the files of the index
     given: list[str]  # the files that llmc.yaml lists
+    out: list[int]  # stamp of the folder with the folders of workflows
+    placed: list[int] | None  # stamp of the list of outputs that were placed; None: no step has any
 
 
 class Damaged(ValueError):
@@ -179,12 +181,31 @@ class Snapshot:
 
     @cached_property
     def all_good(self) -> bool:
-        return self.flags.count(GOOD) + self.flags.count(GOOD | SKIPPED) == len(self.flags)
+        good = (GOOD, GOOD | SKIPPED, GOOD | CHECK, GOOD | CHECK | SKIPPED)
+        return sum(map(self.flags.count, good)) == len(self.flags)
+
+    @cached_property
+    def windows(self) -> dict[int, tuple[int, int]]:
+        """Of each target that time may end: from when (ns) and until when its result is taken."""
+        if not any(map(self.flags.count, range(CHECK, 2 * CHECK))):
+            return {}
+        checked = [i for i, flags in enumerate(self.flags) if flags & CHECK]
+        begin, end = self._array("begins", "q"), self._array("ends", "q")
+        return dict(zip(checked, zip(begin, end, strict=True), strict=True))
+
+    def aged(self, now_ns: int) -> list[int]:
+        """Targets whose result time has ended."""
+        return [i for i, (begin, end) in self.windows.items() if not begin <= now_ns < end]
 
     @cached_property
     def fresh(self) -> list[int]:
         """Targets whose file may have changed since with the same ctime."""
         return self._array("fresh", "I").tolist()
+
+    def keep_fresh(self, left: Sequence[int]) -> None:
+        """Those of them that still may."""
+        self._sections["fresh"] = number_bytes(array("I", left))
+        self.fresh = [*left]
 
     @cached_property
     def documents(self) -> list[Document]:

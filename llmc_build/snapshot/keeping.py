@@ -10,12 +10,23 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
-from llmc_build.snapshot.form import SENSELESS, Snapshot
+from llmc_build.snapshot.doubt import marks
+from llmc_build.snapshot.form import GOOD, SENSELESS, SKIPPED, Snapshot
+from llmc_build.snapshot.seen import Seen
 from llmc_build.snapshot.stamps import read_plain
-from llmc_build.snapshot.survey import Survey, snapshot_path, take_survey
+from llmc_build.snapshot.survey import Survey, seen_path, snapshot_path, take_survey
 
 KEPT = 4
 _handed: dict[tuple[str, ...], Survey] = {}
+
+
+def absolute(path: str) -> str:
+    """What a workflow file is known by.  A `..` leads on from where a link before it leads to."""
+    parts = path.split("/")
+    if ".." not in parts:
+        return os.path.abspath(path)
+    end = len(parts) - parts[::-1].index("..")
+    return os.path.abspath("/".join([os.path.realpath("/".join(parts[:end])), *parts[end:]]))
 
 
 def keep(snapshot: Snapshot | None, workspace: str, files: Sequence[str]) -> None:
@@ -47,53 +58,13 @@ def survey(
     found = Snapshot.read(snapshot_path(workspace, files))
     if found is None:
         return None
-    if _doubts(workspace, files):
-        survey = Survey(found)
-        survey.whole = "another build is at work, or one did not come to its end"
+    if marks(snapshot_path(workspace, files)):
+        survey = Survey(found, Seen(seen_path(workspace, files)))
+        survey.whole = "another build is at work, or left what is not known here"
         return survey
     return take_survey(
         found, workspace=workspace, files=files, config=config, cache_dir=cache_dir, environ=environ
     )
-
-
-class Doubt:
-    """A mark that a build of these files has begun to place what the snapshot does not know.
-
-    Should it not come to its end, or another be at work beside it, the next build looks at everything: what
-    was placed must not stay when the edit that asked for it is undone.
-    """
-
-    def __init__(self, workspace: str, files: Sequence[str]) -> None:
-        """Raises OSError."""
-        self._asked = (workspace, files)
-        self._mark = f"{_doubt_path(workspace, files)}{os.getpid()}"
-        self._before = _doubts(workspace, files)
-        os.makedirs(os.path.dirname(self._mark), 0o700, exist_ok=True)
-        os.close(os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-
-    def settle(self) -> None:
-        """The build has come to its end, having looked at everything, and its snapshot is kept."""
-        from llmc_build.store.files import alive
-
-        left = [mark for mark in self._before if not alive(int(mark.rpartition(".")[2]))]
-        if {*_doubts(*self._asked)} <= {self._mark, *left}:
-            for mark in (*left, self._mark):
-                with contextlib.suppress(OSError):
-                    os.unlink(mark)
-
-
-def _doubt_path(workspace: str, files: Sequence[str]) -> str:
-    folder, _, name = snapshot_path(workspace, files).rpartition("/")
-    return f"{folder}/doubt-{name}."
-
-
-def _doubts(workspace: str, files: Sequence[str]) -> list[str]:
-    folder, _, begins = _doubt_path(workspace, files).rpartition("/")
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    return [f"{folder}/{n}" for n in names if n.startswith(begins) and n.rpartition(".")[2].isdigit()]
 
 
 def hand_over(survey: Survey) -> None:
@@ -106,6 +77,33 @@ def last(workspace: str, files: Sequence[str]) -> Snapshot | None:
     """The snapshot of these files, whether it still holds or not."""
     handed = _handed.get((workspace, *files))
     return handed.snapshot if handed is not None else Snapshot.read(snapshot_path(workspace, files))
+
+
+def placed(workspace: str) -> dict[str, dict[str, str]]:
+    """The outputs that are in place by what snapshots say: "file target" -> {path: hash, or several}."""
+    found: dict[str, dict[str, str]] = {}
+    folder = f"{workspace}/.llmc/state"
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            snapshot = Snapshot.read(f"{folder}/{name}") if name.startswith("snapshot-") else None
+            if snapshot is not None:
+                with contextlib.suppress(*SENSELESS):
+                    _add_placed(found, snapshot)
+    return found
+
+
+def _add_placed(found: dict[str, dict[str, str]], snapshot: Snapshot) -> None:
+    if not snapshot.outputs:
+        return
+    facts, there = snapshot.facts, snapshot.facts["workspace"]
+    held = {entry[0]: entry[2] for entry in facts["watched"]}
+    file_of = {document[3]: facts["files"][document[0]][0] for document in snapshot.documents}
+    for path, target in snapshot.outputs.items():
+        sha256 = held.get(f"{there}/{path}", "")[:64]
+        if snapshot.flags[snapshot.index[target]] & (GOOD | SKIPPED) == GOOD and len(sha256) == 64:
+            source = os.path.relpath(os.path.realpath(file_of[target.partition(".")[0]]), there)
+            known = found.setdefault(f"{source} {target}", {})
+            known[path] = f"{known[path]} {sha256}" if path in known else sha256
 
 
 def default_files(workspace: str) -> list[str]:
@@ -160,6 +158,8 @@ def write(path: str, parts: Sequence[bytes]) -> None:
 def _prune(folder: str) -> None:
     with contextlib.suppress(OSError):
         with os.scandir(folder) as entries:
-            found = [(e.stat().st_mtime_ns, e.path) for e in entries if e.name.startswith("snapshot-")]
-        for _, path in sorted(found)[:-KEPT]:
-            os.unlink(path)
+            found = [(e.stat().st_mtime_ns, e.name) for e in entries if e.name.startswith("snapshot-")]
+        for _, name in sorted(found)[:-KEPT]:
+            for path in (f"{folder}/{name}", f"{folder}/seen-{name}"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)

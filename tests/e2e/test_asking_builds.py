@@ -17,6 +17,7 @@ import pytest
 from llmc_build import api
 from llmc_build.errors import WorkflowError
 from llmc_build.model import BuildReport, State
+from llmc_build.report.words import last_line
 from tests.e2e.test_http_lane import Request, Server, error, http_reply
 
 Answering = Callable[[dict[str, Any]], str]
@@ -204,6 +205,7 @@ def test_each_sample_has_a_seed_and_is_asked_for_once(asked: Asked) -> None:
     assert json.loads(asked.value("a")) == [f'"{seed}"\n' for seed in range(7, 12)]
     report = asked.build(sample(2, seed=8))
     assert (report.counts["ran"], asked.taken()) == (0, [])
+    assert not last_line(report).startswith("up to date"), "its value is another one"
     assert json.loads(asked.value("a")) == ['"8"\n', '"9"\n']
 
 

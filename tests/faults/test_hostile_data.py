@@ -185,7 +185,7 @@ def test_lists_of_what_was_placed(
         path = tmp_path / "placed.json"
         path.write_bytes(data)
         with within(5, data):
-            placed = _read_list(path)
+            placed = _read_list(path) or {}
             _load_digests(path)
         for paths in placed.values():
             assert all(not name.startswith("/") and ".." not in name.split("/") and name for name in paths)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 
 import pytest
 
+from llmc_build import api, quick
 from llmc_build.errors import NoSuchTarget, UserError
 from llmc_build.snapshot import keeping
+from llmc_build.snapshot.doubt import Doubt
 from tests.conftest import Space
 
 HEAD = "# a remark\n"
@@ -32,7 +36,7 @@ def test_a_workflow_that_went_behind_a_remark_is_gone(space: Space, rest: str) -
     space.build("flow.yaml")
     space.write("flow.yaml", HEAD + A + rest)
     assert [t.target for t in space.build("flow.yaml").targets] == ["a.t"]
-    assert not (space.root / ".llmc/out/b").exists() or not os.listdir(space.root / ".llmc/out/b")
+    assert os.listdir(space.root / ".llmc/out") == ["a"]
     with pytest.raises(NoSuchTarget):
         space.build("flow.yaml", targets=["b"])
 
@@ -269,3 +273,183 @@ def test_an_output_that_became_a_link_is_a_file_again(space: Space) -> None:
     space.build("flow.yaml")
     assert not (space.root / "gen.txt").is_symlink()
     assert space.read("gen.txt") == "hi\n"
+
+
+def test_a_workflow_file_behind_a_link_and_two_dots_is_the_one_that_the_system_opens(space: Space) -> None:
+    flow = "name: w\nsteps: [{{name: s, command: echo {0}}}]\n"
+    space.write("here/flow.yaml", flow.format("here"))
+    space.write("else/flow.yaml", flow.format("else"))
+    (space.root / "else/sub").mkdir()
+    (space.root / "here/link").symlink_to("../else/sub")
+    for file, value in (("here/link/../flow.yaml", "else"), ("here/flow.yaml", "here")) * 2:
+        for _ in range(2):
+            space.build(file)
+            assert space.value("w.s") == f"{value}\n"
+    space.build("here/flow.yaml", "else/../here/flow.yaml")
+    assert space.value("w.s") == "here\n"
+
+
+OUTPUTS = """
+name: w
+steps:
+  - {name: a, command: echo a}
+  - {name: o, outputs: [o.gen, d/p.gen], command: "mkdir d; f=o; echo o > $f.gen; echo p > d/p.gen"}
+"""
+
+
+@pytest.mark.parametrize("found", [None, "", "x", "[]"])
+@pytest.mark.parametrize("idle", [False, True])
+def test_outputs_of_a_step_that_is_gone_go_though_the_list_of_them_is_lost(
+    space: Space, found: str | None, idle: bool
+) -> None:
+    space.write("workflow.yaml", OUTPUTS)
+    space.build("workflow.yaml")
+    (space.root / ".llmc/placed.json").unlink()
+    if found is not None:
+        space.write(".llmc/placed.json", found)
+    if idle:
+        assert quick.build(["build", "workflow.yaml"], space.environ) is None
+        keeping._handed.clear()
+        assert space.build("workflow.yaml").counts["cached"] == 2
+        assert "d/p.gen" in space.read(".llmc/placed.json")
+        assert quick.build(["build", "workflow.yaml"], space.environ) == 0
+    space.write("workflow.yaml", OUTPUTS.partition("  - {name: o")[0])
+    space.build("workflow.yaml")
+    assert not (space.root / "o.gen").exists()
+    assert not (space.root / "d").exists()
+
+
+def test_clean_removes_outputs_though_the_list_of_them_is_lost(space: Space) -> None:
+    space.write("workflow.yaml", OUTPUTS)
+    space.build("workflow.yaml")
+    space.write("d/p.gen", "mine\n")
+    (space.root / ".llmc/placed.json").unlink()
+    assert api.clean(workspace=space.root) == ["d/p.gen"]
+    assert not (space.root / "o.gen").exists()
+
+
+def test_a_workflow_that_came_in_a_build_in_part_goes_though_the_state_is_lost(space: Space) -> None:
+    space.write("x.txt", "1")
+    space.write("flow.yaml", A)
+    space.build("flow.yaml")
+    space.write("flow.yaml", A + B)
+    space.build("flow.yaml")
+    shutil.rmtree(space.root / ".llmc/state")
+    space.write("flow.yaml", A)
+    space.build("flow.yaml")
+    with pytest.raises(NoSuchTarget):
+        space.value("b.t")
+
+
+def test_a_mark_that_nobody_holds_goes_whoever_has_its_number_now(space: Space) -> None:
+    space.write("workflow.yaml", OUTPUTS)
+    space.build("workflow.yaml")
+    state = space.root / ".llmc/state"
+    name = next(state.glob("snapshot-*")).name
+    for number in ("1", "1-2"):  # as old versions wrote them, too
+        (state / f"doubt-{name}.{number}").touch()
+        assert quick.build(["build", "workflow.yaml"], space.environ) is None
+        assert len(space.build("workflow.yaml").looked_at or ()) == 2
+        assert not list(state.glob("doubt-*"))
+        assert quick.build(["build", "workflow.yaml"], space.environ) == 0
+
+
+def test_a_mark_that_somebody_holds_stays(space: Space) -> None:
+    space.write("workflow.yaml", OUTPUTS)
+    space.build("workflow.yaml")
+    state = space.root / ".llmc/state"
+    mark = state / f"doubt-{next(state.glob('snapshot-*')).name}.4194305-1"  # no process has that number
+    with mark.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        space.build("workflow.yaml")
+        assert mark.exists()
+        assert quick.build(["build", "workflow.yaml"], space.environ) is None
+        keeping._handed.clear()
+    space.build("workflow.yaml")
+    assert not list(state.glob("doubt-*"))
+
+
+def test_what_a_build_of_some_files_left_is_known_to_a_build_of_more(space: Space) -> None:
+    """The edit that asked for it was undone before all of them were built again."""
+    more = "  - {name: more, outputs: [more.gen], command: echo more > more.gen}\n"
+    space.write("one.yaml", OUTPUTS)
+    space.write("two.yaml", "name: two\nsteps: [{name: s, command: echo s}]\n")
+    space.build("one.yaml", "two.yaml")
+    for text in (OUTPUTS + more, OUTPUTS, OUTPUTS + more):
+        space.write("one.yaml", text)
+        space.build("one.yaml")
+    assert (space.root / "more.gen").exists()
+    assert len(list((space.root / ".llmc/state").glob("doubt-*"))) == 1
+    space.write("one.yaml", OUTPUTS)
+    assert quick.build(["build", "one.yaml", "two.yaml"], space.environ) is None
+    keeping._handed.clear()
+    space.build("one.yaml", "two.yaml")
+    assert not (space.root / "more.gen").exists()
+    assert not (space.root / ".llmc/out/w/more").exists()
+    assert quick.build(["build", "one.yaml", "two.yaml"], space.environ) == 0
+    space.build("two.yaml")
+    assert quick.build(["build", "one.yaml", "two.yaml"], space.environ) == 0
+
+
+def test_an_output_that_the_store_has_otherwise_by_now_is_taken_from_there(space: Space) -> None:
+    """Another workspace ran the step again, and something else came of it: as a clean build would show."""
+    flow = """
+        name: w
+        steps:
+          - {name: o, outputs: [o.gen], command: "date +%s%N > o.gen; echo done"}
+          - {name: r, inputs: [o.gen], command: "cat o*"}
+        """
+    other = Space(space.root / "other")
+    for at in (space, other):
+        at.write("llmc.yaml", f"cache_dir: {space.root}/store\n")
+        at.write("flow.yaml", flow)
+    space.build("flow.yaml")
+    other.build("flow.yaml", force=True)
+    space.build("flow.yaml")
+    assert space.read("o.gen") == space.value("w.r") == other.read("o.gen")
+    assert not space.ran
+
+
+@pytest.mark.parametrize("mode", [0o654, 0o645])
+def test_an_output_is_as_executable_as_it_was_written(space: Space, mode: int) -> None:
+    """For root, what anybody may execute is executable."""
+    flow = "name: w\nsteps: [{name: o, outputs: [o.gen], command: 'echo 1 > o.gen'}, "
+    flow += "{name: r, inputs: [o.gen], command: 'test -x o* && echo yes; :'}]\n"
+    space.write("flow.yaml", flow)
+    space.build("flow.yaml")
+    for path in (space.root / "o.gen", space.root / ".llmc/out/w/r"):
+        path.chmod(mode)
+        space.build("flow.yaml")
+        assert not path.stat().st_mode & 0o111
+        assert space.value("w.r") == ""
+
+
+@pytest.mark.parametrize(
+    "first", ["the one that places", "the one that takes away", "the one that is killed"]
+)
+def test_builds_side_by_side_leave_doubt_where_one_takes_away_what_the_other_places(
+    space: Space, first: str
+) -> None:
+    """The other began before the edit, and does not know that it builds what is gone."""
+    space.write("workflow.yaml", OUTPUTS)
+    space.build("workflow.yaml")
+    asked = str(space.root), [str(space.root / "workflow.yaml")]
+    places = Doubt(*asked)
+    if first == "the one that is killed":
+        places.mark()
+    takes = Doubt(*asked)
+    takes.mark()
+    if first == "the one that is killed":
+        places.close()
+        places = takes
+    for one in dict.fromkeys((places, takes) if first == "the one that places" else (takes, places)):
+        one.settle(None)
+        one.close()
+    assert list((space.root / ".llmc/state").glob("doubt-*"))
+    space.write(".llmc/out/w/gone", "what was placed meanwhile")
+    assert quick.build(["build", "workflow.yaml"], space.environ) is None
+    keeping._handed.clear()
+    space.build("workflow.yaml")
+    assert not (space.root / ".llmc/out/w/gone").exists()
+    assert not list((space.root / ".llmc/state").glob("doubt-*"))
+    assert quick.build(["build", "workflow.yaml"], space.environ) == 0

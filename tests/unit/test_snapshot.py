@@ -93,6 +93,29 @@ def ran(report: BuildReport) -> set[str]:
     return {target.target for target in report.targets if target.status is State.RAN}
 
 
+@pytest.mark.parametrize(
+    ("words", "environ", "is_right"),
+    [
+        (["-j", "10000", "-q"], {"LLMC_JOBS": "3", "LLMC_MEMORY": "800 MB"}, True),
+        (["-j", "0"], {}, False),
+        (["-j", "99999"], {}, False),
+        (["-j", "9" * 5000], {}, False),
+        (["-j", "\N{ARABIC-INDIC DIGIT THREE}"], {}, False),
+        (["--target=", "a.*"], {}, False),
+        ([], {"LLMC_JOBS": "10001"}, False),
+        ([], {"LLMC_MEMORY": "x"}, False),
+        ([], {"LLMC_MEMORY": "0"}, False),
+        ([], {"LLMC_MEMORY": "4 iB"}, False),
+        ([], {"LLMC_MEMORY": "999999999TiB"}, False),
+        ([], {"LLMC_SUBPROCESS": "2"}, False),
+    ],
+)
+def test_a_setting_that_is_not_surely_right_is_left_to_who_tells_what_is_wrong(
+    workspace: Path, words: list[str], environ: dict[str, str], is_right: bool
+) -> None:
+    assert is_up_to_date(*words, environ={**ENVIRON, **environ}) == is_right
+
+
 # ---------------------------------------------------------------- what is no snapshot
 
 

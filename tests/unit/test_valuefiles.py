@@ -117,23 +117,31 @@ def test_folders_that_are_removed_while_a_build_goes_on_are_made_again(
             shutil.rmtree(gone)
 
 
-@pytest.mark.parametrize("what", ["file", "link"])
-def test_nothing_is_written_through_what_is_no_folder(home: Path, store: Store, what: str) -> None:
+@pytest.mark.parametrize("link", ["out", "out/w"])
+def test_nothing_is_written_through_a_link(home: Path, store: Store, link: str) -> None:
     """A step without a sandbox could have put a symbolic link there."""
-    (home / "elsewhere").mkdir()
-    (home / "out").mkdir()
-    if what == "file":
-        (home / "out" / "w").write_text("in the way")
-    else:
-        (home / "out" / "w").symlink_to(home / "elsewhere")
+    (home / "elsewhere/w").mkdir(parents=True)
+    (home / link).parent.mkdir(exist_ok=True)
+    (home / link).symlink_to(home / "elsewhere")
     outputs = Outputs(home.parent, home, store, FileDigests(home / "digests"))
     result = ActionResult(value=store.add(b"value"), stderr=store.add(b""))
     with pytest.raises(PlacingError) as error:
         outputs.place("w.s", result)
     assert str(error.value) == (
-        "out/w/s can't be put in place: a folder on the way is a file or a symbolic link"
+        ".llmc/out/w/s can't be put in place: a folder on the way is a file or a symbolic link: "
+        "remove it, and llmc makes the folder"
     )
-    assert os.listdir(home / "elsewhere") == []
+    assert os.listdir(home / "elsewhere") == ["w"]
+
+
+@pytest.mark.parametrize("file", ["out", "out/w"])
+def test_a_file_in_the_place_of_a_folder_gives_way(home: Path, values: ValueFiles, file: str) -> None:
+    """Nobody but llmc puts anything there."""
+    (home / file).parent.mkdir(exist_ok=True)
+    (home / file).write_text("in the way")
+    assert values.place("w.s", values._store.add(b"value")) == 1
+    values.settle()
+    assert (home / "out/w/s").read_bytes() == b"value"
 
 
 def test_only_values_of_steps_that_are_gone_are_withdrawn(home: Path, store: Store) -> None:
@@ -144,6 +152,10 @@ def test_only_values_of_steps_that_are_gone_are_withdrawn(home: Path, store: Sto
     def there() -> set[str]:
         return {f"{path.parent.name}.{path.name}" for path in (home / "out").glob("*/*")}
 
+    for name in ("v/c", "v/d"):
+        (home / "out" / name / "below").mkdir(parents=True)
+    another(home, store).withdraw("v.c")
+    assert "v.c" not in there()
     here = dict.fromkeys(("v.a", "w.a"), "f.yaml")
     Outputs(home.parent, home, store, digests, here).withdraw_gone(dict.fromkeys(here, ()))
     assert there() == {"v.a", "w.a", "x.a"}, "a workflow of which the build knows nothing is left alone"
@@ -165,6 +177,28 @@ def test_only_outputs_that_are_not_declared_any_more_are_withdrawn(home: Path, s
     assert sorted(os.listdir(home.parent / "made")) == ["v.a"]
     Outputs(home.parent, home, store, digests, {}).withdraw_gone({})
     assert sorted(os.listdir(home.parent / "made")) == ["v.a"], "its file is there and was not read"
+
+
+def test_what_another_build_removed_and_this_one_places_again_is_in_the_list(
+    home: Path, store: Store
+) -> None:
+    from llmc_build.model import OutputFile
+
+    digests = FileDigests(home / "digests")
+    output = OutputFile(path="made", digest=store.add(b"made"))
+    result = ActionResult(value=store.add(b""), stderr=store.add(b""), outputs=(output,))
+    before = Outputs(home.parent, home, store, digests, {"w.a": "f.yaml"})
+    before.place("w.a", result)
+    before.save()
+    this = Outputs(home.parent, home, store, digests, {"w.a": "f.yaml"})
+    other = Outputs(home.parent, home, store, digests, {"w.b": "f.yaml"})
+    other.withdraw_gone({"w.b": ()})
+    other.save_at_once()
+    assert not (home.parent / "made").exists()
+    this.place("w.a", result)
+    this.save()
+    Outputs(home.parent, home, store, digests, {"w.b": "f.yaml"}).withdraw_gone({"w.b": ()})
+    assert not (home.parent / "made").exists()
 
 
 def test_what_is_placed_is_announced_though_somebody_removed_the_journal(home: Path, store: Store) -> None:
@@ -253,7 +287,8 @@ def test_what_can_not_be_named_is_an_error_with_its_place(home: Path, store: Sto
     with pytest.raises(StoreError) as error:
         outputs.settle()
     assert str(error.value) == (
-        ".llmc/out can't be put in place: a folder on the way is a file or a symbolic link"
+        ".llmc/out can't be put in place: a folder on the way is a file or a symbolic link: "
+        "remove it, and llmc makes the folder"
     )
     outputs.close()
 
