@@ -12,9 +12,12 @@ import json
 import zlib
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 from llmc_build.snapshot.stamps import boot, is_fresh, read_plain
+
+TYPE_CHECKING = False  # as in `form`
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Seen:
