@@ -376,8 +376,8 @@ def _files(files: Files, config: Config) -> list[Path]:
     from llmc_build.snapshot.keeping import absolute, last_files
 
     if files:
-        found = [Path(file) for file in files]
-        found = [Path(absolute(str(path))) if ".." in path.parts else path for path in found]
+        meant = {file: absolute(str(file)) for file in files}  # another file where a link stands before `..`
+        found = [Path(file if name == os.path.abspath(file) else name) for file, name in meant.items()]
     elif config.workflows:
         found = [config.workspace / file for file in config.workflows]
         faults = [
